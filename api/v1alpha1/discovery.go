@@ -1,0 +1,610 @@
+package v1alpha1
+
+import (
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// KubernetesCluster is a registered cluster. The heartbeat of its agent is a Lease in the cluster's namespace.
+//
+// +kubebuilder:object:root=true
+// +kubebuilder:subresource:status
+// +kubebuilder:resource:shortName=kc,categories=isthmus
+// +kubebuilder:printcolumn:name="Connected",type=string,JSONPath=`.status.conditions[?(@.type=="Connected")].status`
+// +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
+// +kubebuilder:printcolumn:name="Agent",type=string,JSONPath=`.status.agentVersion`
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+// +kubebuilder:validation:XValidation:rule="self.metadata.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$') && size(self.metadata.name) <= 54",message="metadata.name must be a DNS label of at most 54 characters: it becomes part of a namespace's name and of hostnames"
+// +kubebuilder:validation:XValidation:rule="!(self.metadata.name in ['system', 'agent'])",message="metadata.name must not be system or agent: the namespaces isthmus-system and isthmus-agent are taken"
+type KubernetesCluster struct {
+	metav1.TypeMeta `json:",inline"`
+	// +optional
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+	// spec is what registration said.
+	// +required
+	Spec KubernetesClusterSpec `json:"spec"`
+	// status is what the hub sees of it.
+	// +optional
+	Status KubernetesClusterStatus `json:"status,omitempty"`
+}
+
+// KubernetesClusterList is a list of KubernetesClusters.
+//
+// +kubebuilder:object:root=true
+type KubernetesClusterList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+	Items           []KubernetesCluster `json:"items"`
+}
+
+// KubernetesClusterSpec describes a registered cluster.
+type KubernetesClusterSpec struct {
+	// clusterDomain is the DNS domain of the cluster. Defaults to cluster.local.
+	// +optional
+	// +kubebuilder:default=cluster.local
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	ClusterDomain string `json:"clusterDomain,omitempty"`
+}
+
+// KubernetesClusterStatus is what the hub sees of a cluster.
+type KubernetesClusterStatus struct {
+	ConditionedStatus `json:",inline"`
+	// namespace of the cluster in the hub.
+	// +optional
+	Namespace string `json:"namespace,omitempty"`
+	// agentVersion is the version of the agent.
+	// +optional
+	AgentVersion string `json:"agentVersion,omitempty"`
+}
+
+// Mesh is an Istio root namespace of one cluster with all its control planes, named
+// "istiod-<root namespace>-<cluster>". Written by the agent of the cluster.
+//
+// +kubebuilder:object:root=true
+// +kubebuilder:subresource:status
+// +kubebuilder:resource:path=meshes,categories=isthmus
+// +kubebuilder:printcolumn:name="Version",type=string,JSONPath=`.spec.istio.revisions[0].version`
+// +kubebuilder:printcolumn:name="Trust Domain",type=string,JSONPath=`.spec.istio.trustDomain`
+// +kubebuilder:printcolumn:name="Virtual Mesh",type=string,JSONPath=`.status.certificateAuthority.virtualMesh`
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+type Mesh struct {
+	metav1.TypeMeta `json:",inline"`
+	// +optional
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+	// spec is what was discovered.
+	// +required
+	Spec MeshSpec `json:"spec"`
+	// status is what is in use and what was applied.
+	// +optional
+	Status MeshStatus `json:"status,omitempty"`
+}
+
+// MeshList is a list of Meshes.
+//
+// +kubebuilder:object:root=true
+type MeshList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+	Items           []Mesh `json:"items"`
+}
+
+// MeshSpec is what was discovered of a mesh.
+type MeshSpec struct {
+	// cluster is the registered name of the cluster, as the agent knows it. The namespace decides, not this field.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=54
+	Cluster string `json:"cluster"`
+	// istio describes the Istio mesh.
+	// +required
+	Istio IstioMesh `json:"istio"`
+}
+
+// IstioMesh describes an Istio mesh.
+type IstioMesh struct {
+	// rootNamespace of the mesh, such as istio-system.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=63
+	RootNamespace string `json:"rootNamespace"`
+	// trustDomain of the mesh.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=255
+	TrustDomain string `json:"trustDomain"`
+	// trustDomainAliases that the mesh accepts as its own.
+	// +optional
+	// +listType=set
+	// +kubebuilder:validation:MaxItems=256
+	// +kubebuilder:validation:items:MinLength=1
+	// +kubebuilder:validation:items:MaxLength=255
+	TrustDomainAliases []string `json:"trustDomainAliases,omitempty"`
+	// clusterDomain is the DNS domain of the cluster.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	ClusterDomain string `json:"clusterDomain,omitempty"`
+	// istiodServiceAccount is the service account of istiod.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	IstiodServiceAccount string `json:"istiodServiceAccount"`
+	// revisions are the control planes of the mesh.
+	// +optional
+	// +listType=map
+	// +listMapKey=name
+	// +kubebuilder:validation:MaxItems=16
+	Revisions []IstioRevision `json:"revisions,omitempty"`
+	// certificateAuthority says who signs the leaves of the mesh: Istiod, External (istio-csr, SPIRE, a cloud's CA) or Unknown.
+	// +optional
+	CertificateAuthority CertificateAuthorityKind `json:"certificateAuthority,omitempty"`
+	// certificateAuthorityMessage says by what an external one was recognised.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=1024
+	CertificateAuthorityMessage string `json:"certificateAuthorityMessage,omitempty"`
+	// topology of the control plane.
+	// +optional
+	Topology MeshTopology `json:"topology,omitempty"`
+	// smartDnsProxyingEnabled says that proxies resolve names of the mesh (ISTIO_META_DNS_CAPTURE).
+	// +optional
+	SmartDNSProxyingEnabled bool `json:"smartDnsProxyingEnabled,omitempty"`
+	// network of the mesh (topology.istio.io/network).
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	Network string `json:"network,omitempty"`
+	// gateways through which traffic can enter.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=64
+	Gateways []IngressGateway `json:"gateways,omitempty"`
+}
+
+// CertificateAuthorityKind is who signs the leaves of a mesh.
+//
+// +kubebuilder:validation:Enum=Istiod;External;Unknown
+type CertificateAuthorityKind string
+
+// Kinds of certificate authorities.
+const (
+	CertificateAuthorityIstiod   CertificateAuthorityKind = "Istiod"
+	CertificateAuthorityExternal CertificateAuthorityKind = "External"
+	CertificateAuthorityUnknown  CertificateAuthorityKind = "Unknown"
+)
+
+// MeshTopology is where the control plane of a mesh runs.
+//
+// +kubebuilder:validation:Enum=Local;Remote
+type MeshTopology string
+
+// Topologies.
+const (
+	// TopologyLocal: the control plane runs in the same cluster.
+	TopologyLocal MeshTopology = "Local"
+	// TopologyRemote: the cluster is served by a control plane elsewhere (external or primary-remote).
+	TopologyRemote MeshTopology = "Remote"
+)
+
+// IstioRevision is one control plane.
+type IstioRevision struct {
+	// name of the revision; "default" where it has none.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=63
+	Name string `json:"name"`
+	// deployment that runs it.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	Deployment string `json:"deployment,omitempty"`
+	// version of Istio, such as 1.31.1.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=128
+	Version string `json:"version,omitempty"`
+	// replicas that are wanted.
+	// +optional
+	// +kubebuilder:validation:Minimum=0
+	Replicas int32 `json:"replicas,omitempty"`
+	// multiRootMesh says that istiod takes changed roots without a restart (ISTIO_MULTIROOT_MESH).
+	// +optional
+	MultiRootMesh bool `json:"multiRootMesh,omitempty"`
+	// proxyConfigXDSAgent says that proxies take changed roots without a restart by default (PROXY_CONFIG_XDS_AGENT).
+	// +optional
+	ProxyConfigXDSAgent bool `json:"proxyConfigXDSAgent,omitempty"`
+}
+
+// IngressGateway is a gateway through which traffic can enter.
+type IngressGateway struct {
+	// name of the gateway's Service.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	Name string `json:"name"`
+	// namespace of the gateway's Service.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=63
+	Namespace string `json:"namespace"`
+	// selector of the gateway's pods.
+	// +optional
+	// +kubebuilder:validation:MaxProperties=32
+	Selector map[string]string `json:"selector,omitempty"`
+	// addresses at which it is reachable from outside: IP addresses or DNS names.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=64
+	// +kubebuilder:validation:items:MinLength=1
+	// +kubebuilder:validation:items:MaxLength=253
+	Addresses []string `json:"addresses,omitempty"`
+	// ports of the gateway.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=64
+	Ports []GatewayPort `json:"ports,omitempty"`
+}
+
+// GatewayPort is a port of a gateway.
+type GatewayPort struct {
+	// name of the Service's port.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=63
+	Name string `json:"name,omitempty"`
+	// port inside of the cluster.
+	// +required
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=65535
+	Port int32 `json:"port"`
+	// externalPort is the port at the addresses.
+	// +required
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=65535
+	ExternalPort int32 `json:"externalPort"`
+	// targetPort is the port of the gateway's pods.
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=65535
+	TargetPort int32 `json:"targetPort,omitempty"`
+}
+
+// MeshStatus is what is in use in a mesh.
+type MeshStatus struct {
+	ConditionedStatus `json:",inline"`
+	// certificateAuthority is the CA that was seen in the mesh. Absent: not looked yet.
+	// +optional
+	CertificateAuthority *MeshCertificateAuthority `json:"certificateAuthority,omitempty"`
+	// appliedVirtualMeshes says what was applied for each VirtualMesh.
+	// +optional
+	// +listType=map
+	// +listMapKey=name
+	// +kubebuilder:validation:MaxItems=16
+	AppliedVirtualMeshes []AppliedVirtualMesh `json:"appliedVirtualMeshes,omitempty"`
+	// errors found in this mesh; 50 at most.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=50
+	Errors []string `json:"errors,omitempty"`
+}
+
+// MeshCertificateAuthority is the CA that was seen in a mesh.
+type MeshCertificateAuthority struct {
+	// source of the CA: SelfSigned, Plugged (a cacerts Secret of somebody else's) or Isthmus.
+	// +optional
+	Source CertificateAuthoritySource `json:"source,omitempty"`
+	// virtualMesh, "<name>.<namespace>", for which Isthmus made it.
+	// +optional
+	VirtualMesh string `json:"virtualMesh,omitempty"`
+	// roots are the fingerprints of the roots in the Secret.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=16
+	Roots []string `json:"roots,omitempty"`
+	// signer is the fingerprint of the root that the CA certificate chains to.
+	// +optional
+	Signer string `json:"signer,omitempty"`
+	// notAfter of the CA certificate.
+	// +optional
+	NotAfter *metav1.Time `json:"notAfter,omitempty"`
+	// inUse are the fingerprints of the roots under which the replicas of istiod were seen to serve.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=16
+	InUse []string `json:"inUse,omitempty"`
+}
+
+// CertificateAuthoritySource is where the CA of a mesh comes from.
+//
+// +kubebuilder:validation:Enum=SelfSigned;Plugged;Isthmus
+type CertificateAuthoritySource string
+
+// Sources of a CA.
+const (
+	CASourceSelfSigned CertificateAuthoritySource = "SelfSigned"
+	CASourcePlugged    CertificateAuthoritySource = "Plugged"
+	CASourceIsthmus    CertificateAuthoritySource = "Isthmus"
+)
+
+// AppliedVirtualMesh says what was applied for a VirtualMesh.
+type AppliedVirtualMesh struct {
+	// name of the VirtualMesh, "<name>.<namespace>".
+	// +required
+	Name string `json:"name"`
+	// generation of the accepted spec that was applied.
+	// +optional
+	Generation int64 `json:"generation,omitempty"`
+}
+
+// Workload is a controller whose pods are in a mesh, named "<kind>.<name>.<namespace>". Written by the agent of the cluster.
+//
+// +kubebuilder:object:root=true
+// +kubebuilder:subresource:status
+// +kubebuilder:resource:shortName=wl,categories=isthmus
+// +kubebuilder:printcolumn:name="Mesh",type=string,JSONPath=`.spec.mesh`
+// +kubebuilder:printcolumn:name="Data Plane",type=string,JSONPath=`.spec.dataPlane`
+// +kubebuilder:printcolumn:name="Service Account",type=string,JSONPath=`.spec.serviceAccount`
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+type Workload struct {
+	metav1.TypeMeta `json:",inline"`
+	// +optional
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+	// spec is what was discovered.
+	// +required
+	Spec WorkloadSpec `json:"spec"`
+	// status of the workload.
+	// +optional
+	Status WorkloadStatus `json:"status,omitempty"`
+}
+
+// WorkloadList is a list of Workloads.
+//
+// +kubebuilder:object:root=true
+type WorkloadList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+	Items           []Workload `json:"items"`
+}
+
+// WorkloadSpec is what was discovered of a workload.
+type WorkloadSpec struct {
+	// cluster is the registered name of the cluster.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=54
+	Cluster string `json:"cluster"`
+	// mesh is the name of the Mesh, in the same namespace.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	Mesh string `json:"mesh"`
+	// controller of the pods.
+	// +required
+	Controller ControllerRef `json:"controller"`
+	// podLabels of the pod template.
+	// +optional
+	// +kubebuilder:validation:MaxProperties=64
+	PodLabels map[string]string `json:"podLabels,omitempty"`
+	// serviceAccount of the pods.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	ServiceAccount string `json:"serviceAccount,omitempty"`
+	// dataPlane says how the workload is in the mesh.
+	// +optional
+	DataPlane DataPlane `json:"dataPlane,omitempty"`
+	// revision of the control plane that serves it.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=63
+	Revision string `json:"revision,omitempty"`
+}
+
+// DataPlane is how a workload is in a mesh.
+//
+// +kubebuilder:validation:Enum=Sidecar;Gateway;Ambient;Proxyless
+type DataPlane string
+
+// Data planes.
+const (
+	DataPlaneSidecar   DataPlane = "Sidecar"
+	DataPlaneGateway   DataPlane = "Gateway"
+	DataPlaneAmbient   DataPlane = "Ambient"
+	DataPlaneProxyless DataPlane = "Proxyless"
+)
+
+// ControllerRef names a controller of pods.
+type ControllerRef struct {
+	// apiVersion of the controller, such as apps/v1.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=317
+	APIVersion string `json:"apiVersion,omitempty"`
+	// kind of the controller, such as Deployment.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=63
+	Kind string `json:"kind"`
+	// name of the controller.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	Name string `json:"name"`
+	// namespace of the controller.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=63
+	Namespace string `json:"namespace"`
+}
+
+// WorkloadStatus is the status of a workload.
+type WorkloadStatus struct {
+	ConditionedStatus `json:",inline"`
+}
+
+// Destination is a service of a mesh, named "<service>.<namespace>". Written by the agent of the cluster.
+//
+// +kubebuilder:object:root=true
+// +kubebuilder:subresource:status
+// +kubebuilder:resource:shortName=dest,categories=isthmus
+// +kubebuilder:printcolumn:name="Mesh",type=string,JSONPath=`.spec.mesh`
+// +kubebuilder:printcolumn:name="Federated As",type=string,JSONPath=`.status.appliedFederation.federatedHostname`
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+type Destination struct {
+	metav1.TypeMeta `json:",inline"`
+	// +optional
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+	// spec is what was discovered.
+	// +required
+	Spec DestinationSpec `json:"spec"`
+	// status is what was applied.
+	// +optional
+	Status DestinationStatus `json:"status,omitempty"`
+}
+
+// DestinationList is a list of Destinations.
+//
+// +kubebuilder:object:root=true
+type DestinationList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+	Items           []Destination `json:"items"`
+}
+
+// DestinationSpec is what was discovered of a destination.
+type DestinationSpec struct {
+	// cluster is the registered name of the cluster.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=54
+	Cluster string `json:"cluster"`
+	// mesh is the name of the Mesh, in the same namespace.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	Mesh string `json:"mesh"`
+	// kubeService describes a Kubernetes Service.
+	// +required
+	KubeService KubeService `json:"kubeService"`
+	// identities are the SPIFFE IDs of the workloads behind it, sorted.
+	// +optional
+	// +listType=set
+	// +kubebuilder:validation:MaxItems=64
+	// +kubebuilder:validation:items:MinLength=1
+	// +kubebuilder:validation:items:MaxLength=2048
+	Identities []string `json:"identities,omitempty"`
+}
+
+// KubeService describes a Kubernetes Service.
+type KubeService struct {
+	// name of the Service.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=63
+	Name string `json:"name"`
+	// namespace of the Service.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=63
+	Namespace string `json:"namespace"`
+	// labels of the Service.
+	// +optional
+	// +kubebuilder:validation:MaxProperties=64
+	Labels map[string]string `json:"labels,omitempty"`
+	// selector of the pods.
+	// +optional
+	// +kubebuilder:validation:MaxProperties=64
+	Selector map[string]string `json:"selector,omitempty"`
+	// type of the Service: ClusterIP, NodePort, LoadBalancer, ExternalName or Headless.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=63
+	Type string `json:"type,omitempty"`
+	// ports of the Service.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=256
+	Ports []KubeServicePort `json:"ports,omitempty"`
+	// subsets are the labels by which the pods behind it differ, with their values.
+	// +optional
+	// +kubebuilder:validation:MaxProperties=32
+	Subsets map[string]SubsetValues `json:"subsets,omitempty"`
+}
+
+// SubsetValues are the values of a label.
+type SubsetValues struct {
+	// values that occur, sorted.
+	// +required
+	// +listType=set
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=64
+	// +kubebuilder:validation:items:MaxLength=63
+	Values []string `json:"values"`
+}
+
+// KubeServicePort is a port of a Service.
+type KubeServicePort struct {
+	// name of the port.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=63
+	Name string `json:"name,omitempty"`
+	// port number.
+	// +required
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=65535
+	Port int32 `json:"port"`
+	// protocol of the port: TCP, UDP or SCTP.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=16
+	Protocol string `json:"protocol,omitempty"`
+	// appProtocol of the port.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	AppProtocol string `json:"appProtocol,omitempty"`
+	// targetPort of the pods: a number or a name.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=63
+	TargetPort string `json:"targetPort,omitempty"`
+	// nodePort of the port.
+	// +optional
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=65535
+	NodePort int32 `json:"nodePort,omitempty"`
+}
+
+// DestinationStatus is what was applied to a destination.
+type DestinationStatus struct {
+	ConditionedStatus `json:",inline"`
+	// appliedFederation says how it is federated.
+	// +optional
+	AppliedFederation *AppliedFederation `json:"appliedFederation,omitempty"`
+	// appliedAccessPolicies are the names of the policies in force, in order of acceptance.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=64
+	AppliedAccessPolicies []string `json:"appliedAccessPolicies,omitempty"`
+	// errors found.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=50
+	Errors []string `json:"errors,omitempty"`
+}
+
+// AppliedFederation says how a destination is federated.
+type AppliedFederation struct {
+	// federatedHostname is its name in other meshes.
+	// +optional
+	FederatedHostname string `json:"federatedHostname,omitempty"`
+	// federatedToMeshes are the meshes that have it, "<name>.<namespace>".
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=256
+	FederatedToMeshes []string `json:"federatedToMeshes,omitempty"`
+	// virtualMesh that asks for it, "<name>.<namespace>".
+	// +optional
+	VirtualMesh string `json:"virtualMesh,omitempty"`
+}
