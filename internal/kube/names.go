@@ -1,0 +1,48 @@
+package kube
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"strings"
+
+	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
+)
+
+// hashLen is the number of hexadecimal digits that stand for what ShortName cuts off.
+const hashLen = 10
+
+// ShortName returns s if it has at most limit bytes. Otherwise it cuts s and appends "-" and a hash of the whole, so that
+// different long names stay different. limit must exceed 11.
+func ShortName(s string, limit int) string {
+	if len(s) <= limit {
+		return s
+	}
+	sum := sha256.Sum256([]byte(s))
+	return strings.TrimRight(s[:limit-hashLen-1], "-.") + "-" + hex.EncodeToString(sum[:])[:hashLen]
+}
+
+// MeshName is the name of the Mesh of an Istio root namespace in a cluster.
+func MeshName(rootNamespace, cluster string) string {
+	return "istiod-" + rootNamespace + "-" + cluster
+}
+
+// ClusterNamespace is the namespace that the hub keeps for a registered cluster.
+func ClusterNamespace(cluster string) string {
+	return v1alpha1.ClusterNamespacePrefix + cluster
+}
+
+// ClusterOf returns the registered cluster whose namespace in the hub is given; false for any other namespace.
+func ClusterOf(namespace string) (string, bool) {
+	c, ok := strings.CutPrefix(namespace, v1alpha1.ClusterNamespacePrefix)
+	return c, ok && c != "" && namespace != v1alpha1.SystemNamespace && namespace != v1alpha1.AgentNamespace
+}
+
+// Qualified is the form "<name>.<namespace>" in which status fields name an object.
+func Qualified(name, namespace string) string {
+	return name + "." + namespace
+}
+
+// VirtualMeshLabel is the value of the label isthmus.dev/virtual-mesh for a VirtualMesh.
+func VirtualMeshLabel(name, namespace string) string {
+	return ShortName(Qualified(name, namespace), 63)
+}
