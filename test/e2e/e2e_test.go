@@ -1,0 +1,81 @@
+package e2e
+
+import (
+	"strings"
+	"testing"
+	"time"
+)
+
+// TestE2E runs every scenario, in order. Each leaves the lab as the next expects it: both clusters registered, their
+// meshes in no virtual mesh unless it says otherwise.
+func TestE2E(t *testing.T) {
+	w := newWorld(t)
+	scenarios := []struct {
+		name string
+		run  func(*testing.T, *world)
+	}{
+		{"Install", install},
+		{"Guide", guide},
+		{"Refused", refused},
+		{"HubAway", hubAway},
+		{"AgentKilled", agentKilled},
+		{"APIServerRestarted", apiServerRestarted},
+		{"Restored", restored},
+		{"ProvidedRoot", providedRoot},
+		{"Deregister", deregister},
+	}
+	for _, s := range scenarios {
+		if !t.Run(s.name, func(t *testing.T) {
+			start := time.Now()
+			s.run(t, w)
+			t.Logf("%s: %.0f s", s.name, time.Since(start).Seconds())
+		}) {
+			t.Fatal("the following scenarios build on " + s.name)
+		}
+	}
+}
+
+// install puts the hub into the management cluster and registers both clusters.
+func install(t *testing.T, w *world) {
+	for _, image := range []string{"isthmus-hub", "isthmus-agent"} {
+		w.run(t, 2*time.Minute, "lab", "load", "--name", w.name, "--ref", "lab.local/"+image+":dev", "--binary", w.bin+"/"+image)
+	}
+	w.run(t, 3*time.Minute, "meshctl", "install", "--context", management, "--image-registry", "lab.local", "--image-tag", "dev")
+	for cluster, context := range map[string]string{"management-plane": management, "remote-cluster": remote} {
+		w.run(t, 3*time.Minute, "meshctl", "cluster", "register", cluster, "--context", management, "--member-context", context,
+			"--image-registry", "lab.local", "--image-tag", "dev")
+	}
+	eventually(t, time.Minute, "both meshes are discovered", func() error {
+		_, err := w.try(time.Minute, "kubectl", "--context", management, "get", "mesh", "-n", "isthmus-management-plane", "istiod-istio-system-management-plane")
+		if err == nil {
+			_, err = w.try(time.Minute, "kubectl", "--context", management, "get", "mesh", "-n", "isthmus-remote-cluster", "istiod-istio-system-remote-cluster")
+		}
+		return err
+	})
+	for _, d := range []string{"reviews.default", "ratings.default", "details.default", "productpage.default"} {
+		eventually(t, time.Minute, "Destination "+d, func() error {
+			_, err := w.try(time.Minute, "kubectl", "--context", management, "get", "destination", "-n", "isthmus-management-plane", d)
+			return err
+		})
+	}
+	if out := w.run(t, time.Minute, "meshctl", "cluster", "list", "--context", management); !strings.Contains(out, "remote-cluster") {
+		t.Fatalf("cluster list: %s", out)
+	}
+	w.run(t, time.Minute, "meshctl", "check", "--context", management)
+}
+
+// deregister undoes a registration, and nothing of it stays.
+func deregister(t *testing.T, w *world) {
+	w.run(t, 3*time.Minute, "meshctl", "cluster", "deregister", "remote-cluster", "--context", management, "--member-context", remote)
+	eventually(t, time.Minute, "nothing of the cluster is left in the hub", func() error {
+		return absent(w, management, "namespace/isthmus-remote-cluster", "clusterrolebinding/isthmus-agent-remote-cluster")
+	})
+	eventually(t, time.Minute, "nothing of the agent is left in the member", func() error {
+		return absent(w, remote, "deployment/isthmus-agent -n isthmus-agent", "secret/isthmus-hub-credential -n isthmus-agent")
+	})
+	if err := absent(w, remote, "secret/cacerts -n istio-system"); err == nil {
+		t.Fatal("cacerts must stay when a cluster is deregistered: istiod would make up a root of its own at its next start")
+	}
+	w.run(t, 3*time.Minute, "meshctl", "cluster", "deregister", "management-plane", "--context", management, "--member-context", management)
+	w.run(t, 3*time.Minute, "meshctl", "uninstall", "--context", management)
+}

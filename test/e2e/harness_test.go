@@ -1,0 +1,250 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+)
+
+// The contexts of the guide.
+const (
+	management = "management-plane-context"
+	remote     = "remote-cluster-context"
+)
+
+// world is the running lab and the programs that a user has at hand.
+type world struct {
+	bin, name string
+	env       []string
+}
+
+// newWorld starts a lab of its own, or uses the running one that ISTHMUS_E2E_LAB names.
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	bin, err := filepath.Abs("../../bin")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, b := range []string{"lab", "meshctl", "isthmus-hub", "isthmus-agent"} {
+		if _, err := os.Stat(filepath.Join(bin, b)); err != nil {
+			const why = "bin/ lacks %s: run `make test-e2e`, which builds it (root is needed, and some minutes)"
+			if os.Getenv("CI") != "" {
+				t.Fatalf(why, b)
+			}
+			t.Skipf(why, b)
+		}
+	}
+	w := &world{bin: bin, name: os.Getenv("ISTHMUS_E2E_LAB"), env: os.Environ()}
+	if w.name == "" {
+		w.name = "e2e"
+		t.Cleanup(func() {
+			if t.Failed() {
+				w.dump(t)
+			}
+			if os.Getenv("ISTHMUS_E2E_KEEP") == "" {
+				_, _ = w.try(2*time.Minute, "lab", "down", "--name", w.name)
+			}
+		})
+		if _, err := w.try(2*time.Minute, "lab", "down", "--name", w.name); err != nil {
+			t.Logf("no earlier lab to take down: %v", err)
+		}
+		w.run(t, 5*time.Minute, "lab", "up", "--name", w.name)
+	}
+	exports := regexp.MustCompile(`(?m)^export ([A-Z_]+)=(.*)$`).FindAllStringSubmatch(w.run(t, time.Minute, "lab", "env", "--name", w.name), -1)
+	for _, m := range exports {
+		value := strings.Trim(m[2], `"'`)
+		w.env = append(w.env, m[1]+"="+os.Expand(value, os.Getenv))
+		if m[1] == "PATH" {
+			t.Setenv("PATH", os.Expand(value, os.Getenv))
+		}
+	}
+	return w
+}
+
+// try runs a program of bin/ or of the PATH and returns what it printed to stdout; the error holds what it printed to stderr.
+func (w *world) try(timeout time.Duration, name string, args ...string) (string, error) {
+	return w.pipe(timeout, "", name, args...)
+}
+
+func (w *world) pipe(timeout time.Duration, stdin, name string, args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	path := filepath.Join(w.bin, name)
+	if _, err := os.Stat(path); err != nil {
+		path = name
+	}
+	cmd := exec.CommandContext(ctx, path, args...)
+	cmd.Env = w.env
+	cmd.Stdin = strings.NewReader(stdin)
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if err := cmd.Run(); err != nil {
+		return stdout.String(), fmt.Errorf("%s %s: %w\n%s", name, strings.Join(args, " "), err, tail(stderr.String()+stdout.String(), 2000))
+	}
+	return stdout.String(), nil
+}
+
+func tail(s string, n int) string {
+	if len(s) > n {
+		return "…" + s[len(s)-n:]
+	}
+	return s
+}
+
+func (w *world) run(t *testing.T, timeout time.Duration, name string, args ...string) string {
+	t.Helper()
+	out, err := w.try(timeout, name, args...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// kubectl runs kubectl against a context.
+func (w *world) kubectl(t *testing.T, context string, args ...string) string {
+	t.Helper()
+	return w.run(t, 2*time.Minute, "kubectl", append([]string{"--context", context}, args...)...)
+}
+
+// apply applies a manifest.
+func (w *world) apply(t *testing.T, context, manifest string) {
+	t.Helper()
+	if _, err := w.pipe(time.Minute, manifest, "kubectl", "--context", context, "apply", "-f", "-"); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// jsonpath reads one field of an object; "" if the object or the field is absent.
+func (w *world) jsonpath(context, path string, args ...string) string {
+	out, err := w.try(time.Minute, "kubectl", append([]string{"--context", context, "get", "-o", "jsonpath=" + path}, args...)...)
+	if err != nil {
+		return ""
+	}
+	return out
+}
+
+// eventually polls until f returns nil.
+func eventually(t *testing.T, timeout time.Duration, what string, f func() error) {
+	t.Helper()
+	start := time.Now()
+	for {
+		err := f()
+		if err == nil {
+			t.Logf("%s: after %.1f s", what, time.Since(start).Seconds())
+			return
+		}
+		if time.Since(start) > timeout {
+			t.Fatalf("%s: not within %s: %v", what, timeout, err)
+		}
+		time.Sleep(500 * time.Millisecond)
+	}
+}
+
+// ready waits until the VirtualMesh has state and its Ready condition is true for its present generation.
+func (w *world) ready(t *testing.T, name string, timeout time.Duration) {
+	t.Helper()
+	eventually(t, timeout, "VirtualMesh "+name+" is Ready", func() error {
+		out, err := w.try(time.Minute, "kubectl", "--context", management, "-n", "isthmus-system", "get", "virtualmesh", name, "-o", "json")
+		if err != nil {
+			return err
+		}
+		var vm struct {
+			Metadata struct{ Generation int64 }
+			Status   struct {
+				State              string
+				ObservedGeneration int64
+				Conditions         []struct{ Type, Status, Reason, Message string }
+			}
+		}
+		if err := json.Unmarshal([]byte(out), &vm); err != nil {
+			return err
+		}
+		for _, c := range vm.Status.Conditions {
+			if c.Type == "Ready" && c.Status == "True" && vm.Status.ObservedGeneration == vm.Metadata.Generation && vm.Status.State == "ACCEPTED" {
+				return nil
+			}
+		}
+		return fmt.Errorf("state %s, observed %d of %d, conditions %+v", vm.Status.State, vm.Status.ObservedGeneration, vm.Metadata.Generation, vm.Status.Conditions)
+	})
+}
+
+// condition returns the status, reason and message of a condition of the VirtualMesh.
+func (w *world) condition(name, kind string) (status, reason, message string) {
+	get := func(field string) string {
+		return w.jsonpath(management, fmt.Sprintf(`{.status.conditions[?(@.type=="%s")].%s}`, kind, field), "-n", "isthmus-system", "virtualmesh", name)
+	}
+	return get("status"), get("reason"), get("message")
+}
+
+// chain is what the guide looks at: the certificates that ratings presents to reviews, leaf first.
+func (w *world) chain(context, deployment string) ([]*x509.Certificate, error) {
+	out, err := w.try(30*time.Second, "kubectl", "--context", context, "exec", "deploy/"+deployment, "-c", "istio-proxy", "--",
+		"openssl", "s_client", "-showcerts", "-connect", "ratings.default:9080")
+	certs := parse([]byte(out))
+	if len(certs) < 2 { // openssl's exit code tells of verification, which nobody set up
+		return nil, fmt.Errorf("%d certificates presented: %w", len(certs), err)
+	}
+	return certs, nil
+}
+
+func parse(data []byte) []*x509.Certificate {
+	var certs []*x509.Certificate
+	for {
+		var block *pem.Block
+		if block, data = pem.Decode(data); block == nil {
+			return certs
+		}
+		if c, err := x509.ParseCertificate(block.Bytes); err == nil && block.Type == "CERTIFICATE" {
+			certs = append(certs, c)
+		}
+	}
+}
+
+func fingerprint(c *x509.Certificate) string {
+	sum := sha256.Sum256(c.Raw)
+	return hex.EncodeToString(sum[:])
+}
+
+// root is the last certificate of the chain, as in the guide.
+func root(chain []*x509.Certificate) string { return fingerprint(chain[len(chain)-1]) }
+
+// trusts verifies chain under root alone.
+func trusts(root *x509.Certificate, chain []*x509.Certificate) error {
+	opts := x509.VerifyOptions{Roots: x509.NewCertPool(), Intermediates: x509.NewCertPool(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}
+	opts.Roots.AddCert(root)
+	for _, c := range chain[1:] {
+		opts.Intermediates.AddCert(c)
+	}
+	_, err := chain[0].Verify(opts)
+	return err
+}
+
+// dump writes what helps to understand a failure.
+func (w *world) dump(t *testing.T) {
+	t.Helper()
+	for _, args := range [][]string{
+		{"--context", management, "get", "kc,meshes,ic,certreq,vmesh", "-A", "-o", "wide"},
+		{"--context", management, "get", "vmesh", "-A", "-o", "yaml"},
+		{"--context", management, "get", "ic", "-A", "-o", "yaml"},
+		{"--context", management, "get", "pods", "-A"},
+		{"--context", remote, "get", "pods", "-A"},
+		{"--context", management, "logs", "-n", "isthmus-system", "deploy/isthmus-hub", "--tail=60"},
+		{"--context", management, "logs", "-n", "isthmus-agent", "deploy/isthmus-agent", "--tail=60"},
+		{"--context", remote, "logs", "-n", "isthmus-agent", "deploy/isthmus-agent", "--tail=60"},
+	} {
+		out, err := w.try(30*time.Second, "kubectl", args...)
+		t.Logf("kubectl %s\n%s%v", strings.Join(args, " "), tail(out, 12000), err)
+	}
+}
