@@ -1,0 +1,154 @@
+package build
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+)
+
+// Versions that the programs report of themselves. The modules are pinned in
+// lab/parts/go.mod; Istio is pinned by commit there.
+const (
+	kubernetesVersion = "1.36.3"
+	istioVersion      = "1.31.1"
+	corednsVersion    = "1.15.0"
+)
+
+// tags leave code out that a lab has no use for: the validators of Envoy's
+// protocol (which are half of it, and which Istio leaves out too), request
+// tracing pages, and snapshotters that need other file systems.
+const tags = "disable_pgv,grpcnotrace,retrynotrace,no_btrfs,no_devmapper,no_zfs,no_aufs"
+
+// compilerFlags: no DWARF is made, since the linker would strip it; paths and
+// the checkout's commit do not get into a program.
+var compilerFlags = []string{"-trimpath", "-buildvcs=false", "-gcflags=all=-dwarf=false"}
+
+func linkerFlags() string {
+	flags := []string{"-s", "-w"}
+	set := func(pkg, name, value string) { flags = append(flags, "-X", pkg+"."+name+"="+value) }
+	major, rest, _ := strings.Cut(kubernetesVersion, ".")
+	minor, _, _ := strings.Cut(rest, ".")
+	for _, pkg := range []string{"k8s.io/component-base/version", "k8s.io/client-go/pkg/version"} {
+		set(pkg, "gitVersion", "v"+kubernetesVersion)
+		set(pkg, "gitMajor", major)
+		set(pkg, "gitMinor", minor)
+		set(pkg, "gitTreeState", "clean")
+	}
+	istio := "istio.io/istio/pkg/version"
+	set(istio, "buildVersion", istioVersion)
+	set(istio, "buildTag", istioVersion)
+	set(istio, "buildHub", imageHub)
+	set(istio, "buildStatus", "Clean")
+	return strings.Join(flags, " ")
+}
+
+// compile builds the programs among the targets with one call of go build: links
+// then run beside the compiling of what is still missing.
+func (b *builder) compile(ctx context.Context, programs []target) error {
+	staging := filepath.Join(b.parts.Dir, "staging")
+	if err := os.RemoveAll(staging); err != nil {
+		return err
+	}
+	defer os.RemoveAll(staging)
+	if err := os.MkdirAll(staging, 0o755); err != nil {
+		return err
+	}
+	args := []string{"build", "-v", "-tags=" + tags, "-ldflags=" + linkerFlags(), "-o", staging + "/"}
+	args = append(args, compilerFlags...)
+	for _, p := range programs {
+		args = append(args, p.pkg)
+	}
+	meter := b.startMeter()
+	err := runGo(ctx, b.source.pins(), args, meter.line)
+	if err := errors.Join(err, meter.stop(err == nil && len(programs) == len(ofKind(targets, program, plugin)))); err != nil {
+		return err
+	}
+	for _, p := range programs {
+		dst := filepath.Join(b.parts.Dir, p.files()[0])
+		if err := os.Rename(filepath.Join(staging, p.name), dst); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// compileSample builds the workload from the checkout. It is built every time
+// (a second or less if nothing has changed), and left alone when it comes out
+// the same, so that its image is too.
+func (b *builder) compileSample(ctx context.Context, t target) error {
+	dst := filepath.Join(b.parts.Dir, t.files()[0])
+	fresh := dst + ".new"
+	defer os.Remove(fresh)
+	args := append([]string{"build", "-ldflags=-s -w", "-o", fresh}, compilerFlags...)
+	if err := runGo(ctx, string(b.source), append(args, "./cmd/sample"), func(string) {}); err != nil {
+		return err
+	}
+	if same, err := sameContent(fresh, dst); err != nil || same {
+		return err
+	}
+	return os.Rename(fresh, dst)
+}
+
+// runGo runs the go command in dir. Lines of its standard error that are not
+// about progress are the reason if it fails.
+func runGo(ctx context.Context, dir string, args []string, progress func(line string)) error {
+	cmd := exec.CommandContext(ctx, "go", args...)
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=-mod=readonly", "GOWORK=off")
+	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+	cmd.WaitDelay = 10 * time.Second // compilers that go build has started
+	cmd.Stdout = io.Discard
+	r, w := io.Pipe()
+	cmd.Stderr = w
+	var complaint tail
+	var reading sync.WaitGroup
+	reading.Go(func() {
+		for lines := bufio.NewScanner(r); lines.Scan(); {
+			if line := lines.Text(); isProgress(line) {
+				progress(line)
+			} else {
+				complaint.add(line)
+			}
+		}
+		_, _ = io.Copy(io.Discard, r) // after an overlong line
+	})
+	err := cmd.Run()
+	w.Close()
+	reading.Wait()
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case errors.Is(err, exec.ErrNotFound):
+		return errors.New("the go command is missing: install Go 1.26 or later (https://go.dev/dl)")
+	case err != nil:
+		return fmt.Errorf("go %s in %s: %w\n%s", args[0], dir, err, complaint.String())
+	}
+	return nil
+}
+
+// isProgress tells go build's "go: downloading ..." and package names from what
+// it complains about.
+func isProgress(line string) bool {
+	return strings.HasPrefix(line, "go: downloading ") || line != "" && !strings.ContainsAny(line, " \t#")
+}
+
+// tail keeps the last lines of something long.
+type tail []string
+
+func (t *tail) add(line string) {
+	const most = 30
+	*t = append(*t, line)
+	if n := len(*t); n > most {
+		*t = (*t)[n-most:]
+	}
+}
+
+func (t *tail) String() string { return strings.Join(*t, "\n") }
