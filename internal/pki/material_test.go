@@ -6,12 +6,14 @@ import (
 	"crypto/elliptic"
 	"crypto/rsa"
 	"crypto/x509"
+	"encoding/base64"
+	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
 	"maps"
-	"math/big"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -236,31 +238,46 @@ func FuzzReadMaterial(f *testing.F) {
 	})
 }
 
-// leaked finds 20 characters of the base64 of any private key of a Secret, or
-// of the key in decimal or hexadecimal, in a text.
+// leaked finds 20 characters in a text that come from the base64 of a private
+// key: of a PEM block wherever it is stored, or of whatever is stored as a key.
 func leaked(text string, data map[string][]byte) string {
-	for _, value := range data {
+	var secrets []string
+	for field, value := range data {
+		if slices.Contains([]string{pki.RootKeyKey, pki.CAKeyKey, pki.TLSKeyKey}, field) {
+			secrets = append(secrets, base64Run.FindAllString(string(value), -1)...)
+		}
 		for {
 			var block *pem.Block
 			if block, value = pem.Decode(value); block == nil {
 				break
 			}
-			if !strings.Contains(block.Type, "PRIVATE KEY") {
-				continue
+			if strings.Contains(block.Type, "PRIVATE KEY") {
+				secrets = append(secrets, base64.StdEncoding.EncodeToString(block.Bytes), hex.EncodeToString(block.Bytes))
 			}
-			body := strings.Join(strings.Split(strings.TrimSpace(string(pem.EncodeToMemory(&pem.Block{Type: "X", Bytes: block.Bytes}))), "\n"), "")
-			body = strings.TrimSuffix(strings.TrimPrefix(body, "-----BEGIN X-----"), "-----END X-----")
-			for i := 0; i+20 <= len(body); i++ {
-				if strings.Contains(text, body[i:i+20]) {
-					return body[i : i+20]
-				}
-			}
-			if n := new(big.Int).SetBytes(block.Bytes).Text(16); len(n) > 20 && strings.Contains(text, n[:20]) {
-				return n[:20]
+		}
+	}
+	for _, secret := range secrets {
+		for i := 0; i+20 <= len(secret); i++ {
+			if strings.Contains(text, secret[i:i+20]) {
+				return secret[i : i+20]
 			}
 		}
 	}
 	return ""
+}
+
+var base64Run = regexp.MustCompile(`[A-Za-z0-9+/=]{20,}`)
+
+// TestLeaked makes sure that the tests above can see a leak.
+func TestLeaked(t *testing.T) {
+	data := pkitest.NewRoot(t, "root", now).RootSecret(t)
+	line := strings.Split(string(data[pki.RootKeyKey]), "\n")[1]
+	if leaked("cannot parse "+line[10:40], data) == "" {
+		t.Error("half a line of a key went unseen")
+	}
+	if got := leaked("key.pem: is not a private key", data); got != "" {
+		t.Errorf("%q is taken for a leak", got)
+	}
 }
 
 func firstOf(data map[string][]byte, keys ...string) []byte {
