@@ -17,6 +17,7 @@ import (
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 type IssuedCertificate struct {
 	metav1.TypeMeta `json:",inline"`
+	// metadata of the object.
 	// +optional
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 	// spec is the order.
@@ -109,7 +110,7 @@ type OrderRotation struct {
 	// step of the rotation.
 	// +required
 	Step RotationStep `json:"step"`
-	// nudge, above 0, is written into root-cert.pem as a comment, so that proxies take new leaves.
+	// nudge is written, if above 0, into root-cert.pem as a comment, so that proxies take new leaves.
 	// +optional
 	// +kubebuilder:validation:Minimum=0
 	Nudge int64 `json:"nudge,omitempty"`
@@ -269,6 +270,7 @@ type ProxyEvidence struct {
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 type CertificateRequest struct {
 	metav1.TypeMeta `json:",inline"`
+	// metadata of the object.
 	// +optional
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 	// spec is the request.
@@ -354,6 +356,7 @@ type CertificateRequestStatus struct {
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 type CertificateVerification struct {
 	metav1.TypeMeta `json:",inline"`
+	// metadata of the object.
 	// +optional
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 	// spec is the word.
@@ -418,7 +421,7 @@ type Waiver struct {
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=317
 	Mesh string `json:"mesh"`
-	// reason, which is kept.
+	// reason for it, which is kept.
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=1024

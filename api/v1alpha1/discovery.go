@@ -17,6 +17,7 @@ import (
 // +kubebuilder:validation:XValidation:rule="!(self.metadata.name in ['system', 'agent'])",message="metadata.name must not be system or agent: the namespaces isthmus-system and isthmus-agent are taken"
 type KubernetesCluster struct {
 	metav1.TypeMeta `json:",inline"`
+	// metadata of the object.
 	// +optional
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 	// spec is what registration said.
@@ -69,6 +70,7 @@ type KubernetesClusterStatus struct {
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 type Mesh struct {
 	metav1.TypeMeta `json:",inline"`
+	// metadata of the object.
 	// +optional
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 	// spec is what was discovered.
@@ -293,7 +295,7 @@ type MeshCertificateAuthority struct {
 	// source of the CA: SelfSigned, Plugged (a cacerts Secret of somebody else's) or Isthmus.
 	// +optional
 	Source CertificateAuthoritySource `json:"source,omitempty"`
-	// virtualMesh, "<name>.<namespace>", for which Isthmus made it.
+	// virtualMesh for which Isthmus made it, "<name>.<namespace>".
 	// +optional
 	VirtualMesh string `json:"virtualMesh,omitempty"`
 	// roots are the fingerprints of the roots in the Secret.
@@ -347,6 +349,7 @@ type AppliedVirtualMesh struct {
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 type Workload struct {
 	metav1.TypeMeta `json:",inline"`
+	// metadata of the object.
 	// +optional
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 	// spec is what was discovered.
@@ -452,6 +455,7 @@ type WorkloadStatus struct {
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 type Destination struct {
 	metav1.TypeMeta `json:",inline"`
+	// metadata of the object.
 	// +optional
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 	// spec is what was discovered.

@@ -15,6 +15,7 @@ import (
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 type AccessPolicy struct {
 	metav1.TypeMeta `json:",inline"`
+	// metadata of the object.
 	// +optional
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 	// spec is the policy.
@@ -171,6 +172,7 @@ type AcceptedAccessPolicy struct {
 // +kubebuilder:validation:XValidation:rule="self.metadata.name == 'settings'",message="metadata.name of Settings must be \"settings\": there is one object for the whole system"
 type Settings struct {
 	metav1.TypeMeta `json:",inline"`
+	// metadata of the object.
 	// +optional
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 	// spec are the settings.

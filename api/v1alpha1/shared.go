@@ -162,7 +162,7 @@ type CertOptions struct {
 	SecretRotationGracePeriodRatio string `json:"secretRotationGracePeriodRatio,omitempty"`
 }
 
-// Selector of Kubernetes services.
+// DestinationSelector selects Kubernetes services.
 type DestinationSelector struct {
 	// kubeServiceMatcher selects services by their properties.
 	// +optional
@@ -185,7 +185,7 @@ type KubeServiceMatcher struct {
 	// +kubebuilder:validation:items:MaxLength=63
 	// +kubebuilder:validation:items:MinLength=1
 	Namespaces []string `json:"namespaces,omitempty"`
-	// clusters, by their registered name, of which the service must be in one.
+	// clusters of which the service must be in one, by their registered name.
 	// +optional
 	// +listType=set
 	// +kubebuilder:validation:MaxItems=64
