@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -49,7 +50,7 @@ func env(name *string) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "export ISTHMUS_LAB=%s\nexport KUBECONFIG=%s\n", quote(l.Name), quote(l.Kubeconfig()))
+			fmt.Fprintf(cmd.OutOrStdout(), "export ISTHMUS_LAB=\"%s\"\nexport KUBECONFIG=\"%s\"\n", l.Name, l.Kubeconfig())
 			return printEnv(cmd.OutOrStdout(), l.Parts)
 		},
 	}
@@ -61,6 +62,10 @@ func printEnv(w io.Writer, p build.Parts) error {
 	if err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(w, "export PATH=%s:%s:\"$PATH\"\nexport KUBEBUILDER_ASSETS=%s\n", quote(filepath.Dir(exe)), quote(p.Bin), quote(p.Bin))
+	bin := shell.Replace(p.Bin)
+	_, err = fmt.Fprintf(w, "export PATH=\"%s:%s:$PATH\"\nexport KUBEBUILDER_ASSETS=\"%s\"\n", shell.Replace(filepath.Dir(exe)), bin, bin)
 	return err
 }
+
+// shell makes text literal between double quotes of a POSIX shell.
+var shell = strings.NewReplacer(`\`, `\\`, `"`, `\"`, `$`, `\$`, "`", "\\`")

@@ -109,23 +109,16 @@ func (l *Lab) bringUpCluster(ctx context.Context, c cluster.Cluster, first bool,
 		cancel(fmt.Errorf("the node's init ended: %v; its log is %s", init.Wait(), filepath.Join(c.Logs(), "init.log")))
 	}()
 
-	if err := c.WaitReady(ctx); err != nil {
-		return err
-	}
-	say("API server ready")
 	if l.Options.ControlPlaneOnly {
+		if err := c.WaitReady(ctx); err != nil {
+			return err
+		}
+		say("API server ready")
 		return nil
 	}
-	g, gctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return l.importImages(gctx, c, say) })
-	g.Go(func() error { return c.Addons(gctx) })
-	if err := g.Wait(); err != nil {
+	if err := l.bringUpNode(ctx, c, say); err != nil {
 		return err
 	}
-	if err := c.WaitAvailable(ctx, "kube-system", "coredns"); err != nil {
-		return err
-	}
-	say("node and DNS ready")
 	if l.Options.NoIstio {
 		return nil
 	}
@@ -140,6 +133,27 @@ func (l *Lab) bringUpCluster(ctx context.Context, c cluster.Cluster, first bool,
 		return err
 	}
 	say("workloads ready")
+	return nil
+}
+
+// bringUpNode brings a node to the point where it runs pods whose images it has.
+func (l *Lab) bringUpNode(ctx context.Context, c cluster.Cluster, say func(string)) error {
+	g, both := errgroup.WithContext(ctx)
+	g.Go(func() error { return l.importImages(both, c, say) })
+	g.Go(func() error {
+		if err := c.WaitReady(both); err != nil {
+			return err
+		}
+		say("API server ready")
+		return c.Addons(both)
+	})
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	if err := c.WaitAvailable(ctx, "kube-system", "coredns"); err != nil {
+		return err
+	}
+	say("node and DNS ready")
 	return nil
 }
 

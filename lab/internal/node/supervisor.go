@@ -38,6 +38,8 @@ type supervisor struct {
 type process struct {
 	Component
 	argv []string
+	// gone is closed when the running process has ended.
+	gone chan struct{}
 }
 
 func (s *supervisor) add(c component) error {
@@ -73,7 +75,7 @@ func (s *supervisor) start(p *process) error {
 	if err != nil {
 		return err
 	}
-	p.PID, p.Down = running.Pid, false
+	p.PID, p.Down, p.gone = running.Pid, false, make(chan struct{})
 	return running.Release() // reap waits for it
 }
 
@@ -100,6 +102,7 @@ func (s *supervisor) ended(pid int, ws unix.WaitStatus) {
 			continue
 		}
 		p.PID = 0
+		close(p.gone)
 		slog.Info("component ended", "component", p.Name, "pid", pid, "exit", ws.ExitStatus(), "signal", ws.Signal(), "down", p.Down)
 		if !p.Down {
 			time.AfterFunc(restartDelay, func() { s.again(p) })
@@ -120,38 +123,42 @@ func (s *supervisor) again(p *process) {
 	}
 }
 
-// kill ends a component by SIGKILL; it stays down until restart.
+// kill ends a component by SIGKILL and waits for its end; it stays down until restart.
 func (s *supervisor) kill(name string) error {
+	gone, err := s.sigkill(name)
+	if err != nil {
+		return err
+	}
+	<-gone
+	return nil
+}
+
+func (s *supervisor) sigkill(name string) (gone <-chan struct{}, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	p, err := s.find(name)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	p.Down = true
-	return p.sigkill()
+	if p.PID == 0 {
+		return p.gone, nil
+	}
+	return p.gone, unix.Kill(p.PID, unix.SIGKILL)
 }
 
-// restart ends a component by SIGKILL, if it runs, and sees to it that it runs again.
+// restart ends a component by SIGKILL, if it runs, and starts it anew.
 func (s *supervisor) restart(name string) error {
+	if err := s.kill(name); err != nil {
+		return err
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	p, err := s.find(name)
-	if err != nil {
+	if err != nil || p.PID != 0 {
 		return err
 	}
-	p.Down = false
-	if p.PID == 0 {
-		return s.start(p)
-	}
-	return p.sigkill()
-}
-
-func (p *process) sigkill() error {
-	if p.PID == 0 {
-		return nil
-	}
-	return unix.Kill(p.PID, unix.SIGKILL)
+	return s.start(p)
 }
 
 func (s *supervisor) find(name string) (*process, error) {
