@@ -46,3 +46,9 @@ func Qualified(name, namespace string) string {
 func VirtualMeshLabel(name, namespace string) string {
 	return ShortName(Qualified(name, namespace), 63)
 }
+
+// RequestName is the name of the CertificateRequest that the agent makes for a mesh's order with the key of the given name
+// (pki.PublicKeyName): a request under that name cannot be about another key.
+func RequestName(mesh, keyName string) string {
+	return ShortName(mesh, 200) + "-" + keyName
+}
