@@ -14,6 +14,11 @@ const (
 	ConditionStalled = "Stalled"
 	// ConditionTrustEstablished is true on a VirtualMesh when every member mesh uses an intermediate under the shared root.
 	ConditionTrustEstablished = "TrustEstablished"
+	// ConditionRootReady is true on a VirtualMesh whose shared root exists and whose private key the hub holds.
+	ConditionRootReady = "RootReady"
+	// ConditionMembersRetained is true on a VirtualMesh while meshes that are no members any more still get intermediates
+	// under its root.
+	ConditionMembersRetained = "MembersRetained"
 	// ConditionConnected is true on a KubernetesCluster whose agent has renewed its Lease in time.
 	ConditionConnected = "Connected"
 	// ConditionRestartPending is true on an IssuedCertificate and a VirtualMesh while something has to be restarted by hand.
@@ -34,6 +39,10 @@ const (
 	ReasonSuspended = "Suspended"
 	// ReasonRootKeyLost says that meshes use a root whose private key the hub does not hold any more.
 	ReasonRootKeyLost = "RootKeyLost"
+	// ReasonRootUnusable says that the root has expired, or that its Secret does not hold what it held.
+	ReasonRootUnusable = "RootUnusable"
+	// ReasonNotConnected says that member clusters do not report, so that what is in force there is not known.
+	ReasonNotConnected = "NotConnected"
 	// ReasonWaitingForAgents says that the hub waits for member clusters to report.
 	ReasonWaitingForAgents = "WaitingForAgents"
 	// ReasonRestartRequired says that istiod or workloads must be restarted to go on.

@@ -1,0 +1,100 @@
+package accept
+
+import (
+	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
+	"github.com/isthmus-mesh/isthmus/internal/finding"
+)
+
+// RootSource is all that a root was made from. It is kept beside the root, so that a later edit can be told from none even
+// where every status was lost.
+type RootSource struct {
+	// Generated are the options of a generated root, with every default filled in; nil for a provided one.
+	Generated *v1alpha1.CertOptions `json:"generated,omitempty"`
+	// Secret is where a provided root came from, with its namespace.
+	Secret *v1alpha1.SecretRef `json:"secret,omitempty"`
+	// Certificate is the fingerprint of the signing certificate in that Secret.
+	Certificate string `json:"certificate,omitempty"`
+	// RotationTrigger as it was when the root was made.
+	RotationTrigger string `json:"rotationTrigger,omitempty"`
+}
+
+// SourceOf returns the source of the root that shared trust asks for; certificate is the fingerprint of what the provided
+// Secret holds now, if there is one. hubNamespace completes the reference to it.
+func SourceOf(t *v1alpha1.SharedTrust, certificate, hubNamespace string) RootSource {
+	s := RootSource{RotationTrigger: t.RotationTrigger}
+	if ca := t.RootCertificateAuthority; ca != nil && ca.Secret != nil {
+		ref := SecretRef(*ca.Secret, hubNamespace)
+		s.Secret, s.Certificate = &ref, certificate
+		return s
+	}
+	var options *v1alpha1.CertOptions
+	if t.RootCertificateAuthority != nil {
+		options = t.RootCertificateAuthority.Generated
+	}
+	generated := RootOptions(options)
+	s.Generated = &generated
+	return s
+}
+
+// SecretRef completes a reference to a Secret.
+func SecretRef(ref v1alpha1.SecretRef, hubNamespace string) v1alpha1.SecretRef {
+	if ref.Namespace == "" {
+		ref.Namespace = hubNamespace
+	}
+	return ref
+}
+
+const (
+	sharedField = "spec.mtlsConfig.shared"
+	rootField   = sharedField + ".rootCertificateAuthority"
+	noRotation  = "the root in use is kept: replacing a root is not supported yet; undo the change"
+)
+
+// changes finds what of a root in use an edit would replace. That needs a rotation.
+func (s RootSource) changes(want RootSource) (fs finding.Findings) {
+	unsupported := func(field, message string) {
+		fs = append(fs, finding.Finding{Field: field, Reason: v1alpha1.ReasonNotYetSupported, Message: message})
+	}
+	switch {
+	case (s.Secret == nil) != (want.Secret == nil):
+		unsupported(rootField, "the source of the root was changed; "+noRotation)
+	case s.Secret != nil && s.Certificate != want.Certificate:
+		unsupported(rootField+".secret", "another certificate authority is provided; "+noRotation)
+	case s.Generated != nil:
+		if *s.Generated.TTLDays != *want.Generated.TTLDays {
+			unsupported(rootField+".generated.ttlDays", "was changed; "+noRotation)
+		}
+		if *s.Generated.RSAKeySizeBytes != *want.Generated.RSAKeySizeBytes {
+			unsupported(rootField+".generated.rsaKeySizeBytes", "was changed; "+noRotation)
+		}
+		if s.Generated.OrgName != want.Generated.OrgName {
+			unsupported(rootField+".generated.orgName", "was changed; "+noRotation)
+		}
+	}
+	if s.RotationTrigger != want.RotationTrigger {
+		unsupported(sharedField+".rotationTrigger", "was changed; "+noRotation)
+	}
+	return fs
+}
+
+// restore puts the source of the root in use into t.
+func (s RootSource) restore(t *v1alpha1.SharedTrust) {
+	ca := &v1alpha1.RootCertificateAuthority{Secret: s.Secret}
+	if s.Secret == nil {
+		generated := *s.Generated
+		if now := t.RootCertificateAuthority; now != nil && now.Generated != nil { // a matter of when, not of what
+			generated.SecretRotationGracePeriodRatio = RootOptions(now.Generated).SecretRotationGracePeriodRatio
+		}
+		ca.Generated = &generated
+	}
+	t.RootCertificateAuthority, t.IntermediateCertificateAuthority, t.RotationTrigger = ca, nil, s.RotationTrigger
+}
+
+// SharedTrust returns the shared trust that the hub has to provide for what was accepted, or nil.
+func SharedTrust(a *v1alpha1.AcceptedVirtualMesh) *v1alpha1.SharedTrust {
+	if a == nil || a.Spec.MTLSConfig == nil || a.Spec.MTLSConfig.Shared == nil ||
+		a.Spec.MTLSConfig.Shared.IntermediateCertificateAuthority != nil {
+		return nil
+	}
+	return a.Spec.MTLSConfig.Shared
+}

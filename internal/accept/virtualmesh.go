@@ -1,0 +1,305 @@
+package accept
+
+import (
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
+	"github.com/isthmus-mesh/isthmus/internal/finding"
+)
+
+// Reasons that only this package gives.
+const (
+	// ReasonMeshNotFound says that a reference names no Mesh.
+	ReasonMeshNotFound = "MeshNotFound"
+	// ReasonMeshAmbiguous says that a reference without namespace fits several Meshes.
+	ReasonMeshAmbiguous = "MeshAmbiguous"
+	// ReasonMeshTaken says that the Mesh belongs to another VirtualMesh.
+	ReasonMeshTaken = "MeshTaken"
+	// ReasonTrustNotShareable says that the hub cannot provide the CA of the mesh.
+	ReasonTrustNotShareable = "TrustNotShareable"
+	// ReasonTrustDomain says that members do not accept each other's trust domains.
+	ReasonTrustDomain = "TrustDomainNotAccepted"
+)
+
+// World is what a VirtualMesh is judged against.
+type World struct {
+	// Namespace of the hub.
+	Namespace string
+	// Meshes are all that agents report.
+	Meshes []v1alpha1.Mesh
+	// Holders say which other VirtualMesh a mesh belongs to; both in the form "<name>.<namespace>".
+	Holders map[string]string
+	// Root is the source of the root in use; nil if there is none yet.
+	Root *RootSource
+	// ProvidedCA is the fingerprint of the certificate authority in the Secret that the spec refers to, if it is usable.
+	ProvidedCA string
+	// ProvidedCAProblem says why it is not usable.
+	ProvidedCAProblem string
+}
+
+// MeshKey is the form "<name>.<namespace>" that names a mesh in status fields.
+func MeshKey(name, namespace string) string { return name + "." + namespace }
+
+// VirtualMesh returns what of vm is in force from now on: its spec, reduced to valid members, or what was accepted before
+// (prev, which may be nil) where the spec as a whole is refused. An entry of spec.meshes that was accepted before stays while
+// it is listed, whatever became of its mesh. A nil result means that nothing is in force.
+func VirtualMesh(prev *v1alpha1.AcceptedVirtualMesh, vm *v1alpha1.VirtualMesh, w World) (*v1alpha1.AcceptedVirtualMesh, finding.Findings) {
+	kept := prev.DeepCopy()
+	if kept != nil {
+		kept.Spec.Suspend = vm.Spec.Suspend
+	}
+	if vm.Spec.Suspend {
+		return kept, finding.Findings{{
+			Field: "spec.suspend", Reason: v1alpha1.ReasonSuspended,
+			Message: "everything stays as it is until suspend is unset",
+		}}
+	}
+
+	spec := vm.Spec.DeepCopy()
+	fs := unsupported(spec)
+	invalid := len(fs)
+	fs = append(fs, checkTrust(spec.MTLSConfig, w)...)
+	refused := len(fs) > invalid
+	fs = append(fs, keepRoot(spec, prev, w)...)
+
+	members, problems := resolveMembers(spec, prev, w)
+	fs = append(fs, problems...)
+	if refused || len(members) == 0 {
+		return kept, fs
+	}
+	spec.Meshes = members
+	fs = append(fs, checkTrustDomains(members, w)...)
+	return &v1alpha1.AcceptedVirtualMesh{Generation: vm.Generation, Spec: *spec}, fs
+}
+
+// unsupported finds fields that are understood and have no effect yet.
+func unsupported(spec *v1alpha1.VirtualMeshSpec) (fs finding.Findings) {
+	add := func(field, message string) {
+		fs = append(fs, finding.Finding{Field: field, Reason: v1alpha1.ReasonNotYetSupported, Message: message})
+	}
+	const noEffect = "has no effect in this version"
+	if m := spec.MTLSConfig; m != nil {
+		if m.Limited != nil {
+			add("spec.mtlsConfig.limited", noEffect)
+		}
+		if m.Shared != nil && m.Shared.IntermediateCertificateAuthority != nil {
+			add(sharedField+".intermediateCertificateAuthority", noEffect+": no certificates are issued; use rootCertificateAuthority")
+		}
+	}
+	if f := spec.Federation; f != nil {
+		if len(f.Selectors) > 0 {
+			add("spec.federation.selectors", noEffect+": nothing is federated")
+		} else if f.Permissive != nil {
+			add("spec.federation.permissive", noEffect+": nothing is federated")
+		}
+		if t := f.TLSEnforcementSettings; t != nil && t.EnforcementMode != "" && t.EnforcementMode != v1alpha1.TLSEnforcementUnset {
+			add("spec.federation.tlsEnforcementSettings.enforcementMode", noEffect)
+		}
+	}
+	if p := spec.GlobalAccessPolicy; p != "" && p != v1alpha1.GlobalAccessPolicyMeshDefault {
+		add("spec.globalAccessPolicy", noEffect+": each mesh keeps its own default")
+	}
+	return fs
+}
+
+// checkTrust finds what makes the trust configuration as a whole unusable.
+func checkTrust(m *v1alpha1.MTLSConfig, w World) (fs finding.Findings) {
+	if m == nil || m.Shared == nil {
+		return nil
+	}
+	fs = checkOptions(sharedField+".intermediateCertOptions", m.Shared.IntermediateCertOptions)
+	ca := m.Shared.RootCertificateAuthority
+	if ca == nil {
+		return fs
+	}
+	fs = append(fs, checkOptions(rootField+".generated", ca.Generated)...)
+	if ca.Secret != nil && w.ProvidedCAProblem != "" {
+		fs = append(fs, finding.Finding{Field: rootField + ".secret", Reason: v1alpha1.ReasonInvalid, Message: w.ProvidedCAProblem})
+	}
+	return fs
+}
+
+// keepRoot takes an edit of a root in use back: replacing it needs a rotation.
+func keepRoot(spec *v1alpha1.VirtualMeshSpec, prev *v1alpha1.AcceptedVirtualMesh, w World) (fs finding.Findings) {
+	if w.Root == nil || spec.MTLSConfig == nil {
+		return nil
+	}
+	shared := spec.MTLSConfig.Shared
+	if shared == nil {
+		if prev != nil && prev.Spec.MTLSConfig != nil && prev.Spec.MTLSConfig.Shared != nil {
+			spec.MTLSConfig = prev.Spec.MTLSConfig.DeepCopy()
+		}
+		return nil
+	}
+	fs = w.Root.changes(SourceOf(shared, w.ProvidedCA, w.Namespace))
+	if len(fs) > 0 || shared.IntermediateCertificateAuthority != nil {
+		w.Root.restore(shared)
+	}
+	return fs
+}
+
+// resolveMembers returns the entries of spec.meshes that are in force, each with its namespace.
+func resolveMembers(spec *v1alpha1.VirtualMeshSpec, prev *v1alpha1.AcceptedVirtualMesh, w World) (members []v1alpha1.ObjectRef, fs finding.Findings) {
+	shared := spec.MTLSConfig != nil && spec.MTLSConfig.Shared != nil
+	for i, ref := range spec.Meshes {
+		field := fmt.Sprintf("spec.meshes[%d]", i)
+		resolved, problem := w.resolve(ref, prev)
+		if problem == nil {
+			mesh := w.mesh(resolved)
+			problem = w.taken(resolved)
+			if problem == nil {
+				problem = checkIdentity(mesh)
+			}
+			if problem == nil && shared {
+				problem = SharedTrustProblem(mesh)
+			}
+		}
+		if problem != nil {
+			problem.Field, problem.Mesh = field, MeshKey(resolved.Name, resolved.Namespace)
+			fs = append(fs, *problem)
+		}
+		if (problem == nil || wasAccepted(prev, resolved) && problem.Reason != ReasonMeshTaken) && !slices.Contains(members, resolved) {
+			members = append(members, resolved)
+		}
+	}
+	return members, fs
+}
+
+// resolve finds the Mesh that a reference means. With a problem, the reference is returned as well as it could be completed.
+func (w World) resolve(ref v1alpha1.ObjectRef, prev *v1alpha1.AcceptedVirtualMesh) (v1alpha1.ObjectRef, *finding.Finding) {
+	byName := ref.Namespace == "" || ref.Namespace == w.Namespace
+	fits := func(o v1alpha1.ObjectRef) bool {
+		return o.Name == ref.Name && (byName || o.Namespace == ref.Namespace)
+	}
+	var found []v1alpha1.ObjectRef
+	for i := range w.Meshes {
+		if o := (v1alpha1.ObjectRef{Name: w.Meshes[i].Name, Namespace: w.Meshes[i].Namespace}); fits(o) {
+			found = append(found, o)
+		}
+	}
+	if len(found) == 1 {
+		return found[0], nil
+	}
+	if prev != nil {
+		for _, o := range prev.Spec.Meshes {
+			if fits(o) && (len(found) == 0 || slices.Contains(found, o)) {
+				if len(found) > 1 {
+					return o, nil
+				}
+				return o, &finding.Finding{Reason: ReasonMeshNotFound, Message: fmt.Sprintf(
+					"the Mesh %s/%s is gone; the member is kept until it is removed from spec.meshes or its cluster is deregistered", o.Namespace, o.Name)}
+			}
+		}
+	}
+	if byName {
+		ref.Namespace = w.Namespace
+	}
+	if len(found) == 0 {
+		return ref, &finding.Finding{Reason: ReasonMeshNotFound, Message: fmt.Sprintf(
+			"no Mesh has the name %s: check the name (`kubectl get meshes -A`) and that its cluster is registered and connected", ref.Name)}
+	}
+	var names []string
+	for _, o := range found {
+		names = append(names, o.Namespace+"/"+o.Name)
+	}
+	slices.Sort(names)
+	return ref, &finding.Finding{Reason: ReasonMeshAmbiguous, Message: fmt.Sprintf(
+		"several Meshes have the name %s: add the namespace, one of %s", ref.Name, strings.Join(names, ", "))}
+}
+
+func (w World) mesh(ref v1alpha1.ObjectRef) *v1alpha1.Mesh {
+	for i := range w.Meshes {
+		if m := &w.Meshes[i]; m.Name == ref.Name && m.Namespace == ref.Namespace {
+			return m
+		}
+	}
+	return nil
+}
+
+func (w World) taken(ref v1alpha1.ObjectRef) *finding.Finding {
+	holder, ok := w.Holders[MeshKey(ref.Name, ref.Namespace)]
+	if !ok {
+		return nil
+	}
+	return &finding.Finding{Reason: ReasonMeshTaken, Message: fmt.Sprintf(
+		"the mesh belongs to VirtualMesh %s, which was accepted first: remove it there or here", holder)}
+}
+
+func wasAccepted(prev *v1alpha1.AcceptedVirtualMesh, ref v1alpha1.ObjectRef) bool {
+	return prev != nil && slices.Contains(prev.Spec.Meshes, ref)
+}
+
+var (
+	trustDomain = regexp.MustCompile(`^[a-z0-9._-]{1,255}$`) // as in the SPIFFE ID specification, 2.1
+	dnsName     = regexp.MustCompile(`^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$`)
+)
+
+// checkIdentity makes sure that the SPIFFE ID of the mesh's istiod can be written.
+func checkIdentity(m *v1alpha1.Mesh) *finding.Finding {
+	i := m.Spec.Istio
+	for _, part := range []struct {
+		what, value string
+		form        *regexp.Regexp
+	}{
+		{"trust domain", i.TrustDomain, trustDomain},
+		{"root namespace", i.RootNamespace, dnsName},
+		{"service account of istiod", i.IstiodServiceAccount, dnsName},
+	} {
+		if !part.form.MatchString(part.value) {
+			return &finding.Finding{Reason: v1alpha1.ReasonInvalid, Message: fmt.Sprintf("the %s %q of the mesh cannot be part of a SPIFFE ID", part.what, part.value)}
+		}
+	}
+	return nil
+}
+
+// SharedTrustProblem says why the hub cannot provide the certificate authority of a mesh, or returns nil.
+func SharedTrustProblem(m *v1alpha1.Mesh) *finding.Finding {
+	i := m.Spec.Istio
+	problem := func(message string) *finding.Finding {
+		if i.CertificateAuthorityMessage != "" {
+			message += " (" + i.CertificateAuthorityMessage + ")"
+		}
+		return &finding.Finding{Reason: ReasonTrustNotShareable, Message: message}
+	}
+	switch {
+	case i.Topology == v1alpha1.TopologyRemote:
+		return problem("the control plane of the mesh runs in another cluster, which alone can share trust: list its Mesh instead")
+	case i.CertificateAuthority == v1alpha1.CertificateAuthorityExternal:
+		return problem("the certificates of the mesh are not signed by istiod, so shared trust cannot be applied: let istiod sign them, or leave mtlsConfig out")
+	case i.CertificateAuthority != v1alpha1.CertificateAuthorityIstiod:
+		return problem("it is not known who signs the certificates of the mesh: see that its istiod runs and its agent is connected")
+	}
+	return nil
+}
+
+// checkTrustDomains finds members that do not accept the trust domains of others.
+func checkTrustDomains(members []v1alpha1.ObjectRef, w World) (fs finding.Findings) {
+	var meshes []*v1alpha1.Mesh
+	for _, ref := range members {
+		if m := w.mesh(ref); m != nil {
+			meshes = append(meshes, m)
+		}
+	}
+	for _, server := range meshes {
+		accepts := append([]string{server.Spec.Istio.TrustDomain}, server.Spec.Istio.TrustDomainAliases...)
+		var missing []string
+		for _, client := range meshes {
+			if td := client.Spec.Istio.TrustDomain; !slices.Contains(accepts, td) && !slices.Contains(missing, td) {
+				missing = append(missing, td)
+			}
+		}
+		if len(missing) == 0 {
+			continue
+		}
+		slices.Sort(missing)
+		fs = append(fs, finding.Finding{
+			Field: "spec.meshes", Reason: ReasonTrustDomain, Mesh: MeshKey(server.Name, server.Namespace),
+			Message: fmt.Sprintf("the mesh refuses clients of the trust domains of other members: add %q to its meshConfig",
+				"trustDomainAliases: ["+strings.Join(missing, ", ")+"]"),
+		})
+	}
+	return fs
+}

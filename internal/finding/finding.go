@@ -1,0 +1,108 @@
+// Package finding is how decisions report what they found: values that name the field, the reason and the remedy, and one
+// way to turn them into conditions and lists of errors.
+//
+// It knows neither clients nor what is being decided.
+package finding
+
+import (
+	"slices"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// Limits of what goes into a status.
+const (
+	maxErrors  = 50
+	maxMessage = 4096
+)
+
+// Finding is one thing that was found.
+type Finding struct {
+	// Field is the path of the field at fault, such as "spec.mtlsConfig.limited"; empty where it is no field.
+	Field string
+	// Reason is one CamelCase word, the reason of conditions and events.
+	Reason string
+	// Message says what is wrong and what to do about it.
+	Message string
+	// Mesh, "<name>.<namespace>", is the mesh that it is about; empty where it is about the object as a whole.
+	Mesh string
+}
+
+func (f Finding) String() string {
+	if f.Field == "" {
+		return f.Message
+	}
+	return f.Field + ": " + f.Message
+}
+
+// Findings are several of them, in the order in which they were found.
+type Findings []Finding
+
+// About returns the findings about one mesh, or for "" those about the object as a whole.
+func (fs Findings) About(mesh string) Findings {
+	return fs.where(func(f Finding) bool { return f.Mesh == mesh })
+}
+
+// With returns the findings of one reason.
+func (fs Findings) With(reason string) Findings {
+	return fs.where(func(f Finding) bool { return f.Reason == reason })
+}
+
+// Without returns the findings of all reasons but one.
+func (fs Findings) Without(reason string) Findings {
+	return fs.where(func(f Finding) bool { return f.Reason != reason })
+}
+
+func (fs Findings) where(keep func(Finding) bool) (out Findings) {
+	for _, f := range fs {
+		if keep(f) {
+			out = append(out, f)
+		}
+	}
+	return out
+}
+
+// Errors returns the findings as texts, at most 50, each once.
+func (fs Findings) Errors() (out []string) {
+	for _, f := range fs {
+		if s := f.String(); !slices.Contains(out, s) && len(out) < maxErrors {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+// Condition is True for reason and message if there are no findings; otherwise False for the reason of the first, with all
+// of their texts as its message.
+func (fs Findings) Condition(conditionType, reason, message string) metav1.Condition {
+	c := metav1.Condition{Type: conditionType, Status: metav1.ConditionTrue, Reason: reason, Message: message}
+	if len(fs) > 0 {
+		c.Status, c.Reason, c.Message = metav1.ConditionFalse, fs[0].Reason, Join(fs.Errors())
+	}
+	return c
+}
+
+// Join makes one message, short enough for a condition, of several.
+func Join(messages []string) string {
+	s := strings.Join(messages, "; ")
+	if len(s) > maxMessage {
+		s = strings.ToValidUTF8(s[:maxMessage-3], "") + "..."
+	}
+	return s
+}
+
+// Conditions completes the wanted conditions for a status: each gets the generation, and the time of its last transition from
+// the live condition of its type if that has the same status.
+func Conditions(live []metav1.Condition, generation int64, want ...metav1.Condition) []metav1.Condition {
+	now := metav1.Now().Rfc3339Copy()
+	for i := range want {
+		want[i].ObservedGeneration = generation
+		want[i].LastTransitionTime = now
+		if was := meta.FindStatusCondition(live, want[i].Type); was != nil && was.Status == want[i].Status {
+			want[i].LastTransitionTime = was.LastTransitionTime
+		}
+	}
+	return want
+}
