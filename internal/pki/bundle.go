@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"crypto/x509"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
+	"time"
 )
 
 // Bundle is a list of roots together with the very bytes it is written in:
@@ -184,6 +186,20 @@ func (b Bundle) Pool() *x509.CertPool {
 		pool.AddCert(e.root.cert)
 	}
 	return pool
+}
+
+// Anchor is the root of the bundle under which a chain verifies at the given
+// time, whatever it is used for. The chain may be that of a workload, and may
+// end with its root.
+func (b Bundle) Anchor(chain Chain, now time.Time) (Root, error) {
+	if len(chain) == 0 {
+		return Root{}, errors.New("the certificate chain is empty")
+	}
+	path, err := buildPath(chain, b, x509.ExtKeyUsageAny, now)
+	if err != nil {
+		return Root{}, fmt.Errorf("%s does not chain to a root of the bundle: %w", describe(chain[0]), err)
+	}
+	return RootOf(path[len(path)-1]), nil
 }
 
 // Append adds a root at the end; the bytes before it stay as they are. A bundle

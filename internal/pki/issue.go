@@ -135,12 +135,13 @@ func CrossSign(other Root, signer Material, now time.Time) (*x509.Certificate, e
 		}
 	}
 	root := other.cert
-	notBefore, notAfter, err := signer.validity(now, root.NotAfter.Sub(now))
+	left := root.NotAfter.Sub(now)
+	if left <= 0 {
+		return nil, fmt.Errorf("%s expired at %s and cannot be certified", describe(root), rfc3339(root.NotAfter))
+	}
+	notBefore, notAfter, err := signer.validity(now, left)
 	if err != nil {
 		return nil, err
-	}
-	if !notBefore.Before(notAfter) {
-		return nil, fmt.Errorf("%s has expired and cannot be certified", describe(root))
 	}
 	cross, err := createCertificate(&x509.Certificate{
 		SerialNumber:          newSerial(),

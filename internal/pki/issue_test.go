@@ -13,6 +13,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"math/big"
 	"net"
 	"net/url"
 	"slices"
@@ -365,29 +366,69 @@ type pkcs10 struct {
 	Signature asn1.BitString
 }
 
-func requestFor(t testing.TB, pub *rsa.PublicKey) []byte {
+func mustMarshal(t testing.TB, v any) []byte {
 	t.Helper()
-	marshal := func(v any) []byte {
-		der, err := asn1.Marshal(v)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return der
+	der, err := asn1.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
 	}
-	spki := marshal(struct {
+	return der
+}
+
+// spkiOf encodes an RSA key that x509 might refuse to.
+func spkiOf(t testing.TB, pub *rsa.PublicKey) []byte {
+	t.Helper()
+	key := mustMarshal(t, *pub)
+	return mustMarshal(t, struct {
 		Algorithm pkix.AlgorithmIdentifier
 		Key       asn1.BitString
 	}{
 		pkix.AlgorithmIdentifier{Algorithm: asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 1, 1}, Parameters: asn1.NullRawValue},
-		asn1.BitString{Bytes: marshal(*pub), BitLength: 8 * len(marshal(*pub))},
+		asn1.BitString{Bytes: key, BitLength: 8 * len(key)},
 	})
+}
+
+func requestFor(t testing.TB, pub *rsa.PublicKey) []byte {
+	t.Helper()
 	var r pkcs10
 	r.Info.Subject.FullBytes = []byte{0x30, 0}
-	r.Info.Key.FullBytes = spki
+	r.Info.Key.FullBytes = spkiOf(t, pub)
 	r.Info.Attributes.FullBytes = []byte{0xa0, 0}
 	r.Algorithm = pkix.AlgorithmIdentifier{Algorithm: asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 1, 11}, Parameters: asn1.NullRawValue}
 	r.Signature = asn1.BitString{Bytes: make([]byte, 256), BitLength: 8 * 256}
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: marshal(r)})
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: mustMarshal(t, r)})
+}
+
+// A certificate as large as a Secret may be, whose signature would take minutes
+// to verify, is refused at once.
+func TestGiantKeyCostsNothing(t *testing.T) {
+	giant := pkitest.NewRootOf(t, "giant", pkitest.RSAKey(t, 2048), now)
+	pub := giant.Key.(*rsa.PrivateKey).PublicKey
+	spki := spkiOf(t, &pub)
+	pub.N = new(big.Int).SetBit(new(big.Int).Lsh(pub.N, 6<<20), 0, 1)
+	tbs := bytes.Replace(giant.Cert.RawTBSCertificate, spki, spkiOf(t, &pub), 1)
+	var parsed, certificate asn1.RawValue
+	if _, err := asn1.Unmarshal(giant.Cert.RawTBSCertificate, &parsed); err != nil {
+		t.Fatal(err)
+	}
+	header := len(parsed.FullBytes) - len(parsed.Bytes)
+	body := mustMarshal(t, asn1.RawValue{Class: asn1.ClassUniversal, Tag: asn1.TagSequence, IsCompound: true, Bytes: tbs[header:]})
+	if _, err := asn1.Unmarshal(giant.Cert.Raw, &certificate); err != nil {
+		t.Fatal(err)
+	}
+	der := mustMarshal(t, asn1.RawValue{Class: asn1.ClassUniversal, Tag: asn1.TagSequence, IsCompound: true,
+		Bytes: append(body, certificate.Bytes[len(giant.Cert.RawTBSCertificate):]...)})
+	text := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+	for name, data := range map[string]map[string][]byte{
+		"as a root":    {pki.RootCertKey: text, pki.RootKeyKey: giant.KeyPEM(t)},
+		"without root": {pki.CACertKey: text, pki.CAKeyKey: giant.KeyPEM(t)},
+	} {
+		_, err := pki.ReadMaterial(data, now)
+		var invalid *pki.InvalidError
+		if !errors.As(err, &invalid) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
 }
 
 func withExponent(t testing.TB, e int) []byte {
@@ -429,7 +470,8 @@ func FuzzCheckRequest(f *testing.F) {
 }
 
 func TestCrossSign(t *testing.T) {
-	old, fresh := pkitest.NewRoot(t, "old", now), pkitest.NewRoot(t, "new", now)
+	old := pkitest.NewRoot(t, "old", now)
+	fresh := pkitest.NewRoot(t, "new", now, func(c *x509.Certificate) { c.SubjectKeyId = []byte("not the hash of the key") })
 	key := pkitest.ECKey(t)
 	chain := issue(t, fresh.Material(t), key)
 	cross, err := pki.CrossSign(fresh.Root(), old.Material(t), now)
@@ -457,8 +499,14 @@ func TestCrossSign(t *testing.T) {
 	if _, err := pki.CrossSign(fresh.Root(), pkitest.NewRoot(t, "short", now, pkitest.PathLength(1)).Material(t), now); err == nil {
 		t.Error("cross-signed in spite of the signer's path length")
 	}
-	if _, err := pki.CrossSign(fresh.Root(), old.Material(t), now.AddDate(20, 0, 0)); err == nil {
+	if _, err := pki.CrossSign(pkitest.NewRoot(t, "long", now, func(c *x509.Certificate) { c.NotAfter = now.AddDate(30, 0, 0) }).Root(), old.Material(t), now.AddDate(20, 0, 0)); err == nil {
 		t.Error("cross-signed by an expired signer")
+	}
+	if _, err := pki.CrossSign(pkitest.NewRoot(t, "gone", now, func(c *x509.Certificate) { c.NotAfter = now.Add(-time.Second) }).Root(), old.Material(t), now); err == nil {
+		t.Error("cross-signed an expired root")
+	}
+	if !cross.NotAfter.Equal(fresh.Cert.NotAfter) || !bytes.Equal(cross.SubjectKeyId, fresh.Cert.SubjectKeyId) {
+		t.Error("the cross-certificate differs from the root in more than its issuer")
 	}
 }
 

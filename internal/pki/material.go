@@ -66,6 +66,10 @@ func (m Material) NotAfter() time.Time {
 	return slices.MinFunc(m.path(), func(a, b *x509.Certificate) int { return a.NotAfter.Compare(b.NotAfter) }).NotAfter
 }
 
+// Data is the authority as the data of a Secret, from which [ReadMaterial] reads
+// it: ca-cert.pem, ca-key.pem, cert-chain.pem and root-cert.pem.
+func (m Material) Data() (map[string][]byte, error) { return CACerts{Material: m}.Data() }
+
 // NewMaterial puts an authority together from its chain (the signing
 // certificate, then intermediates, without the root), its key and its roots. It
 // makes sure that the key is the certificate's and that the chain leads to one
@@ -77,7 +81,7 @@ func NewMaterial(chain Chain, key crypto.Signer, roots Bundle, now time.Time) (M
 	if !samePublicKey(chain[0].PublicKey, key.Public()) {
 		return Material{}, invalid("", ReasonKeyMismatch, "the private key is not that of %s", describe(chain[0]))
 	}
-	path, err := buildPath(chain, roots, now)
+	path, err := buildPath(chain, roots, x509.ExtKeyUsageServerAuth, now)
 	if err != nil {
 		return Material{}, invalid("", ReasonChainBroken, "%s does not chain to a trusted root: %v", describe(chain[0]), err)
 	}
@@ -95,8 +99,9 @@ func newMaterial(path []*x509.Certificate, key crypto.Signer, roots Bundle) Mate
 }
 
 // buildPath finds the shortest path from the first certificate over the others
-// to a root, as istiod verifies it; among equals, the one whose root comes first.
-func buildPath(certs []*x509.Certificate, roots Bundle, now time.Time) ([]*x509.Certificate, error) {
+// to a root; among equals, the one whose root comes first in the bundle. istiod
+// verifies a CA for server authentication.
+func buildPath(certs []*x509.Certificate, roots Bundle, usage x509.ExtKeyUsage, now time.Time) ([]*x509.Certificate, error) {
 	intermediates := x509.NewCertPool()
 	for _, c := range certs[1:] {
 		intermediates.AddCert(c)
@@ -105,7 +110,7 @@ func buildPath(certs []*x509.Certificate, roots Bundle, now time.Time) ([]*x509.
 		Roots:         roots.Pool(),
 		Intermediates: intermediates,
 		CurrentTime:   now,
-		KeyUsages:     []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+		KeyUsages:     []x509.ExtKeyUsage{usage},
 	})
 	if err != nil {
 		return nil, err
@@ -273,7 +278,7 @@ func (f form) verify(p parts, now time.Time) (Material, *InvalidError) {
 	if !samePublicKey(cert.PublicKey, p.key.Public()) {
 		return Material{}, invalid(f.key, ReasonKeyMismatch, "is not the private key of the certificate in %s: store the two that were made together", f.cert)
 	}
-	path, err := buildPath(slices.Concat(p.certs, p.chain), p.roots, now)
+	path, err := buildPath(slices.Concat(p.certs, p.chain), p.roots, x509.ExtKeyUsageServerAuth, now)
 	if err != nil {
 		return Material{}, invalid(f.cert, ReasonChainBroken, "%s does not chain to a root in %s (%v): put the missing intermediates into %s, or the right root into %s", describe(cert), f.roots, err, f.chain, f.roots)
 	}

@@ -168,6 +168,49 @@ func TestMaterialKeepsItsKeySecret(t *testing.T) {
 	}
 }
 
+func TestMaterialData(t *testing.T) {
+	root := pkitest.NewRoot(t, "root", now)
+	for _, ca := range []*pkitest.CA{root, root.Intermediate(t, "a"), root.Intermediate(t, "a").Intermediate(t, "b")} {
+		m := ca.Material(t)
+		data, err := m.Data()
+		if err != nil {
+			t.Fatal(err)
+		}
+		again, err := pki.ReadMaterial(data, now)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !again.Certificate.Equal(m.Certificate) || again.Root.ID() != m.Root.ID() || len(again.Chain()) != len(m.Chain()) || !samePublic(again.Key, m.Key) {
+			t.Errorf("%v became %v", m, again)
+		}
+	}
+}
+
+func TestAnchor(t *testing.T) {
+	a, b := pkitest.NewRoot(t, "a", now), pkitest.NewRoot(t, "b", now)
+	mid := b.Intermediate(t, "mid")
+	leaf := mid.Leaf(t, "leaf", func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth} })
+	both := pki.NewBundle(a.Root(), b.Root())
+	for name, chain := range map[string]pki.Chain{
+		"leaf":           {leaf.Cert, mid.Cert},
+		"leaf with root": {leaf.Cert, mid.Cert, b.Cert},
+		"intermediate":   {mid.Cert},
+		"root":           {b.Cert},
+	} {
+		if root, err := both.Anchor(chain, now); err != nil || root.ID() != b.Root().ID() {
+			t.Errorf("%s: %v", name, err)
+		}
+		if _, err := pki.NewBundle(a.Root()).Anchor(chain, now); err == nil {
+			t.Errorf("%s: verifies under another root", name)
+		}
+	}
+	for name, chain := range map[string]pki.Chain{"empty": {}, "incomplete": {leaf.Cert}} {
+		if _, err := both.Anchor(chain, now); err == nil {
+			t.Errorf("%s: verifies", name)
+		}
+	}
+}
+
 func TestNewMaterial(t *testing.T) {
 	root := pkitest.NewRoot(t, "root", now)
 	mid := root.Intermediate(t, "mid", pkitest.PathLength(0))

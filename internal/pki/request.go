@@ -16,8 +16,8 @@ const maxRequestPEM = 16 << 10
 // NewRequest is a signing request (PKCS #10, RFC 2986) in PEM. It proves
 // possession of the key; organization and mesh are there for those who read it:
 // an [Issuer] takes only the public key from it.
-func NewRequest(key crypto.Signer, organizationName, mesh string) ([]byte, error) {
-	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{Subject: subject(organizationName, mesh)}, key)
+func NewRequest(key crypto.Signer, organization, mesh string) ([]byte, error) {
+	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{Subject: subject(organization, mesh)}, key)
 	if err != nil {
 		return nil, fmt.Errorf("creating a signing request: %w", err)
 	}
@@ -25,8 +25,8 @@ func NewRequest(key crypto.Signer, organizationName, mesh string) ([]byte, error
 }
 
 // subject is the subject of a mesh's intermediate.
-func subject(organizationName, mesh string) pkix.Name {
-	return pkix.Name{Organization: organization(organizationName), OrganizationalUnit: []string{attribute(mesh)}}
+func subject(organization, mesh string) pkix.Name {
+	return pkix.Name{Organization: attributes(organization), OrganizationalUnit: attributes(mesh)}
 }
 
 // CheckRequest reads a signing request from PEM: exactly one block, signed by

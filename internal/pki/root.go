@@ -113,7 +113,7 @@ func NewRoot(key crypto.Signer, o RootOptions, now time.Time) (Material, error) 
 	template := &x509.Certificate{
 		SerialNumber: newSerial(),
 		Subject: pkix.Name{
-			Organization: organization(o.Organization),
+			Organization: attributes(o.Organization),
 			CommonName:   attribute(o.VirtualMesh + "." + strconv.Itoa(o.Generation)),
 			SerialNumber: name,
 		},
@@ -149,8 +149,8 @@ func newSerial() *big.Int {
 	return new(big.Int).SetBytes(b[:])
 }
 
-// organization is the value of a subject's O, absent if empty.
-func organization(name string) []string {
+// attributes is the value of a subject's O or OU, absent if empty.
+func attributes(name string) []string {
 	if name == "" {
 		return nil
 	}
