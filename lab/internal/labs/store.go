@@ -14,6 +14,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -105,12 +107,19 @@ func create(name string, clusters []string, o topology.Options, parts build.Part
 	}
 	defer allocated()
 
-	index, err := freeIndex()
+	others, err := list()
+	if err != nil {
+		return nil, nil, err
+	}
+	index, err := freeIndex(others)
 	if err != nil {
 		return nil, nil, err
 	}
 	plan, err := topology.Plan(name, index, clusters, o)
 	if err != nil {
+		return nil, nil, err
+	}
+	if err := checkWatches(append(others, &Lab{Lab: plan})); err != nil {
 		return nil, nil, err
 	}
 	plan.CreatedAt = time.Now().UTC().Truncate(time.Second)
@@ -125,6 +134,10 @@ func create(name string, clusters []string, o topology.Options, parts build.Part
 	}
 	if unlock, err = lock(l.Dir(), false); err != nil {
 		return nil, nil, err
+	}
+	if _, err := Open(name); !errors.Is(err, ErrNotFound) {
+		unlock()
+		return nil, nil, fmt.Errorf("lab %q has been made by another command at this moment", name)
 	}
 	if err := l.save(); err != nil {
 		unlock()
@@ -145,25 +158,60 @@ func (l *Lab) save() error {
 	return os.Rename(file+".new", file)
 }
 
-func freeIndex() (int, error) {
+// list opens all labs.
+func list() ([]*Lab, error) {
 	names, err := Names()
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
-	var taken []int
+	var all []*Lab
 	for _, n := range names {
 		switch l, err := Open(n); {
 		case err == nil:
-			taken = append(taken, l.Index)
+			all = append(all, l)
 		case !errors.Is(err, ErrNotFound):
-			return 0, err
+			return nil, err
 		}
+	}
+	return all, nil
+}
+
+func freeIndex(others []*Lab) (int, error) {
+	var taken []int
+	for _, l := range others {
+		taken = append(taken, l.Index)
 	}
 	busy, err := network.Busy()
 	if err != nil {
 		return 0, err
 	}
 	return topology.FreeIndex(taken, busy)
+}
+
+// watchesPerNode is how many instances of inotify(7) one node takes, measured with Istio and the workloads, and a few more.
+const watchesPerNode = 24
+
+// checkWatches refuses more nodes than the machine has instances of inotify for: their kubelets would not start.
+func checkWatches(all []*Lab) error {
+	const limit = "/proc/sys/fs/inotify/max_user_instances"
+	text, err := os.ReadFile(limit)
+	if err != nil {
+		return err
+	}
+	have, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil {
+		return fmt.Errorf("%s: %w", limit, err)
+	}
+	nodes := 0
+	for _, l := range all {
+		if !l.Options.ControlPlaneOnly {
+			nodes += len(l.Clusters)
+		}
+	}
+	if need := nodes * watchesPerNode; need > have {
+		return fmt.Errorf("%d nodes on this machine need fs.inotify.max_user_instances to be %d, it is %d: raise it with `sysctl -w fs.inotify.max_user_instances=1024`, or take a lab down", nodes, need, have)
+	}
+	return nil
 }
 
 // errLocked says that another process is at work.
