@@ -98,6 +98,9 @@ func New(mgr ctrl.Manager, opts Options) (*Link, error) {
 		o.Logger = l.log
 		o.Cache = cache.Options{
 			DefaultNamespaces: map[string]cache.Config{l.namespace: {}},
+			ByObject: map[client.Object]cache.ByObject{
+				&v1alpha1.Settings{}: {Namespaces: map[string]cache.Config{v1alpha1.SystemNamespace: {}}},
+			},
 		}
 	})
 	if err != nil {
@@ -114,7 +117,7 @@ func (l *Link) Setup(f SetupFunc, kinds ...client.Object) {
 	l.setups = append(l.setups, setup{f, kinds})
 }
 
-// Hub is the hub. Its cache holds what lies in the namespace of this cluster. Reads of it fail, or wait for their context,
+// Hub is the hub. Its cache holds what lies in the namespace of this cluster, and Settings. Reads of it fail, or wait for their context,
 // until the hub has answered once.
 func (l *Link) Hub() cluster.Cluster { return l.hub }
 
