@@ -188,8 +188,8 @@ func freeIndex(others []*Lab) (int, error) {
 	return topology.FreeIndex(taken, busy)
 }
 
-// watchesPerNode is how many instances of inotify(7) one node takes, measured with Istio and the workloads, and a few more.
-const watchesPerNode = 24
+// watchesPerNode is how many instances of inotify(7) one node takes: 17 were counted, with Istio and the workloads.
+const watchesPerNode = 18
 
 // checkWatches refuses more nodes than the machine has instances of inotify for: their kubelets would not start.
 func checkWatches(all []*Lab) error {
