@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/client-go/util/csaupgrade"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/apiutil"
 
 	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
 )
@@ -72,6 +73,23 @@ func Apply(ctx context.Context, c client.Client, owner string, obj *unstructured
 	want.SetUID(live.GetUID())
 	want.SetManagedFields(nil)
 	return Updated, c.Apply(ctx, client.ApplyConfigurationFromUnstructured(want), client.FieldOwner(owner), client.ForceOwnership)
+}
+
+// ToUnstructured converts obj to what Apply takes: with apiVersion and kind, without status.
+func ToUnstructured(scheme *runtime.Scheme, obj client.Object) (*unstructured.Unstructured, error) {
+	gvk, err := apiutil.GVKForObject(obj, scheme)
+	if err != nil {
+		return nil, err
+	}
+	content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(obj)
+	if err != nil {
+		return nil, err
+	}
+	delete(content, "status")
+	u := &unstructured.Unstructured{Object: content}
+	u.SetGroupVersionKind(gvk)
+	unstructured.RemoveNestedField(content, "metadata", "creationTimestamp")
+	return u, nil
 }
 
 // ApplyStatus applies (server side, as owner) the status of obj, and only that; live is the object as it was read. Each
