@@ -429,6 +429,13 @@ func TestGiantKeyCostsNothing(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+	oversized, err := pki.ParseChain(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := pki.NewBundle(somePool()...).Anchor(append(pki.Chain{giant.Leaf(t, "leaf").Cert}, oversized...), now); err == nil {
+		t.Error("a chain over a tampered certificate verifies")
+	}
 }
 
 func withExponent(t testing.TB, e int) []byte {

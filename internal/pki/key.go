@@ -179,10 +179,16 @@ func PublicKeyName(pub crypto.PublicKey) (string, error) {
 	return fingerprint[:40], nil
 }
 
+// oversized tells a key whose signatures are not worth looking at: to verify one
+// of a few million bits takes minutes.
+func oversized(pub crypto.PublicKey) bool {
+	k, ok := pub.(*rsa.PublicKey)
+	return ok && k.N.BitLen() > maxRSABits
+}
+
 // isSelfSigned tells whether a certificate is its own issuer, signature
-// included. It does not so much as look at the signature of a key that is not
-// accepted: verifying one of a few million bits takes minutes.
+// included.
 func isSelfSigned(c *x509.Certificate) bool {
-	return bytes.Equal(c.RawSubject, c.RawIssuer) && keyWeakness(c.PublicKey) == "" &&
+	return bytes.Equal(c.RawSubject, c.RawIssuer) && !oversized(c.PublicKey) &&
 		c.CheckSignature(c.SignatureAlgorithm, c.RawTBSCertificate, c.Signature) == nil
 }

@@ -104,7 +104,9 @@ func newMaterial(path []*x509.Certificate, key crypto.Signer, roots Bundle) Mate
 func buildPath(certs []*x509.Certificate, roots Bundle, usage x509.ExtKeyUsage, now time.Time) ([]*x509.Certificate, error) {
 	intermediates := x509.NewCertPool()
 	for _, c := range certs[1:] {
-		intermediates.AddCert(c)
+		if !oversized(c.PublicKey) {
+			intermediates.AddCert(c)
+		}
 	}
 	paths, err := certs[0].Verify(x509.VerifyOptions{
 		Roots:         roots.Pool(),
@@ -181,9 +183,17 @@ func readMaterial(data map[string][]byte, now time.Time) (Material, *InvalidErro
 	if err != nil {
 		return Material{}, err
 	}
-	for i, c := range m.path() {
+	path := m.path()
+	for i, c := range path {
+		field := f.chain
+		switch i {
+		case 0:
+			field = f.cert
+		case len(path) - 1:
+			field = f.roots
+		}
 		if hasPathLength(c) && c.MaxPathLen <= i {
-			return Material{}, invalid(f.cert, ReasonPathLength, "path length %d of %s leaves no room for the intermediate CA of a mesh: issue it with at least %d, or without", c.MaxPathLen, describe(c), i+1)
+			return Material{}, invalid(field, ReasonPathLength, "path length %d of %s leaves no room for the intermediate CA of a mesh: issue it with at least %d, or without", c.MaxPathLen, describe(c), i+1)
 		}
 	}
 	return m, nil

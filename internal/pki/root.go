@@ -144,7 +144,7 @@ func createCertificate(template, parent *x509.Certificate, pub crypto.PublicKey,
 // octets (RFC 5280, 4.1.2.2 allows 20).
 func newSerial() *big.Int {
 	var b [16]byte
-	rand.Read(b[:]) // never fails (crypto/rand)
+	rand.Read(b[:]) // crypto/rand never fails
 	b[0] = b[0]&0x7f | 0x40
 	return new(big.Int).SetBytes(b[:])
 }
@@ -174,9 +174,9 @@ func attribute(name string) string {
 }
 
 func encodeCertificates(certs ...*x509.Certificate) []byte {
-	var text bytes.Buffer
+	var text []byte
 	for _, c := range certs {
-		pem.Encode(&text, &pem.Block{Type: "CERTIFICATE", Bytes: c.Raw}) // a Buffer takes every write
+		text = append(text, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})...)
 	}
-	return text.Bytes()
+	return text
 }
