@@ -114,6 +114,15 @@ func nothingLeft(t *testing.T, l *labs.Lab) {
 	if strings.Contains(string(mounts), l.Dir()) {
 		t.Errorf("mounts below %s are left", l.Dir())
 	}
+	clients, err := filepath.Glob("/proc/[0-9]*/environ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range clients {
+		if b, err := os.ReadFile(c); err == nil && strings.Contains(string(b), l.Dir()+"/") {
+			t.Errorf("process %s still works for the lab", filepath.Dir(c))
+		}
+	}
 	for cluster, groups := range l.Cgroups {
 		for _, g := range groups {
 			if _, err := os.Stat(g.Dir); !errors.Is(err, fs.ErrNotExist) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -49,7 +50,7 @@ func runUp(cmd *cobra.Command, name string, clusters []string, o topology.Option
 	interrupted := cmd.Context()
 	ctx, cancel := context.WithTimeoutCause(interrupted, timeout, fmt.Errorf("not ready after %s (--timeout)", timeout))
 	defer cancel()
-	say := labs.Timer(func(line string) { fmt.Fprintln(cmd.OutOrStdout(), line) })
+	say := timer(cmd.OutOrStdout())
 	l, err := labs.Up(ctx, name, clusters, o, parts, say)
 	switch {
 	case err == nil:
@@ -94,7 +95,7 @@ func downAll(cmd *cobra.Command) error {
 }
 
 func downOne(cmd *cobra.Command, name string) error {
-	say := labs.Timer(func(line string) { fmt.Fprintln(cmd.OutOrStdout(), line) })
+	say := timer(cmd.OutOrStdout())
 	err := labs.Down(name)
 	if errors.Is(err, labs.ErrNotFound) {
 		say("", fmt.Sprintf("there is no lab %q", name))
@@ -104,4 +105,15 @@ func downOne(cmd *cobra.Command, name string) error {
 		say("", fmt.Sprintf("lab %q is down", name))
 	}
 	return err
+}
+
+// timer prints one line per step, with the seconds since it was made.
+func timer(w io.Writer) labs.Progress {
+	begin := time.Now()
+	return func(cluster, reached string) {
+		if cluster != "" {
+			cluster += ": "
+		}
+		fmt.Fprintf(w, "%6.1fs  %s%s\n", time.Since(begin).Seconds(), cluster, reached)
+	}
 }

@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"text/template"
 	"time"
 
@@ -58,6 +59,7 @@ func (c Cluster) kubectl(ctx context.Context, in io.Reader, args ...string) ([]b
 func (c Cluster) Run(ctx context.Context, in io.Reader, program string, args ...string) ([]byte, error) {
 	cmd := exec.CommandContext(ctx, filepath.Join(c.Bin, program), args...)
 	cmd.Env = append(os.Environ(), "KUBECONFIG="+c.Kubeconfig("admin"), "NO_PROXY="+c.Cluster.NodeIP.String())
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} // nobody is left behind by a killed `lab up`
 	cmd.Stdin = in
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr

@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
-	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -216,15 +215,4 @@ func (l *Lab) remove() error {
 		return err
 	}
 	return os.RemoveAll(l.Dir())
-}
-
-// Timer makes a Progress that prints one line per step with the time since it was made.
-func Timer(print func(line string)) Progress {
-	begin := time.Now()
-	return func(cluster, reached string) {
-		if cluster != "" {
-			cluster += ": "
-		}
-		print(fmt.Sprintf("%6.1fs  %s%s", time.Since(begin).Seconds(), cluster, reached))
-	}
 }

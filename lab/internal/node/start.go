@@ -97,6 +97,7 @@ func (s Spec) Enter(ctx context.Context, argv ...string) (*exec.Cmd, error) {
 	}
 	args := []string{"--target", strconv.Itoa(pid), "--mount", "--net", "--pid", "--uts", "--ipc", "--cgroup", "--root", "--wd", "--"}
 	cmd := exec.CommandContext(ctx, "nsenter", append(args, argv...)...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL} // nobody is left behind by a killed `lab up`
 	cmd.Env = []string{"PATH=" + s.Bin + ":/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "KUBECONFIG=" + s.Kubeconfig("admin")}
 	return cmd, nil
 }
@@ -116,7 +117,9 @@ func (s Spec) Kill() error {
 	deadline := time.Now().Add(20 * time.Second)
 	var errs []error
 	if pid := s.PID(); pid != 0 {
-		errs = append(errs, unix.Kill(pid, unix.SIGKILL))
+		if err := unix.Kill(pid, unix.SIGKILL); err != unix.ESRCH {
+			errs = append(errs, err)
+		}
 	}
 	for _, g := range s.Cgroups {
 		errs = append(errs, g.remove(deadline))
