@@ -157,18 +157,14 @@ func (b *builder) envoyBootstrap(ctx context.Context) (image.File, error) {
 
 // istioModule returns the directory of the pinned Istio in Go's module cache.
 func (b *builder) istioModule(ctx context.Context) (string, error) {
-	cmd := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}", "istio.io/istio")
+	cmd := exec.CommandContext(ctx, "go", "list", "-find", "-f", "{{.Module.Dir}}", "istio.io/istio/pilot/cmd/pilot-agent")
 	cmd.Dir = b.source.pins()
 	cmd.Env = append(os.Environ(), "GOFLAGS=-mod=readonly", "GOWORK=off")
-	out, err := cmd.Output()
+	out, err := cmd.CombinedOutput()
 	if err != nil {
-		return "", fmt.Errorf("finding Istio's module: %w", err)
+		return "", fmt.Errorf("finding Istio's module: %w\n%s", err, lastLines(out))
 	}
-	dir := strings.TrimSpace(string(out))
-	if dir == "" {
-		return "", fmt.Errorf("Istio's module is not in Go's module cache: run go mod download istio.io/istio in %s", b.source.pins())
-	}
-	return dir, nil
+	return strings.TrimSpace(string(out)), nil
 }
 
 // fingerprint changes when the image would: it covers the spec, and size and
