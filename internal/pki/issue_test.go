@@ -424,8 +424,7 @@ func TestGiantKeyCostsNothing(t *testing.T) {
 		"without root": {pki.CACertKey: text, pki.CAKeyKey: giant.KeyPEM(t)},
 	} {
 		_, err := pki.ReadMaterial(data, now)
-		var invalid *pki.InvalidError
-		if !errors.As(err, &invalid) {
+		if _, ok := errors.AsType[*pki.InvalidError](err); !ok {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math/big"
 	"regexp"
 	"slices"
 	"strings"
@@ -153,7 +154,11 @@ func TestKeyEncodings(t *testing.T) {
 
 func TestMaterialKeepsItsKeySecret(t *testing.T) {
 	m := pkitest.NewRoot(t, "root", now).Material(t)
-	d := m.Key.(*ecdsa.PrivateKey).D
+	raw, err := m.Key.(*ecdsa.PrivateKey).Bytes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := new(big.Int).SetBytes(raw)
 	asJSON, err := json.Marshal(m)
 	if err != nil {
 		t.Fatal(err)
