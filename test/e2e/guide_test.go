@@ -95,10 +95,8 @@ func guide(t *testing.T, w *world) {
 	if fingerprint(one[1]) == fingerprint(two[1]) {
 		t.Fatal("both clusters have the same intermediate: a private key has left its cluster")
 	}
-	out := w.kubectl(t, management, "exec", "deploy/productpage-v1", "-c", "productpage", "--", "/sample", "get", "http://reviews.default:9080/")
-	if !strings.Contains(out, "reviews") {
-		t.Fatalf("reviews answered: %s", out)
-	}
+	w.traffic(t, management, "productpage-v1", "http://reviews:9080/", "http://details:9080/", "tcp://ratings:9000")
+	w.traffic(t, remote, "reviews-v3", "http://ratings:9080/", "tcp://ratings:9000")
 	w.run(t, time.Minute, "meshctl", "check", "--context", management)
 	if out := w.run(t, time.Minute, "meshctl", "describe", "virtualmesh", "virtual-mesh", "--context", management); !strings.Contains(out, root(one)[:16]) {
 		t.Fatalf("describe does not name the root %s: %s", root(one), out)

@@ -231,6 +231,33 @@ func trusts(root *x509.Certificate, chain []*x509.Certificate) error {
 	return err
 }
 
+// traffic sends requests from a deployment's pod for some seconds and fails the test if one fails. That it can see a
+// failure is shown by a path that fails on purpose.
+func (w *world) traffic(t *testing.T, context, deployment string, urls ...string) {
+	t.Helper()
+	send := func(urls ...string) (sent, failed int) {
+		args := []string{"exec", "deploy/" + deployment, "--", "/sample", "load", "-rate", "40", "-duration", "3s"}
+		for _, u := range urls {
+			args = append(args, "-url", u)
+		}
+		out := w.kubectl(t, context, args...)
+		var summary struct{ Sent, Failed int }
+		if err := json.Unmarshal([]byte(out), &summary); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		if summary.Failed > 0 {
+			t.Logf("load: %s", out)
+		}
+		return summary.Sent, summary.Failed
+	}
+	if sent, failed := send(strings.TrimSuffix(urls[0], "/") + "/status/503"); failed != sent || sent < 50 {
+		t.Fatalf("a path that always fails: %d of %d requests failed", failed, sent)
+	}
+	if sent, failed := send(urls...); failed != 0 || sent < 50 {
+		t.Fatalf("%d of %d requests failed", failed, sent)
+	}
+}
+
 // dump writes what helps to understand a failure.
 func (w *world) dump(t *testing.T) {
 	t.Helper()
