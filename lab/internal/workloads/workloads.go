@@ -50,6 +50,9 @@ var text string
 
 var manifest = template.Must(template.New("workload").Parse(text))
 
+//go:embed ratings.yaml
+var ratings []byte
+
 func manifests(cluster string, ws []workload) ([]byte, error) {
 	var b bytes.Buffer
 	seen := map[string]bool{}
@@ -68,6 +71,8 @@ func manifests(cluster string, ws []workload) ([]byte, error) {
 			return nil, err
 		}
 	}
+	b.WriteString("\n")
+	b.Write(ratings)
 	return b.Bytes(), nil
 }
 
