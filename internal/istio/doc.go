@@ -2,8 +2,7 @@
 // gateways, in the terms of the Isthmus API.
 //
 // It knows how Istio is installed and how pods get into a mesh. It imports no client and knows neither the hub nor any
-// other cluster. It does not modify what it is given and is content with objects from which all that Facts... functions
-// do not read was removed.
+// other cluster. It does not modify what it is given.
 package istio
 
 import corev1 "k8s.io/api/core/v1"
@@ -21,6 +20,7 @@ const (
 	AnnotationStatus    = "sidecar.istio.io/status"
 	AnnotationTemplates = "inject.istio.io/templates"
 	AnnotationAmbient   = "ambient.istio.io/redirection"
+	AnnotationInject    = "sidecar.istio.io/inject" // preceded the label of the same name
 )
 
 const (

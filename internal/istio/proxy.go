@@ -81,7 +81,7 @@ func (in *Installation) injector(t *corev1.PodTemplateSpec, ns *corev1.Namespace
 	if t.Spec.HostNetwork || slices.Contains(SystemNamespaces, ns.Name) {
 		return nil
 	}
-	if _, labelled := t.Labels[labelInject]; !labelled && t.Annotations[labelInject] == "false" {
+	if _, labelled := t.Labels[labelInject]; !labelled && t.Annotations[AnnotationInject] == "false" {
 		return nil
 	}
 	for i := range in.Injectors {

@@ -1,0 +1,185 @@
+package discovery
+
+import (
+	"context"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
+	"github.com/isthmus-mesh/isthmus/internal/istio"
+	"github.com/isthmus-mesh/isthmus/internal/kube"
+)
+
+// destinations keeps one Destination per Service of a mesh.
+type destinations struct{ *discovery }
+
+func (d *discovery) addDestinations(mgr ctrl.Manager, local, hub cache.Cache) (signal, error) {
+	r := &destinations{d}
+	c, err := newController(mgr, "discovery-destination", 4, r)
+	if err != nil {
+		return nil, err
+	}
+	all := newSignal()
+	behind := func(ctx context.Context, o client.Object) []request {
+		return d.servicesFor(ctx, o.GetNamespace(), template(o).Labels)
+	}
+	for _, s := range []reconcileSource{
+		watch(local, &corev1.Service{}, versionChanged, func(_ context.Context, s *corev1.Service) []request {
+			return []request{{Namespace: s.Namespace, Name: s.Name}}
+		}),
+		watch(local, &corev1.Pod{}, podChanged, func(ctx context.Context, p *corev1.Pod) []request {
+			return d.servicesFor(ctx, p.Namespace, p.Labels)
+		}),
+		watch(local, &appsv1.Deployment{}, templateChanged, func(ctx context.Context, o *appsv1.Deployment) []request { return behind(ctx, o) }),
+		watch(local, &appsv1.StatefulSet{}, templateChanged, func(ctx context.Context, o *appsv1.StatefulSet) []request { return behind(ctx, o) }),
+		watch(local, &appsv1.DaemonSet{}, templateChanged, func(ctx context.Context, o *appsv1.DaemonSet) []request { return behind(ctx, o) }),
+		watch(local, &corev1.Namespace{}, labelsChanged, func(ctx context.Context, ns *corev1.Namespace) []request {
+			return r.services(ctx, client.InNamespace(ns.Name))
+		}),
+		watch(hub, &v1alpha1.Destination{}, specChanged, func(_ context.Context, o *v1alpha1.Destination) []request {
+			req := request{Namespace: o.Spec.KubeService.Namespace, Name: o.Spec.KubeService.Name}
+			if o.Name != kube.Qualified(req.Name, req.Namespace) {
+				req.Stray = o.Name
+			}
+			return []request{req}
+		}),
+		all.source(func(ctx context.Context) []request { return append(r.services(ctx), r.known(ctx)...) }),
+	} {
+		if err := c.Watch(s); err != nil {
+			return nil, err
+		}
+	}
+	return all, nil
+}
+
+// services lists Services of the cluster.
+func (r *destinations) services(ctx context.Context, opts ...client.ListOption) []request {
+	var list corev1.ServiceList
+	if r.local.List(ctx, &list, append(opts, client.UnsafeDisableDeepCopy)...) != nil {
+		return nil // only the end of ctx
+	}
+	out := make([]request, len(list.Items))
+	for i := range list.Items {
+		out[i] = request{Namespace: list.Items[i].Namespace, Name: list.Items[i].Name}
+	}
+	return out
+}
+
+// known lists the Services that the hub has Destinations of.
+func (r *destinations) known(ctx context.Context) []request {
+	var list v1alpha1.DestinationList
+	if r.hub.List(ctx, &list, client.InNamespace(r.namespace), client.UnsafeDisableDeepCopy) != nil {
+		return nil // only the end of ctx
+	}
+	var out []request
+	for i := range list.Items {
+		s := &list.Items[i].Spec.KubeService
+		out = append(out, request{Namespace: s.Namespace, Name: s.Name})
+	}
+	return out
+}
+
+// Reconcile makes the hub have what is true of one Service.
+func (r *destinations) Reconcile(ctx context.Context, req request) (reconcile.Result, error) {
+	v := r.view.Load()
+	if v == nil {
+		return reconcile.Result{}, nil
+	}
+	name := kube.Qualified(req.Name, req.Namespace)
+	have := &v1alpha1.Destination{}
+	err := r.hub.Get(ctx, types.NamespacedName{Namespace: r.namespace, Name: name}, have)
+	exists := err == nil
+	if client.IgnoreNotFound(err) != nil {
+		return reconcile.Result{}, err
+	}
+	want, state, err := r.observe(ctx, v, req)
+	if err != nil {
+		return reconcile.Result{}, err
+	}
+	if req.Stray != "" {
+		return r.removeStray(ctx, req.Stray, &v1alpha1.Destination{}, exists || state == istio.Outside)
+	}
+	switch state {
+	case istio.Inside:
+		if exists && ours(have) && equality.Semantic.DeepEqual(have.Spec, want) {
+			return reconcile.Result{}, nil
+		}
+		obj := &v1alpha1.Destination{Spec: want}
+		obj.Name = name
+		return reconcile.Result{}, r.put(ctx, obj)
+	case istio.Outside:
+		if exists {
+			return reconcile.Result{}, r.remove(ctx, have, "the Service is gone or in no mesh")
+		}
+	case istio.Unknown:
+		if exists {
+			gone, err := r.orphaned(ctx, v, have.Spec.Mesh)
+			if err == nil && gone {
+				err = r.remove(ctx, have, "its mesh is gone")
+			}
+			return reconcile.Result{}, err
+		}
+	}
+	return reconcile.Result{}, nil
+}
+
+// observe describes a Service. That it is gone is believed of the API server only, not of the cache.
+func (r *destinations) observe(ctx context.Context, v *view, req request) (v1alpha1.DestinationSpec, istio.Membership, error) {
+	var none v1alpha1.DestinationSpec
+	if v.excludes(req.Namespace) {
+		return none, istio.Outside, nil
+	}
+	s := &corev1.Service{}
+	key := types.NamespacedName{Namespace: req.Namespace, Name: req.Name}
+	if err := r.local.Get(ctx, key, s); err != nil {
+		state, err := r.absent(ctx, err, key, s)
+		return none, state, err
+	}
+	ns, err := r.namespaceOf(ctx, s.Namespace)
+	if err != nil {
+		return none, istio.Unknown, err
+	}
+	behind, err := r.backends(ctx, s)
+	if err != nil {
+		return none, istio.Unknown, err
+	}
+	spec, mesh, state := v.Destination(s, ns, behind)
+	if state == istio.Inside {
+		spec.Cluster, spec.Mesh = r.cluster, r.meshName(mesh)
+	}
+	return spec, state, nil
+}
+
+// absent says what may be concluded from an error of reading an object from the cache: that the object is gone, if the API
+// server says so too. If it has the object the cache is behind, and its event will come.
+func (d *discovery) absent(ctx context.Context, cached error, key types.NamespacedName, obj client.Object) (istio.Membership, error) {
+	if !apierrors.IsNotFound(cached) {
+		return istio.Unknown, cached
+	}
+	err := d.live.Get(ctx, key, obj)
+	if apierrors.IsNotFound(err) {
+		return istio.Outside, nil
+	}
+	return istio.Unknown, err
+}
+
+// removeStray deletes an object whose name discovery does not give, once nothing is lost by it: the one with the right
+// name exists, or none is called for.
+func (d *discovery) removeStray(ctx context.Context, name string, obj client.Object, replaced bool) (reconcile.Result, error) {
+	if !replaced {
+		return reconcile.Result{RequeueAfter: 5 * time.Second}, nil
+	}
+	if err := d.hub.Get(ctx, types.NamespacedName{Namespace: d.namespace, Name: name}, obj); err != nil {
+		return reconcile.Result{}, client.IgnoreNotFound(err)
+	}
+	return reconcile.Result{}, d.remove(ctx, obj, "its name is not the one that its source has now")
+}

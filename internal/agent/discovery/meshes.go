@@ -1,0 +1,299 @@
+package discovery
+
+import (
+	"context"
+	"slices"
+
+	admissionv1 "k8s.io/api/admissionregistration/v1"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/types"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
+	"github.com/isthmus-mesh/isthmus/internal/istio"
+	"github.com/isthmus-mesh/isthmus/internal/kube"
+)
+
+// meshes keeps the Meshes, of which a cluster has one or a few, and the view that all else depends on. Whatever changes,
+// it looks at all of it.
+type meshes struct {
+	*discovery
+	changed []signal
+}
+
+func (d *discovery) addMeshes(mgr ctrl.Manager, local, hub cache.Cache, changed ...signal) error {
+	r := &meshes{d, changed}
+	c, err := newController(mgr, "discovery-mesh", 1, r)
+	if err != nil {
+		return err
+	}
+	always := []request{{}}
+	for _, s := range []reconcileSource{
+		watch(local, &appsv1.Deployment{}, planeChanged, func(_ context.Context, o *appsv1.Deployment) []request {
+			if istio.IsControlPlane(o) {
+				return always
+			}
+			return nil
+		}),
+		watch(local, &corev1.ConfigMap{}, versionChanged, func(context.Context, *corev1.ConfigMap) []request { return always }),
+		watch(local, &admissionv1.MutatingWebhookConfiguration{}, versionChanged,
+			func(context.Context, *admissionv1.MutatingWebhookConfiguration) []request { return always }),
+		watch(local, &corev1.Namespace{}, labelsChanged, func(_ context.Context, o *corev1.Namespace) []request {
+			if r.isRoot(o.Name) {
+				return always
+			}
+			return nil
+		}),
+		watch(local, &corev1.Service{}, versionChanged, func(_ context.Context, o *corev1.Service) []request {
+			if v := r.view.Load(); v != nil {
+				if _, gateway := v.gateways.Rank(o); !gateway && !r.isRoot(o.Namespace) {
+					return nil
+				}
+			}
+			return always
+		}),
+		watch(local, &corev1.Pod{}, podMoved, func(_ context.Context, o *corev1.Pod) []request {
+			if istio.ProxyOf(o, &corev1.Namespace{}).DataPlane == v1alpha1.DataPlaneGateway {
+				return always
+			}
+			return nil
+		}),
+		watch(local, &corev1.Node{}, nodeMoved, func(context.Context, *corev1.Node) []request { return always }),
+		watch(hub, &v1alpha1.Mesh{}, specChanged, func(context.Context, *v1alpha1.Mesh) []request { return always }),
+		watch(hub, &v1alpha1.Settings{}, versionChanged, func(context.Context, *v1alpha1.Settings) []request { return always }),
+	} {
+		if err := c.Watch(s); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func planeChanged(was, is *appsv1.Deployment) bool {
+	return templateChanged(was, is) || !equality.Semantic.DeepEqual(was.Spec.Replicas, is.Spec.Replicas) || labelsChanged(was, is)
+}
+
+func podMoved(was, is *corev1.Pod) bool {
+	return was.Spec.NodeName != is.Spec.NodeName || podChanged(was, is)
+}
+
+func nodeMoved(was, is *corev1.Node) bool {
+	return !equality.Semantic.DeepEqual(was.Status.Addresses, is.Status.Addresses)
+}
+
+// isRoot reports whether a namespace is the root namespace of a mesh, or is not known not to be.
+func (r *meshes) isRoot(namespace string) bool {
+	v := r.view.Load()
+	if v == nil || slices.Contains(v.Incomplete, namespace) {
+		return true
+	}
+	_, ok := v.Mesh(namespace)
+	return ok
+}
+
+// Reconcile looks at all control planes, tells the other reconcilers if their answers may have changed, and makes the hub
+// have the Meshes.
+func (r *meshes) Reconcile(ctx context.Context, _ request) (reconcile.Result, error) {
+	v, err := r.look(ctx)
+	if err != nil {
+		return reconcile.Result{}, err
+	}
+	if !v.equal(r.view.Load()) {
+		r.view.Store(v)
+		for _, s := range r.changed {
+			s.send()
+		}
+	}
+	gateways, err := r.findGateways(ctx, v)
+	if err != nil {
+		return reconcile.Result{}, err
+	}
+	var list v1alpha1.MeshList
+	if err := r.hub.List(ctx, &list, client.InNamespace(r.namespace), client.UnsafeDisableDeepCopy); err != nil {
+		return reconcile.Result{}, err
+	}
+	have := map[string]*v1alpha1.Mesh{}
+	for i := range list.Items {
+		have[list.Items[i].Name] = &list.Items[i]
+	}
+	for _, mesh := range v.Meshes {
+		mesh.Gateways = istio.Gateways(gateways[mesh.RootNamespace])
+		want := v1alpha1.MeshSpec{Cluster: r.cluster, Istio: mesh}
+		name := r.meshName(&mesh)
+		old := have[name]
+		delete(have, name)
+		if old != nil && ours(old) && equality.Semantic.DeepEqual(old.Spec, want) {
+			continue
+		}
+		obj := &v1alpha1.Mesh{Spec: want}
+		obj.Name = name
+		if err := r.put(ctx, obj); err != nil {
+			return reconcile.Result{}, err
+		}
+	}
+	for _, mesh := range have {
+		if err := r.prune(ctx, mesh); err != nil {
+			return reconcile.Result{}, err
+		}
+	}
+	return reconcile.Result{}, nil
+}
+
+// look reads the view from the caches.
+func (r *meshes) look(ctx context.Context) (*view, error) {
+	o, err := r.objects(ctx, r.local, client.MatchingFields{byRole: roleControlPlane}, client.UnsafeDisableDeepCopy)
+	if err != nil {
+		return nil, err
+	}
+	v := &view{Installation: istio.Read(o)}
+	var settings v1alpha1.Settings
+	err = r.hub.Get(ctx, types.NamespacedName{Namespace: v1alpha1.SystemNamespace, Name: v1alpha1.SettingsName}, &settings)
+	if client.IgnoreNotFound(err) != nil {
+		return nil, err
+	}
+	var discovery v1alpha1.DiscoverySettings
+	switch accepted := settings.Status.Accepted; {
+	case accepted != nil && accepted.Spec.Discovery != nil:
+		discovery = *accepted.Spec.Discovery
+	case err == nil && accepted == nil:
+		// Settings that nobody has judged yet change nothing.
+		if old := r.view.Load(); old != nil {
+			v.excluded, v.gateways = old.excluded, old.gateways
+			return v, nil
+		}
+	}
+	v.excluded = slices.Sorted(slices.Values(discovery.ExcludedNamespaces))
+	v.gateways = istio.NewGatewayDetector(discovery.Istio, r.cluster)
+	return v, nil
+}
+
+// objects reads what package istio wants to know of the control planes.
+func (d *discovery) objects(ctx context.Context, from client.Reader, deployments ...client.ListOption) (istio.Objects, error) {
+	var (
+		o       istio.Objects
+		istiods appsv1.DeploymentList
+		maps    corev1.ConfigMapList
+		hooks   admissionv1.MutatingWebhookConfigurationList
+	)
+	if err := from.List(ctx, &istiods, deployments...); err != nil {
+		return o, err
+	}
+	if err := from.List(ctx, &maps, client.HasLabels{istio.LabelRevision}); err != nil {
+		return o, err
+	}
+	if err := from.List(ctx, &hooks); err != nil {
+		return o, err
+	}
+	o.Deployments, o.ConfigMaps, o.Webhooks = istiods.Items, maps.Items, hooks.Items
+	roots := map[string]bool{}
+	for i := range o.Deployments {
+		roots[o.Deployments[i].Namespace] = true
+	}
+	called := map[types.NamespacedName]bool{}
+	for i := range o.Webhooks {
+		for j := range o.Webhooks[i].Webhooks {
+			if ref := o.Webhooks[i].Webhooks[j].ClientConfig.Service; ref != nil {
+				called[types.NamespacedName{Namespace: ref.Namespace, Name: ref.Name}] = true
+				roots[ref.Namespace] = true
+			}
+		}
+	}
+	for key := range called {
+		var s corev1.Service
+		if err := from.Get(ctx, key, &s); err == nil {
+			o.Services = append(o.Services, s)
+		} else if client.IgnoreNotFound(err) != nil {
+			return o, err
+		}
+	}
+	for root := range roots {
+		var ns corev1.Namespace
+		if err := from.Get(ctx, types.NamespacedName{Name: root}, &ns); err == nil {
+			o.Namespaces = append(o.Namespaces, ns)
+		} else if client.IgnoreNotFound(err) != nil {
+			return o, err
+		}
+	}
+	return o, nil
+}
+
+// prune deletes a Mesh from the hub if the API server has nothing left of its control planes, configuration or webhooks.
+func (r *meshes) prune(ctx context.Context, mesh *v1alpha1.Mesh) error {
+	root := mesh.Spec.Istio.RootNamespace
+	o, err := r.objects(ctx, r.live)
+	if err != nil {
+		return err
+	}
+	in := istio.Read(o)
+	if _, there := in.Mesh(root); (there || slices.Contains(in.Incomplete, root)) && mesh.Name == kube.MeshName(root, r.cluster) {
+		return nil
+	}
+	if err := r.remove(ctx, mesh, "nothing of Istio is left in its root namespace"); err != nil {
+		return err
+	}
+	for _, s := range r.changed {
+		s.send()
+	}
+	return nil
+}
+
+// findGateways finds the gateways of each mesh, by root namespace.
+func (r *meshes) findGateways(ctx context.Context, v *view) (map[string][]istio.Gateway, error) {
+	var services corev1.ServiceList
+	if err := r.local.List(ctx, &services, client.UnsafeDisableDeepCopy); err != nil {
+		return nil, err
+	}
+	out := map[string][]istio.Gateway{}
+	for i := range services.Items {
+		s := &services.Items[i]
+		rank, ok := v.gateways.Rank(s)
+		if !ok || v.excludes(s.Namespace) {
+			continue
+		}
+		ns, err := r.namespaceOf(ctx, s.Namespace)
+		if err != nil {
+			return nil, err
+		}
+		behind, err := r.backends(ctx, s)
+		if err != nil {
+			return nil, err
+		}
+		_, mesh, state := v.Destination(s, ns, behind)
+		if state != istio.Inside {
+			continue
+		}
+		g := istio.Gateway{Service: s, Pods: behind.Pods, Rank: rank}
+		if s.Spec.Type == corev1.ServiceTypeNodePort {
+			if g.Nodes, err = r.nodes(ctx, behind.Pods); err != nil {
+				return nil, err
+			}
+		}
+		out[mesh.RootNamespace] = append(out[mesh.RootNamespace], g)
+	}
+	return out, nil
+}
+
+// nodes on which pods run.
+func (r *meshes) nodes(ctx context.Context, pods []*corev1.Pod) ([]*corev1.Node, error) {
+	var out []*corev1.Node
+	seen := map[string]bool{"": true}
+	for _, pod := range pods {
+		name := pod.Spec.NodeName
+		if seen[name] {
+			continue
+		}
+		seen[name] = true
+		node := &corev1.Node{}
+		if err := r.local.Get(ctx, types.NamespacedName{Name: name}, node); err == nil {
+			out = append(out, node)
+		} else if client.IgnoreNotFound(err) != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
