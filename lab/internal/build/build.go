@@ -88,10 +88,7 @@ func (b *builder) ensure(ctx context.Context, chosen []target) error {
 		})
 	}
 	if programs := b.missing(ofKind(chosen, program, plugin)); len(programs) > 0 {
-		start(func() error {
-			b.report.say("compiling %d programs into %s", len(programs), b.parts.Bin)
-			return b.compile(ctx, programs)
-		})
+		start(func() error { return b.compile(ctx, programs) })
 	}
 	work.Wait()
 	if err := context.Cause(ctx); err != nil {

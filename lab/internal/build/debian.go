@@ -8,7 +8,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
-	"slices"
 	"strings"
 )
 
@@ -28,6 +27,7 @@ var dependencies = []dependency{
 	{"busybox", "busybox-static"},
 	{"openssl", "openssl"},
 	{"python3", "python3"},
+	{"pip3", "python3-pip"},
 }
 
 // systemPath is where Debian keeps programs for root, whatever the caller's PATH.
@@ -43,30 +43,31 @@ func lookPath(command string) (string, bool) {
 	return "", false
 }
 
-// missingPackages returns the Debian packages whose program is not there, sorted.
-func missingPackages() []string {
+// missingPackages returns the Debian packages whose program is not there.
+func missingPackages(there func(command string) bool) []string {
 	var pkgs []string
 	for _, d := range dependencies {
-		if _, ok := lookPath(d.command); !ok {
+		if !there(d.command) {
 			pkgs = append(pkgs, d.pkg)
 		}
 	}
-	if !hasPip() {
-		pkgs = append(pkgs, "python3-pip")
-	}
-	slices.Sort(pkgs)
-	return slices.Compact(pkgs)
+	return pkgs
 }
 
-// hasPip is about "python3 -m pip", which fetches Envoy.
-func hasPip() bool {
-	return exec.Command("python3", "-c", "import pip").Run() == nil
+// installed tells whether the machine has a program. pip3 may also be just a
+// module of Python, which is how it is used here.
+func installed(command string) bool {
+	if command == "pip3" {
+		return exec.Command("python3", "-c", "import pip").Run() == nil
+	}
+	_, ok := lookPath(command)
+	return ok
 }
 
 // installPackages installs what is missing with apt, or says what to install
 // where that is not possible.
 func (b *builder) installPackages(ctx context.Context) error {
-	pkgs := missingPackages()
+	pkgs := missingPackages(installed)
 	if len(pkgs) == 0 {
 		return nil
 	}
@@ -81,7 +82,7 @@ func (b *builder) installPackages(ctx context.Context) error {
 	b.report.say("installing Debian packages: %s", list)
 	for _, args := range [][]string{
 		{"update", "-qq"},
-		append([]string{"install", "-qq", "-y", "--no-install-recommends"}, pkgs...),
+		append([]string{"install", "-qq", "-y", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=300"}, pkgs...),
 	} {
 		cmd := exec.CommandContext(ctx, "apt-get", args...)
 		cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")
@@ -89,7 +90,7 @@ func (b *builder) installPackages(ctx context.Context) error {
 			return errors.Join(ctx.Err(), fmt.Errorf("%s: %w\n%s", advice, err, lastLines(out)))
 		}
 	}
-	if still := missingPackages(); len(still) > 0 {
+	if still := missingPackages(installed); len(still) > 0 {
 		return fmt.Errorf("apt-get installed %s, but programs of %s are still not found", list, strings.Join(still, " "))
 	}
 	return nil

@@ -2,6 +2,7 @@ package build
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -61,14 +62,18 @@ func (b *builder) compile(ctx context.Context, programs []target) error {
 	if err := os.MkdirAll(staging, 0o755); err != nil {
 		return err
 	}
+	packages, err := b.countPackages(ctx, programs)
+	if err != nil {
+		return err
+	}
+	b.report.say("compiling %d programs into %s", len(programs), b.parts.Bin)
 	args := []string{"build", "-v", "-tags=" + tags, "-ldflags=" + linkerFlags(), "-o", staging + "/"}
 	args = append(args, compilerFlags...)
-	for _, p := range programs {
-		args = append(args, p.pkg)
+	meter := b.startMeter(packages, len(programs) == len(ofKind(targets, program, plugin)))
+	if err := runGo(ctx, b.source.pins(), append(args, goPackages(programs)...), nil, meter.compiling); err != nil {
+		return err
 	}
-	meter := b.startMeter()
-	err := runGo(ctx, b.source.pins(), args, meter.line)
-	if err := errors.Join(err, meter.stop(err == nil && len(programs) == len(ofKind(targets, program, plugin)))); err != nil {
+	if err := meter.stop(); err != nil {
 		return err
 	}
 	for _, p := range programs {
@@ -80,6 +85,27 @@ func (b *builder) compile(ctx context.Context, programs []target) error {
 	return nil
 }
 
+// countPackages returns of how many packages the programs consist, and downloads
+// the modules that have them.
+func (b *builder) countPackages(ctx context.Context, programs []target) (int, error) {
+	var listed bytes.Buffer
+	modules := 0
+	args := append([]string{"list", "-deps", "-tags=" + tags}, goPackages(programs)...)
+	err := runGo(ctx, b.source.pins(), args, &listed, func(line string) {
+		modules++
+		b.report.pass("downloading modules: %d, %s", modules, strings.TrimPrefix(line, "go: downloading "))
+	})
+	return bytes.Count(listed.Bytes(), []byte("\n")), err
+}
+
+func goPackages(programs []target) []string {
+	var pkgs []string
+	for _, p := range programs {
+		pkgs = append(pkgs, p.pkg)
+	}
+	return pkgs
+}
+
 // compileSample builds the workload from the checkout. It is built every time
 // (a second or less if nothing has changed), and left alone when it comes out
 // the same, so that its image is too.
@@ -88,7 +114,7 @@ func (b *builder) compileSample(ctx context.Context, t target) error {
 	fresh := dst + ".new"
 	defer os.Remove(fresh)
 	args := append([]string{"build", "-ldflags=-s -w", "-o", fresh}, compilerFlags...)
-	if err := runGo(ctx, string(b.source), append(args, "./cmd/sample"), func(string) {}); err != nil {
+	if err := runGo(ctx, string(b.source), append(args, "./cmd/sample"), nil, func(string) {}); err != nil {
 		return err
 	}
 	if same, err := sameContent(fresh, dst); err != nil || same {
@@ -98,14 +124,15 @@ func (b *builder) compileSample(ctx context.Context, t target) error {
 }
 
 // runGo runs the go command in dir. Lines of its standard error that are not
-// about progress are the reason if it fails.
-func runGo(ctx context.Context, dir string, args []string, progress func(line string)) error {
+// about progress are the reason if it fails. The caller's GOFLAGS do not apply:
+// what comes out depends on the pins alone.
+func runGo(ctx context.Context, dir string, args []string, stdout io.Writer, progress func(line string)) error {
 	cmd := exec.CommandContext(ctx, "go", args...)
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=-mod=readonly", "GOWORK=off")
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	cmd.WaitDelay = 10 * time.Second // compilers that go build has started
-	cmd.Stdout = io.Discard
+	cmd.Stdout = stdout
 	r, w := io.Pipe()
 	cmd.Stderr = w
 	var complaint tail

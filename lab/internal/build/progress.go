@@ -57,6 +57,20 @@ func (p pace) remaining(first, now int, elapsed time.Duration) time.Duration {
 	return time.Duration(total * (1 - to))
 }
 
+// scaled returns the pace of a compilation of another number of packages. Of a
+// small part of them nothing is known but the number.
+func (p pace) scaled(packages int) pace {
+	if p.Packages == 0 || packages == 0 {
+		return p
+	}
+	factor := float64(packages) / float64(p.Packages)
+	p.Packages, p.Total = packages, time.Duration(factor*float64(p.Total))
+	if factor < 0.9 {
+		p.Shares = []float64{1}
+	}
+	return p
+}
+
 // newPace sums up a compilation whose packages were compiled at these times
 // after its start.
 func newPace(at []time.Duration, total time.Duration) pace {
@@ -136,31 +150,39 @@ func clock(d time.Duration) string {
 	return fmt.Sprintf("%d:%02d", s/60, s%60)
 }
 
-// A meter follows one go build by its lines and keeps, in the cache, how far it
-// got (for the next one, if this one is interrupted) and how it went.
+// A meter follows one go build by its lines. Of a whole compilation it keeps, in
+// the cache, how far it got (for the next one, if this one is interrupted) and how
+// it went.
 type meter struct {
 	report *reporter
+	whole  bool
 	pace   pace
 	dir    string // of this version
 	root   string // of all versions: the pace outlives a change of pins
 	start  time.Time
-	first  int
+	first  int // packages that an interrupted compilation has left
 	at     []time.Duration
-	loaded int
 	saved  time.Time
 }
 
-func (b *builder) startMeter() *meter {
-	m := &meter{report: b.report, dir: b.parts.Dir, root: filepath.Dir(b.parts.Dir), pace: usualPace, start: time.Now()}
+// startMeter begins to measure a compilation of so many packages, cached ones
+// included.
+func (b *builder) startMeter(packages int, whole bool) *meter {
+	m := &meter{
+		report: b.report, whole: whole,
+		dir: b.parts.Dir, root: filepath.Dir(b.parts.Dir),
+		pace: usualPace, start: time.Now(),
+	}
 	if data, err := os.ReadFile(m.paceFile()); err == nil {
 		var p pace
 		if json.Unmarshal(data, &p) == nil && p.Packages > 0 {
 			m.pace = p
 		}
 	}
-	if data, err := os.ReadFile(m.countFile()); err == nil {
+	m.pace = m.pace.scaled(packages)
+	if data, err := os.ReadFile(m.countFile()); err == nil && whole {
 		if n, err := strconv.Atoi(strings.TrimSpace(string(data))); err == nil {
-			m.first = min(n, m.pace.Packages)
+			m.first = min(n, packages)
 		}
 	}
 	return m
@@ -169,31 +191,26 @@ func (b *builder) startMeter() *meter {
 func (m *meter) paceFile() string  { return filepath.Join(m.root, "pace.json") }
 func (m *meter) countFile() string { return filepath.Join(m.dir, "compiled") }
 
-// line takes a line of go build -v: a package that is being compiled or a
-// module that is being downloaded.
-func (m *meter) line(line string) {
-	if module, ok := strings.CutPrefix(line, "go: downloading "); ok {
-		m.loaded++
-		m.report.pass("downloading modules: %d, %s", m.loaded, module)
-		return
-	}
-	m.at = append(m.at, time.Since(m.start))
+// compiling takes the name of the next package.
+func (m *meter) compiling(pkg string) {
+	elapsed := time.Since(m.start)
+	m.at = append(m.at, elapsed)
 	done := m.first + len(m.at)
-	left := m.pace.remaining(m.first, done, time.Since(m.start))
-	m.report.pass("compiling: %2.0f%%, about %s left: %s", 100*m.pace.share(done), clock(left), line)
-	if time.Since(m.saved) > time.Second {
+	left := m.pace.remaining(m.first, done, elapsed)
+	m.report.pass("compiling: %2.0f%%, about %s left: %s", 100*m.pace.share(done), clock(left), pkg)
+	if m.whole && time.Since(m.saved) > time.Second {
 		m.saved = time.Now()
 		_ = os.WriteFile(m.countFile(), []byte(strconv.Itoa(done)), 0o644) // only an estimate depends on it
 	}
 }
 
-// stop ends the measurement. A complete compilation of everything from nothing
-// is the pace of the next one.
-func (m *meter) stop(complete bool) error {
-	if !complete {
+// stop ends the measurement of a compilation that has succeeded. If it was whole
+// and began with nothing, the next one is estimated by it.
+func (m *meter) stop() error {
+	if !m.whole {
 		return nil
 	}
-	if m.first == 0 && len(m.at) >= usualPace.Packages/2 {
+	if m.first == 0 && len(m.at) > m.pace.Packages*9/10 {
 		data, err := json.Marshal(newPace(m.at, time.Since(m.start)))
 		if err == nil {
 			err = os.WriteFile(m.paceFile(), append(data, '\n'), 0o644)

@@ -88,42 +88,69 @@ func TestUsualPace(t *testing.T) {
 	}
 }
 
-// An interrupted compilation leaves how far it got, the next one starts its
-// estimate there, and a complete one from nothing becomes the pace.
-func TestMeter(t *testing.T) {
+func TestScaled(t *testing.T) {
+	if p := even.scaled(105); p.Packages != 105 || p.Total != 105*time.Second || len(p.Shares) != len(even.Shares) {
+		t.Errorf("a few packages more: %+v", p)
+	}
+	if p := even.scaled(10); p.Packages != 10 || p.Total != 10*time.Second || len(p.Shares) != 1 {
+		t.Errorf("a small part: %+v", p)
+	}
+}
+
+func testMeter(t *testing.T) func(packages int, whole bool) *meter {
+	t.Helper()
 	b := &builder{parts: at(t.TempDir() + "/version"), report: newReporter(nil)}
 	if err := os.MkdirAll(b.parts.Dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	m := b.startMeter()
-	if m.pace.Packages != usualPace.Packages || m.first != 0 {
-		t.Fatalf("the first meter starts at %d of %d", m.first, m.pace.Packages)
+	return b.startMeter
+}
+
+// An interrupted compilation leaves how far it got, and the next one goes on
+// from there.
+func TestMeterResumes(t *testing.T) {
+	start := testMeter(t)
+	if m := start(1000, true); m.first != 0 {
+		t.Errorf("the first meter starts at %d", m.first)
+	} else {
+		m.compiling("errors")
 	}
-	m.line("go: downloading k8s.io/api v0.36.3")
-	m.line("k8s.io/api/core/v1")
-	if err := m.stop(false); err != nil {
+	if m := start(10, false); m.first != 0 {
+		t.Errorf("one of a part starts at %d", m.first)
+	}
+	m := start(1000, true)
+	if m.first != 1 {
+		t.Errorf("resumed after %d packages, want 1", m.first)
+	}
+	if err := m.stop(); err != nil {
 		t.Fatal(err)
 	}
-	resumed := b.startMeter()
-	if resumed.first != 1 {
-		t.Errorf("resumed after %d packages, want 1", resumed.first)
+	if m := start(1000, true); m.first != 0 {
+		t.Errorf("after a complete one the next starts at %d", m.first)
 	}
-	if err := resumed.stop(true); err != nil {
+}
+
+// A whole compilation from nothing is what the next one is estimated by; one
+// that found most packages compiled is not.
+func TestMeterLearns(t *testing.T) {
+	start := testMeter(t)
+	m := start(1000, true)
+	m.compiling("errors")
+	if err := m.stop(); err != nil {
 		t.Fatal(err)
 	}
-	whole := b.startMeter()
-	if whole.first != 0 || whole.pace.Packages != usualPace.Packages {
-		t.Errorf("a resumed compilation left %d of %d packages", whole.first, whole.pace.Packages)
+	if m := start(1000, true); m.pace.Total < time.Minute {
+		t.Errorf("one package of a thousand taught a pace of %v", m.pace.Total)
 	}
-	for range usualPace.Packages {
-		whole.line("p")
+	m = start(1000, true)
+	for range 1000 {
+		m.compiling("errors")
 	}
-	whole.line("p")
-	if err := whole.stop(true); err != nil {
+	if err := m.stop(); err != nil {
 		t.Fatal(err)
 	}
-	if next := b.startMeter(); next.first != 0 || next.pace.Packages != usualPace.Packages+1 {
-		t.Errorf("the next one starts at %d of %d packages", next.first, next.pace.Packages)
+	if m := start(1000, true); m.pace.Total > time.Minute {
+		t.Errorf("a thousand packages in no time taught a pace of %v", m.pace.Total)
 	}
 }
 
