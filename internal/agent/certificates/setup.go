@@ -1,0 +1,197 @@
+package certificates
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/util/workqueue"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/cluster"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+	"sigs.k8s.io/controller-runtime/pkg/source"
+
+	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
+	"github.com/isthmus-mesh/isthmus/internal/agent/evidence"
+	"github.com/isthmus-mesh/isthmus/internal/kube"
+	"github.com/isthmus-mesh/isthmus/internal/kube/hublink"
+)
+
+// Options of the agent's certificates.
+type Options struct {
+	// Cluster is the registered name of this cluster.
+	Cluster string
+	// Namespace of the agent in this cluster.
+	Namespace string
+	// RootNamespaces of Istio in this cluster.
+	RootNamespaces []string
+	// Now is the clock; nil means time.Now.
+	Now func() time.Time
+}
+
+// Cached says of which Secrets the agent's manager keeps metadata: its own, and cacerts of each root namespace.
+func Cached(namespace string, rootNamespaces []string) cache.ByObject {
+	namespaces := map[string]cache.Config{namespace: {}}
+	for _, ns := range rootNamespaces {
+		namespaces[ns] = cache.Config{FieldSelector: fields.OneTermEqualSelector("metadata.name", CACertsName)}
+	}
+	return cache.ByObject{Namespaces: namespaces}
+}
+
+// Setup adds both halves to the agent's manager, the one that needs the hub by the link.
+func Setup(mgr ctrl.Manager, link *hublink.Link, o Options) error {
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	a := &agent{Options: o, reports: NewReports()}
+	a.store = &store{Client: mgr.GetClient(), reader: mgr.GetAPIReader(), namespace: o.Namespace}
+	link.Setup(a.setupRequesting, &v1alpha1.IssuedCertificate{}, &v1alpha1.CertificateRequest{})
+	link.Setup(a.setupAuthority, &v1alpha1.Mesh{})
+	return a.setupInstalling(mgr)
+}
+
+type agent struct {
+	Options
+	store   *store
+	reports *Reports
+}
+
+// setupInstalling adds the half that works without the hub.
+func (a *agent) setupInstalling(mgr ctrl.Manager) error {
+	i := &Installer{
+		Client: mgr.GetClient(), Reader: mgr.GetAPIReader(), Recorder: mgr.GetEventRecorder(managedBy), Now: a.Now,
+		store: a.store, reports: a.reports, single: len(a.RootNamespaces) == 1,
+	}
+	return builder.ControllerManagedBy(mgr).Named("installing").
+		WatchesMetadata(&corev1.Secret{}, handler.EnqueueRequestsFromMapFunc(func(_ context.Context, o client.Object) []reconcile.Request {
+			if mesh := o.GetAnnotations()[annotationMesh]; o.GetNamespace() == a.Namespace && strings.HasPrefix(o.GetName(), WantedPrefix) && mesh != "" {
+				return requestFor(mesh)
+			}
+			return a.meshOf(o)
+		})).
+		Watches(&appsv1.Deployment{}, handler.EnqueueRequestsFromMapFunc(func(_ context.Context, o client.Object) []reconcile.Request {
+			return a.meshOf(o)
+		})).
+		Watches(&corev1.Pod{}, a.pods(), builder.WithPredicates(podMatters())).
+		Complete(i)
+}
+
+// meshOf is the mesh of an object in a root namespace.
+func (a *agent) meshOf(o client.Object) []reconcile.Request {
+	if !slices.Contains(a.RootNamespaces, o.GetNamespace()) {
+		return nil
+	}
+	return requestFor(kube.MeshName(o.GetNamespace(), a.Cluster))
+}
+
+func requestFor(mesh string) []reconcile.Request {
+	return []reconcile.Request{{NamespacedName: types.NamespacedName{Name: mesh}}}
+}
+
+// settle is how long changes of pods are gathered: a rollout changes many.
+const settle = 3 * time.Second
+
+// pods leads from a pod to its mesh: at once from a pod of istiod's namespace, after a while from a proxy anywhere.
+func (a *agent) pods() handler.EventHandler {
+	enqueue := func(o client.Object, q workqueue.TypedRateLimitingInterface[reconcile.Request]) {
+		for _, r := range a.meshOf(o) {
+			q.Add(r)
+		}
+		pod, ok := o.(*corev1.Pod)
+		if !ok || evidence.ProxyContainer(&pod.Spec) == nil {
+			return
+		}
+		for _, ns := range a.RootNamespaces {
+			q.AddAfter(requestFor(kube.MeshName(ns, a.Cluster))[0], settle)
+		}
+	}
+	return handler.Funcs{
+		CreateFunc: func(_ context.Context, e event.CreateEvent, q workqueue.TypedRateLimitingInterface[reconcile.Request]) {
+			enqueue(e.Object, q)
+		},
+		UpdateFunc: func(_ context.Context, e event.UpdateEvent, q workqueue.TypedRateLimitingInterface[reconcile.Request]) {
+			enqueue(e.ObjectNew, q)
+		},
+		DeleteFunc: func(_ context.Context, e event.DeleteEvent, q workqueue.TypedRateLimitingInterface[reconcile.Request]) {
+			enqueue(e.Object, q)
+		},
+	}
+}
+
+// podMatters passes changes of what a proxy or istiod is reached at, and of whether it runs.
+func podMatters() predicate.Predicate {
+	type facts struct {
+		ip       string
+		phase    corev1.PodPhase
+		ready    bool
+		deleting bool
+	}
+	of := func(o client.Object) facts {
+		pod, ok := o.(*corev1.Pod)
+		if !ok {
+			return facts{}
+		}
+		f := facts{ip: pod.Status.PodIP, phase: pod.Status.Phase, deleting: pod.DeletionTimestamp != nil}
+		for _, c := range pod.Status.Conditions {
+			if c.Type == corev1.PodReady {
+				f.ready = c.Status == corev1.ConditionTrue
+			}
+		}
+		return f
+	}
+	return predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool { return of(e.ObjectOld) != of(e.ObjectNew) }}
+}
+
+// setupRequesting adds the half that needs the hub.
+func (a *agent) setupRequesting(_ context.Context, mgr ctrl.Manager, hub cluster.Cluster) error {
+	r := &Requester{
+		Hub: hub.GetClient(), HubReader: hub.GetAPIReader(), Cluster: a.Cluster, RootNamespaces: a.RootNamespaces,
+		Now: a.Now, store: a.store, reports: a.reports,
+	}
+	namespace := kube.ClusterNamespace(a.Cluster)
+	order := func(name string) []reconcile.Request {
+		return []reconcile.Request{{NamespacedName: types.NamespacedName{Namespace: namespace, Name: name}}}
+	}
+	return builder.ControllerManagedBy(mgr).Named("requesting").
+		WatchesRawSource(source.Kind(hub.GetCache(), &v1alpha1.IssuedCertificate{}, &handler.TypedEnqueueRequestForObject[*v1alpha1.IssuedCertificate]{})).
+		WatchesRawSource(source.Kind(hub.GetCache(), &v1alpha1.CertificateRequest{}, handler.TypedEnqueueRequestsFromMapFunc(
+			func(_ context.Context, r *v1alpha1.CertificateRequest) []reconcile.Request {
+				return order(r.Spec.IssuedCertificate)
+			}))).
+		WatchesRawSource(source.Channel(a.reports.changed, handler.TypedEnqueueRequestsFromMapFunc(
+			func(_ context.Context, mesh string) []reconcile.Request { return order(mesh) }))).
+		Complete(r)
+}
+
+// setupAuthority adds the report on each mesh's CA.
+func (a *agent) setupAuthority(_ context.Context, mgr ctrl.Manager, hub cluster.Cluster) error {
+	r := &AuthorityReporter{Hub: hub.GetClient(), Client: mgr.GetClient(), Reader: mgr.GetAPIReader(), RootNamespaces: a.RootNamespaces, Now: a.Now}
+	namespace := kube.ClusterNamespace(a.Cluster)
+	local := func(o client.Object) []reconcile.Request {
+		reqs := a.meshOf(o)
+		for i := range reqs {
+			reqs[i].Namespace = namespace
+		}
+		return reqs
+	}
+	return builder.ControllerManagedBy(mgr).Named("authority").
+		WatchesRawSource(source.Kind(hub.GetCache(), &v1alpha1.Mesh{}, &handler.TypedEnqueueRequestForObject[*v1alpha1.Mesh]{})).
+		WatchesMetadata(&corev1.Secret{}, handler.EnqueueRequestsFromMapFunc(func(_ context.Context, o client.Object) []reconcile.Request { return local(o) })).
+		Watches(&corev1.Pod{}, handler.EnqueueRequestsFromMapFunc(func(_ context.Context, o client.Object) []reconcile.Request { return local(o) }),
+			builder.WithPredicates(podMatters(), predicate.NewPredicateFuncs(func(o client.Object) bool {
+				pod, ok := o.(*corev1.Pod)
+				return ok && len(evidence.Replicas([]corev1.Pod{*pod})) > 0
+			}))).
+		Complete(r)
+}

@@ -1,0 +1,187 @@
+package certificates
+
+import (
+	"reflect"
+	"sync"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+
+	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
+)
+
+// Report is what the installing half did and saw for one mesh. It is made anew after every start of the agent.
+type Report struct {
+	// Generation of the order that it answers.
+	Generation int64
+	// Certificate that cacerts holds, if it is ours.
+	Certificate *v1alpha1.IntermediateStatus
+	// ControlPlane is what was seen of istiod; InUse says that it is what was ordered, everywhere.
+	ControlPlane *v1alpha1.ControlPlaneEvidence
+	InUse        bool
+	// Proxies is what was seen of proxies.
+	Proxies *v1alpha1.ProxyEvidence
+	// Waiting says what is going on by itself.
+	Waiting *note
+	// Restart says what somebody has to restart.
+	Restart string
+	// Stall says what is wrong.
+	Stall *stall
+}
+
+type note struct {
+	Reason, Message string
+}
+
+// Reports passes reports from the installing half to the requesting half.
+type Reports struct {
+	mu      sync.Mutex
+	byMesh  map[string]*Report
+	changed chan event.TypedGenericEvent[string]
+}
+
+// NewReports makes an empty exchange.
+func NewReports() *Reports {
+	return &Reports{byMesh: map[string]*Report{}, changed: make(chan event.TypedGenericEvent[string], 64)}
+}
+
+// set publishes the report on a mesh and tells the other half if it differs.
+func (r *Reports) set(mesh string, report *Report) {
+	r.mu.Lock()
+	same := reflect.DeepEqual(r.byMesh[mesh], report)
+	r.byMesh[mesh] = report
+	r.mu.Unlock()
+	if same {
+		return
+	}
+	select {
+	case r.changed <- event.TypedGenericEvent[string]{Object: mesh}:
+	default: // the hub is away and nobody listens; everything is read again when it is back
+	}
+}
+
+func (r *Reports) get(mesh string) *Report {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.byMesh[mesh]
+}
+
+// statusOf sums up both halves. live is the order as it was read; what has not changed keeps its times.
+func statusOf(live *v1alpha1.IssuedCertificate, out outcome, report *Report, now time.Time) v1alpha1.IssuedCertificateStatus {
+	var s v1alpha1.IssuedCertificateStatus
+	s.ObservedGeneration = live.Generation
+	s.KeyLost = out.keyLost
+	if report == nil {
+		// Nothing was looked at since this agent started: what was reported before still stands.
+		s.Certificate, s.ControlPlane, s.Proxies = live.Status.Certificate, live.Status.ControlPlane, live.Status.Proxies
+		report = &Report{Generation: -1}
+	} else {
+		s.Certificate, s.ControlPlane, s.Proxies = report.Certificate, report.ControlPlane, report.Proxies
+		keepTimes(&s, &live.Status, now)
+	}
+	answers := out.obtained && report.Generation == live.Generation
+
+	stalled := out.stall
+	if stalled == nil && answers {
+		stalled = report.Stall
+	}
+	ready := metav1.Condition{Type: v1alpha1.ConditionReady, Status: metav1.ConditionFalse}
+	reconciling := metav1.Condition{Type: v1alpha1.ConditionReconciling, Status: metav1.ConditionTrue}
+	switch {
+	case stalled != nil:
+		s.State, s.Error = v1alpha1.IssuedCertificateFailed, stalled.Message
+		ready.Reason, ready.Message = stalled.Reason, stalled.Message
+		reconciling.Status = metav1.ConditionFalse
+	case live.Spec.Suspend:
+		s.State = stateOf(out, answers, report)
+		ready.Reason, ready.Message = v1alpha1.ReasonSuspended, "spec.suspend of the VirtualMesh holds everything as it is"
+		reconciling.Status = metav1.ConditionFalse
+	case !out.obtained:
+		s.State = stateOf(out, answers, report)
+		ready.Reason, ready.Message = ReasonWaitingForHub, "waiting for the hub to sign"
+	default:
+		s.State = stateOf(out, answers, report)
+		switch {
+		case !answers:
+			ready.Reason, ready.Message = ReasonInstalling, "the intermediate is signed and is being installed"
+		case report.Waiting != nil:
+			ready.Reason, ready.Message = report.Waiting.Reason, report.Waiting.Message
+		case report.Restart != "":
+			ready.Reason, ready.Message = v1alpha1.ReasonRestartRequired, report.Restart
+			reconciling.Status = metav1.ConditionFalse
+		default:
+			ready.Status, ready.Reason = metav1.ConditionTrue, ReasonInUse
+			ready.Message = "every istiod signs with what was ordered, and no proxy is known to be behind"
+			reconciling.Status = metav1.ConditionFalse
+		}
+	}
+	reconciling.Reason, reconciling.Message = ready.Reason, ready.Message
+	s.Conditions = append(s.Conditions, live.Status.Conditions...)
+	set := func(c metav1.Condition) {
+		c.ObservedGeneration = live.Generation
+		c.LastTransitionTime = metav1.NewTime(now).Rfc3339Copy()
+		meta.SetStatusCondition(&s.Conditions, c)
+	}
+	optional := func(c metav1.Condition, present bool) {
+		if present {
+			c.Status = metav1.ConditionTrue
+			set(c)
+		} else {
+			meta.RemoveStatusCondition(&s.Conditions, c.Type)
+		}
+	}
+	set(ready)
+	optional(reconciling, reconciling.Status == metav1.ConditionTrue)
+	restart := metav1.Condition{Type: v1alpha1.ConditionRestartPending, Reason: v1alpha1.ReasonRestartRequired, Message: report.Restart}
+	optional(restart, answers && report.Restart != "")
+	if stalled != nil {
+		optional(metav1.Condition{Type: v1alpha1.ConditionStalled, Reason: stalled.Reason, Message: stalled.Message}, true)
+	} else {
+		meta.RemoveStatusCondition(&s.Conditions, v1alpha1.ConditionStalled)
+	}
+	return s
+}
+
+func stateOf(out outcome, answers bool, report *Report) v1alpha1.IssuedCertificateState {
+	switch {
+	case answers && report.InUse:
+		return v1alpha1.IssuedCertificateFinished
+	case answers && report.Certificate != nil:
+		return v1alpha1.IssuedCertificateIssued
+	case out.requested || out.obtained:
+		return v1alpha1.IssuedCertificateRequested
+	}
+	return v1alpha1.IssuedCertificatePending
+}
+
+// keepTimes leaves the time of evidence as it was reported for the same order if nothing else about it has changed, so
+// that looking again writes nothing.
+func keepTimes(s, live *v1alpha1.IssuedCertificateStatus, now time.Time) {
+	same := s.ObservedGeneration == live.ObservedGeneration
+	if c, l := s.ControlPlane, live.ControlPlane; c != nil {
+		c = c.DeepCopy()
+		c.ObservedAt = metav1.NewTime(now).Rfc3339Copy()
+		if l != nil && same {
+			at := c.ObservedAt
+			c.ObservedAt = l.ObservedAt
+			if !reflect.DeepEqual(c, l) {
+				c.ObservedAt = at
+			}
+		}
+		s.ControlPlane = c
+	}
+	if p, l := s.Proxies, live.Proxies; p != nil {
+		p = p.DeepCopy()
+		p.ObservedAt = metav1.NewTime(now).Rfc3339Copy()
+		if l != nil && same {
+			at := p.ObservedAt
+			p.ObservedAt = l.ObservedAt
+			if !reflect.DeepEqual(p, l) {
+				p.ObservedAt = at
+			}
+		}
+		s.Proxies = p
+	}
+}

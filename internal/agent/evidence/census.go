@@ -1,0 +1,152 @@
+package evidence
+
+import (
+	"encoding/json"
+	"net"
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/isthmus-mesh/isthmus/internal/agent/restart"
+	"github.com/isthmus-mesh/isthmus/internal/istio"
+)
+
+// Replica is a running pod of istiod.
+type Replica struct {
+	Pod      *corev1.Pod
+	Revision string
+}
+
+// Replicas finds the replicas of istiod among the pods of a root namespace, those that are being deleted included: they
+// sign until they are gone.
+func Replicas(pods []corev1.Pod) []Replica {
+	var out []Replica
+	for i := range pods {
+		p := &pods[i]
+		if istio.Discovery(&p.Spec) == nil || p.Status.Phase != corev1.PodRunning || p.Status.PodIP == "" {
+			continue
+		}
+		revision := p.Labels["istio.io/rev"]
+		if revision == "" {
+			revision = "default"
+		}
+		out = append(out, Replica{Pod: p, Revision: revision})
+	}
+	slices.SortFunc(out, func(a, b Replica) int { return strings.Compare(a.Pod.Name, b.Pod.Name) })
+	return out
+}
+
+// ProxyKind is how a proxy is run.
+type ProxyKind string
+
+// Kinds of proxies, as the agent in their container is told.
+const (
+	Sidecar ProxyKind = "sidecar"
+	Gateway ProxyKind = "router"
+	Ztunnel ProxyKind = "ztunnel"
+)
+
+// ProxyPod is a pod with a proxy of the mesh.
+type ProxyPod struct {
+	types.NamespacedName
+	UID            types.UID
+	IP             string
+	ServiceAccount string
+	Kind           ProxyKind
+	// Started is when the proxy began to run; zero if it does not yet.
+	Started time.Time
+	// Live says that the proxy takes changed roots, and with them a new leaf, without a restart (PROXY_CONFIG_XDS_AGENT).
+	Live bool
+	// Controller that can be restarted; HasController is false for pods that have none.
+	Controller    restart.Target
+	HasController bool
+}
+
+// Proxies finds the proxies of the mesh of a root namespace among pods. Pods that are over or on their way out are left
+// out.
+func Proxies(pods []corev1.Pod, rootNamespace string) []ProxyPod {
+	var out []ProxyPod
+	for i := range pods {
+		p := &pods[i]
+		c := ProxyContainer(&p.Spec)
+		if c == nil || p.DeletionTimestamp != nil || p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed {
+			continue
+		}
+		if ns := controlPlaneNamespace(c); ns != "" && ns != rootNamespace {
+			continue
+		}
+		proxy := ProxyPod{
+			NamespacedName: types.NamespacedName{Namespace: p.Namespace, Name: p.Name},
+			UID:            p.UID, IP: p.Status.PodIP, ServiceAccount: p.Spec.ServiceAccountName,
+			Kind: proxyKind(c), Live: isTrue(env(c, "PROXY_CONFIG_XDS_AGENT")),
+		}
+		for _, s := range slices.Concat(p.Status.InitContainerStatuses, p.Status.ContainerStatuses) {
+			if s.Name == c.Name && s.State.Running != nil {
+				proxy.Started = s.State.Running.StartedAt.Time
+			}
+		}
+		proxy.Controller, proxy.HasController = restart.Of(p)
+		out = append(out, proxy)
+	}
+	return out
+}
+
+// ProxyContainer returns the container of a pod that runs Istio's proxy, also as a native sidecar, or nil.
+func ProxyContainer(spec *corev1.PodSpec) *corev1.Container {
+	for _, list := range [][]corev1.Container{spec.Containers, spec.InitContainers} {
+		for i := range list {
+			if c := &list[i]; c.Name == "istio-proxy" && len(c.Args) > 0 && c.Args[0] == "proxy" {
+				return c
+			}
+		}
+	}
+	return nil
+}
+
+func proxyKind(c *corev1.Container) ProxyKind {
+	for _, k := range []ProxyKind{Gateway, Ztunnel} {
+		if slices.Contains(c.Args, string(k)) {
+			return k
+		}
+	}
+	return Sidecar
+}
+
+// controlPlaneNamespace is the namespace of the istiod that serves a proxy, or "" if its settings do not tell.
+func controlPlaneNamespace(c *corev1.Container) string {
+	address := env(c, "CA_ADDR")
+	if address == "" {
+		address = env(c, "CA_ADDRESS")
+	}
+	if address == "" {
+		var cfg struct {
+			DiscoveryAddress string `json:"discoveryAddress"`
+		}
+		if json.Unmarshal([]byte(env(c, "PROXY_CONFIG")), &cfg) == nil {
+			address = cfg.DiscoveryAddress
+		}
+	}
+	host, _, err := net.SplitHostPort(strings.TrimPrefix(address, "https://"))
+	if err != nil {
+		return ""
+	}
+	// <service>.<namespace>.svc…
+	if labels := strings.Split(host, "."); len(labels) >= 3 && labels[2] == "svc" {
+		return labels[1]
+	}
+	return ""
+}
+
+func env(c *corev1.Container, name string) string {
+	for _, e := range c.Env {
+		if e.Name == name {
+			return e.Value
+		}
+	}
+	return ""
+}
+
+func isTrue(s string) bool { return strings.EqualFold(s, "true") || s == "1" }

@@ -1,0 +1,142 @@
+package evidence
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/hex"
+	"errors"
+	"net"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/isthmus-mesh/isthmus/internal/pki"
+)
+
+// Ports that are asked.
+const (
+	// IstiodPort is where istiod serves configuration and certificates over TLS.
+	IstiodPort = 15012
+	// ProxyPort is where a sidecar is asked. Nothing listens there: Istio redirects every inbound port to the proxy, whose
+	// catch-all listener ends mutual TLS before it finds that there is nobody behind it.
+	ProxyPort = 15987
+)
+
+// alpnMesh is the application protocol by which Envoy tells Istio's mutual TLS from an application's own TLS.
+const alpnMesh = "istio"
+
+// timeout of one handshake.
+const timeout = 5 * time.Second
+
+// Presented is what a TLS server showed of itself.
+type Presented struct {
+	// Chain begins with the server's leaf.
+	Chain []*x509.Certificate
+	// AcceptableCAs are the subjects (DER) of the CAs whose client certificates it takes. istiod fixes them when it starts.
+	AcceptableCAs [][]byte
+}
+
+// Istiod asks a replica of istiod at its pod's address.
+func Istiod(ctx context.Context, podIP string) (Presented, error) {
+	return handshake(ctx, podIP, IstiodPort)
+}
+
+// Proxy asks a sidecar at its pod's address. A proxy that takes no mutual TLS at inbound ports, as a gateway, cannot be
+// asked in this way and yields an error.
+func Proxy(ctx context.Context, podIP string) (Presented, error) {
+	return handshake(ctx, podIP, ProxyPort, alpnMesh)
+}
+
+// handshake does as much of a TLS handshake as it takes to see the server's certificates. It offers none itself, so the
+// server may well end it then.
+func handshake(ctx context.Context, ip string, port int, alpn ...string) (Presented, error) {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	conn, err := new(net.Dialer).DialContext(ctx, "tcp", net.JoinHostPort(ip, strconv.Itoa(port)))
+	if err != nil {
+		return Presented{}, err
+	}
+	defer conn.Close() //nolint:errcheck // nothing was sent
+	var p Presented
+	client := tls.Client(conn, &tls.Config{
+		MinVersion: tls.VersionTLS12,
+		NextProtos: alpn,
+		// The point is to see whatever is shown; the caller verifies it.
+		InsecureSkipVerify: true, //nolint:gosec // see above
+		VerifyPeerCertificate: func(raw [][]byte, _ [][]*x509.Certificate) error {
+			for _, der := range raw {
+				c, err := x509.ParseCertificate(der)
+				if err != nil {
+					return err
+				}
+				p.Chain = append(p.Chain, c)
+			}
+			return nil
+		},
+		GetClientCertificate: func(r *tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			p.AcceptableCAs = slices.Clone(r.AcceptableCAs)
+			return &tls.Certificate{}, nil
+		},
+	})
+	if err := client.HandshakeContext(ctx); err != nil && len(p.Chain) == 0 {
+		return Presented{}, err
+	}
+	if len(p.Chain) == 0 {
+		return Presented{}, errors.New("no certificate was presented")
+	}
+	return p, nil
+}
+
+// Signer is the root among the candidates to which the leaf chains; false if it chains to none of them at that time.
+func (p Presented) Signer(candidates pki.Bundle, now time.Time) (pki.RootID, bool) {
+	intermediates := x509.NewCertPool()
+	for _, c := range p.Chain[1:] {
+		intermediates.AddCert(c)
+	}
+	for _, root := range candidates.Roots() {
+		pool := x509.NewCertPool()
+		pool.AddCert(root.Certificate())
+		if _, err := p.Chain[0].Verify(x509.VerifyOptions{
+			Roots: pool, Intermediates: intermediates, CurrentTime: now,
+			KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
+		}); err == nil {
+			return root.ID(), true
+		}
+	}
+	return pki.RootID{}, false
+}
+
+// Issuer is the CA certificate that signed the leaf, if it was presented.
+func (p Presented) Issuer() *x509.Certificate {
+	for _, c := range p.Chain[1:] {
+		if p.Chain[0].CheckSignatureFrom(c) == nil {
+			return c
+		}
+	}
+	return nil
+}
+
+// Accepts reports whether a root is among AcceptableCAs, by its subject.
+func (p Presented) Accepts(root pki.Root) bool {
+	return slices.ContainsFunc(p.AcceptableCAs, func(s []byte) bool { return string(s) == string(root.Certificate().RawSubject) })
+}
+
+// IsWorkload reports whether the leaf is that of a service account, in whatever trust domain
+// (spiffe://<trust domain>/ns/<namespace>/sa/<service account>).
+func (p Presented) IsWorkload(namespace, serviceAccount string) bool {
+	path := "/ns/" + namespace + "/sa/" + serviceAccount
+	for _, u := range p.Chain[0].URIs {
+		if u.Scheme == "spiffe" && u.Path == path {
+			return true
+		}
+	}
+	return false
+}
+
+// Fingerprint is the SHA-256 of a certificate (DER), 64 hexadecimal digits.
+func Fingerprint(c *x509.Certificate) string {
+	sum := sha256.Sum256(c.Raw)
+	return hex.EncodeToString(sum[:])
+}

@@ -1,0 +1,67 @@
+package evidence
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/isthmus-mesh/isthmus/internal/pki"
+)
+
+// concurrency bounds the handshakes that are under way at a time.
+const concurrency = 16
+
+// Seen is what was seen of one server. Err is set if nothing was.
+type Seen struct {
+	Presented
+	Err error
+}
+
+// AskReplicas asks every replica of istiod and returns what was seen, in their order.
+func AskReplicas(ctx context.Context, replicas []Replica) []Seen {
+	return each(replicas, func(r Replica) Seen {
+		p, err := Istiod(ctx, r.Pod.Status.PodIP)
+		return Seen{p, err}
+	})
+}
+
+// AskProxies asks every proxy and returns what was seen, in their order. A leaf that is not that of the pod's own
+// service account counts as not seen.
+func AskProxies(ctx context.Context, proxies []ProxyPod) []Seen {
+	return each(proxies, func(x ProxyPod) Seen {
+		if x.Kind != Sidecar {
+			return Seen{Err: fmt.Errorf("a %s shows no certificate to a probe", x.Kind)}
+		}
+		p, err := Proxy(ctx, x.IP)
+		if err == nil && !p.IsWorkload(x.Namespace, x.ServiceAccount) {
+			err = fmt.Errorf("what answers at %s is not service account %s", x.IP, x.ServiceAccount)
+		}
+		return Seen{p, err}
+	})
+}
+
+// SignedBy reports whether the leaf chains to the root.
+func (s Seen) SignedBy(root pki.Root, now time.Time) bool {
+	if s.Err != nil {
+		return false
+	}
+	_, ok := s.Signer(pki.NewBundle(root), now)
+	return ok
+}
+
+// each calls f for every item, several at a time.
+func each[T, R any](items []T, f func(T) R) []R {
+	out := make([]R, len(items))
+	slots := make(chan struct{}, concurrency)
+	var all sync.WaitGroup
+	for i := range items {
+		slots <- struct{}{}
+		all.Go(func() {
+			defer func() { <-slots }()
+			out[i] = f(items[i])
+		})
+	}
+	all.Wait()
+	return out
+}
