@@ -33,8 +33,7 @@ func execute(name *string) *cobra.Command {
 			}
 			inside.Stdin, inside.Stdout, inside.Stderr = os.Stdin, os.Stdout, os.Stderr
 			err = inside.Run()
-			var exit *exec.ExitError
-			if errors.As(err, &exit) {
+			if exit, ok := errors.AsType[*exec.ExitError](err); ok {
 				os.Exit(exit.ExitCode()) // as ssh(1) does
 			}
 			return err

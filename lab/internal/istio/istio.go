@@ -16,9 +16,10 @@ import (
 const (
 	// Namespace is Istio's root namespace.
 	Namespace = "istio-system"
-	// Hub and Tag make the references of Istio's images: HUB/pilot:TAG and HUB/proxyv2:TAG.
-	Hub = "lab.local/istio"
-	Tag = "1.31.1"
+
+	// hub and tag make the references of Istio's images: HUB/pilot:TAG and HUB/proxyv2:TAG.
+	hub = "lab.local/istio"
+	tag = "1.31.1"
 )
 
 //go:embed operator.yaml
@@ -34,7 +35,7 @@ func operator(c topology.Cluster, o topology.Options) ([]byte, error) {
 		Cluster      topology.Cluster
 		LiveRotation bool
 		Replicas     int
-	}{Hub, Tag, c, !o.IstioDefaults, max(1, o.IstiodReplicas)})
+	}{hub, tag, c, !o.IstioDefaults, max(1, o.IstiodReplicas)})
 	return b.Bytes(), err
 }
 

@@ -110,7 +110,7 @@ func (c *Client) WaitReady(ctx context.Context) error {
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("API server %s is not ready: %w (last answer: %v)", c.server, context.Cause(ctx), last)
+			return fmt.Errorf("API server %s is not ready: %w (last answer: %w)", c.server, context.Cause(ctx), last)
 		case <-tick.C:
 		}
 	}

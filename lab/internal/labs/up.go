@@ -105,7 +105,7 @@ func (l *Lab) bringUpCluster(ctx context.Context, c cluster.Cluster, first bool,
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	go func() {
-		cancel(fmt.Errorf("the node's init ended: %v; its log is %s", init.Wait(), filepath.Join(c.Logs(), "init.log")))
+		cancel(fmt.Errorf("the node's init ended: %w; its log is %s", init.Wait(), filepath.Join(c.Logs(), "init.log")))
 	}()
 
 	if l.Options.ControlPlaneOnly {

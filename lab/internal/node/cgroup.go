@@ -2,11 +2,13 @@ package node
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -86,7 +88,7 @@ func (g Cgroup) mount(root string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	for _, c := range strings.Split(g.Hierarchy, ",") {
+	for c := range strings.SplitSeq(g.Hierarchy, ",") {
 		if c != g.Hierarchy {
 			if err := os.Symlink(g.Hierarchy, filepath.Join(root, cgroupRoot, c)); err != nil {
 				return err
@@ -113,7 +115,7 @@ func (g Cgroup) mountV2(root string) error {
 	if err != nil {
 		return err
 	}
-	for _, c := range strings.Fields(string(available)) {
+	for c := range strings.FieldsSeq(string(available)) {
 		if err := os.WriteFile(filepath.Join(dir, "cgroup.subtree_control"), []byte("+"+c), 0o644); err != nil {
 			return fmt.Errorf("controller %s: %w", c, err)
 		}
@@ -121,15 +123,21 @@ func (g Cgroup) mountV2(root string) error {
 	return nil
 }
 
-// remove kills whatever is in the group or below, and removes it. A group that is not there is no error.
-func (g Cgroup) remove(deadline time.Time) error {
+// remove kills whatever is in the group or below, and removes it. A group that is not there is no error. It has to ask again
+// and again: the kernel does not tell when the last process of a v1 group is gone.
+func (g Cgroup) remove(ctx context.Context) error {
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
 	for {
 		err := g.tryRemove()
-		if err == nil || time.Now().After(deadline) {
-			return err
+		if err == nil {
+			return nil
 		}
-		// The kernel says nothing when the last process of a v1 group is gone.
-		time.Sleep(20 * time.Millisecond)
+		select {
+		case <-ctx.Done():
+			return err
+		case <-tick.C:
+		}
 	}
 }
 
@@ -147,10 +155,10 @@ func (g Cgroup) tryRemove() error {
 	if err != nil {
 		return err
 	}
-	for i := len(groups) - 1; i >= 0; i-- { // children before parents
-		killGroup(groups[i])
-		if err := unix.Rmdir(groups[i]); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return &fs.PathError{Op: "rmdir", Path: groups[i], Err: err}
+	for _, dir := range slices.Backward(groups) { // children before parents
+		killGroup(dir)
+		if err := unix.Rmdir(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return &fs.PathError{Op: "rmdir", Path: dir, Err: err}
 		}
 	}
 	return nil
@@ -161,7 +169,7 @@ func killGroup(dir string) {
 	if err != nil {
 		return
 	}
-	for _, p := range strings.Fields(string(procs)) {
+	for p := range strings.FieldsSeq(string(procs)) {
 		if pid, err := strconv.Atoi(p); err == nil && pid > 1 {
 			_ = unix.Kill(pid, unix.SIGKILL)
 		}

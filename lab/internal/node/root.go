@@ -34,7 +34,7 @@ func show(source, target string, flags uintptr) error {
 func (s Spec) etc() map[string]string {
 	id := fnv.New128a()
 	id.Write([]byte(s.Lab + "/" + s.Cluster.Name))
-	return map[string]string{
+	return map[string]string{ //nolint:gosec // the file named passwd holds no password
 		"hostname":      s.Cluster.Name + "\n",
 		"hosts":         fmt.Sprintf("127.0.0.1 localhost\n%s %s\n", s.Cluster.NodeIP, s.Cluster.Name),
 		"resolv.conf":   "",

@@ -53,9 +53,11 @@ func (s Spec) conf(name string) string { return filepath.Join(s.Dir, "conf", nam
 
 func (s Spec) pki(name string) string { return filepath.Join(s.PKI(), name) }
 
-// ClusterDomain and PauseImage are for the configuration templates.
+// ClusterDomain is the DNS domain of every cluster, for templates.
 func (Spec) ClusterDomain() string { return topology.ClusterDomain }
-func (Spec) PauseImage() string    { return PauseImage }
+
+// PauseImage is the constant of that name, for templates.
+func (Spec) PauseImage() string { return PauseImage }
 
 const specFile = "node.json"
 

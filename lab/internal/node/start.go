@@ -18,6 +18,9 @@ import (
 
 const pidFile = "init.pid"
 
+// killTimeout is how long the kernel may take to end all processes of a node.
+const killTimeout = 20 * time.Second
+
 // Start starts the node whose Spec is prepared and whose bridge is there. It returns as soon as init is on its way;
 // Wait tells when that has ended.
 func (s Spec) Start() (*exec.Cmd, error) {
@@ -114,15 +117,16 @@ func (s Spec) InNetwork(ctx context.Context, argv ...string) (*exec.Cmd, error) 
 // Kill ends the node, whatever state it is in, and removes what it leaves on the machine: control groups and the cable.
 // The processes' own mounts and interfaces vanish with their namespaces.
 func (s Spec) Kill() error {
-	deadline := time.Now().Add(20 * time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), killTimeout)
+	defer cancel()
 	var errs []error
 	if pid := s.PID(); pid != 0 {
-		if err := unix.Kill(pid, unix.SIGKILL); err != unix.ESRCH {
+		if err := unix.Kill(pid, unix.SIGKILL); !errors.Is(err, unix.ESRCH) {
 			errs = append(errs, err)
 		}
 	}
 	for _, g := range s.Cgroups {
-		errs = append(errs, g.remove(deadline))
+		errs = append(errs, g.remove(ctx))
 	}
 	if _, err := os.Stat("/sys/class/net/" + s.Cluster.Veth); err == nil {
 		// The kernel may be removing it at this moment; what counts is that it is gone.
