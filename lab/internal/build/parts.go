@@ -18,6 +18,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -121,15 +122,15 @@ func cacheRoot() (string, error) {
 	return filepath.Join(cache, "isthmus-lab"), nil
 }
 
-// hash returns twelve hexadecimal digits that stand for the content of all files
-// and for the words of the recipe.
+// hash returns twelve hexadecimal digits that stand for the content of all pinned
+// files (Go's and pip's, whatever else lies there) and for the words of the recipe.
 func hash(files fs.FS, recipe []string) (string, error) {
 	h := sha256.New()
 	for _, word := range recipe {
 		fmt.Fprintf(h, "%q\n", word)
 	}
 	err := fs.WalkDir(files, ".", func(name string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
+		if err != nil || d.IsDir() || !slices.Contains(pinned, path.Ext(name)) {
 			return err
 		}
 		content, err := fs.ReadFile(files, name)
@@ -141,6 +142,9 @@ func hash(files fs.FS, recipe []string) (string, error) {
 	})
 	return fmt.Sprintf("%x", h.Sum(nil))[:12], err
 }
+
+// pinned are the extensions of the files that hash reads.
+var pinned = []string{".go", ".mod", ".sum", ".txt"}
 
 // recipe is what decides, besides the pinned files, about what is built.
 func recipe() []string {

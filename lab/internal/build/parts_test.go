@@ -35,6 +35,9 @@ func TestHash(t *testing.T) {
 	if again := of(pins(), "-s -w", "linux"); again != base {
 		t.Errorf("the same pins gave %s and %s", base, again)
 	}
+	if stray := of(pins(".go.mod.swp", "x"), "-s -w", "linux"); stray != base {
+		t.Error("a stray file changed the hash")
+	}
 	for what, other := range map[string]string{
 		"a changed file":             of(pins("go.mod", "module other\n"), "-s -w", "linux"),
 		"a new file":                 of(pins("go.sum", ""), "-s -w", "linux"),

@@ -2,6 +2,7 @@ package build
 
 import (
 	"os"
+	"path"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -48,6 +49,39 @@ func TestUserlandIsClosed(t *testing.T) {
 	}
 	if libraries < 3 {
 		t.Errorf("openssl and its libraries are linked with %d libraries, which cannot be", libraries)
+	}
+}
+
+// The proxy's image has what Istio and the guide call in it, and no link in it
+// leads nowhere.
+func TestProxyUserland(t *testing.T) {
+	if pkgs := missingPackages(installed); len(pkgs) > 0 {
+		t.Skipf("Debian packages are missing: apt-get install %s", strings.Join(pkgs, " "))
+	}
+	layer, err := proxyUserland()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{
+		"usr/sbin/iptables", "usr/sbin/iptables-save", "usr/sbin/iptables-restore",
+		"usr/sbin/ip6tables-restore", "usr/sbin/iptables-legacy", "usr/sbin/iptables-nft", "usr/sbin/nft",
+		"usr/bin/openssl", "usr/bin/sh", "etc/passwd", "tmp",
+	} {
+		if _, ok := layer[name]; !ok {
+			t.Errorf("%s is missing", name)
+		}
+	}
+	for name, f := range layer {
+		if f.Link == "" {
+			continue
+		}
+		to := path.Join(path.Dir("/"+name), f.Link)
+		if path.IsAbs(f.Link) {
+			to = f.Link
+		}
+		if _, ok := layer[to[1:]]; !ok {
+			t.Errorf("%s leads to %s, which is not there", name, to)
+		}
 	}
 }
 
