@@ -433,6 +433,16 @@ type Waiver struct {
 // +kubebuilder:validation:Enum=PENDING;VERIFIED;INVALID
 type VerificationState string
 
+// States of a verification.
+const (
+	// VerificationPending: not looked at yet.
+	VerificationPending VerificationState = "PENDING"
+	// VerificationVerified: it has moved the rotation.
+	VerificationVerified VerificationState = "VERIFIED"
+	// VerificationInvalid: it is about no rotation or step that is under way, and moves nothing.
+	VerificationInvalid VerificationState = "INVALID"
+)
+
 // CertificateVerificationStatus is what came of a verification.
 type CertificateVerificationStatus struct {
 	ConditionedStatus `json:",inline"`

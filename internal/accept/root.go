@@ -18,6 +18,9 @@ type RootSource struct {
 	RotationTrigger string `json:"rotationTrigger,omitempty"`
 }
 
+// Known reports whether s says what the root was made from.
+func (s RootSource) Known() bool { return s.Generated != nil || s.Secret != nil }
+
 // SourceOf returns the source of the root that shared trust asks for; certificate is the fingerprint of what the provided
 // Secret holds now, if there is one. hubNamespace completes the reference to it.
 func SourceOf(t *v1alpha1.SharedTrust, certificate, hubNamespace string) RootSource {

@@ -60,9 +60,10 @@ func VirtualMesh(prev *v1alpha1.AcceptedVirtualMesh, vm *v1alpha1.VirtualMesh, w
 
 	spec := vm.Spec.DeepCopy()
 	fs := unsupported(spec)
-	invalid := len(fs)
-	fs = append(fs, checkTrust(spec.MTLSConfig, w)...)
-	refused := len(fs) > invalid
+	trust := checkTrust(spec.MTLSConfig, w)
+	secret := checkSecret(spec.MTLSConfig, w)
+	refused := len(trust) > 0 || len(secret) > 0 && !w.copied(spec.MTLSConfig)
+	fs = append(append(fs, trust...), secret...)
 	fs = append(fs, keepRoot(spec, prev, w)...)
 
 	members, problems := resolveMembers(spec, prev, w)
@@ -115,11 +116,29 @@ func checkTrust(m *v1alpha1.MTLSConfig, w World) (fs finding.Findings) {
 	if ca == nil {
 		return fs
 	}
-	fs = append(fs, checkOptions(rootField+".generated", ca.Generated)...)
-	if ca.Secret != nil && w.ProvidedCAProblem != "" {
-		fs = append(fs, finding.Finding{Field: rootField + ".secret", Reason: v1alpha1.ReasonInvalid, Message: w.ProvidedCAProblem})
+	return append(fs, checkOptions(rootField+".generated", ca.Generated)...)
+}
+
+// checkSecret finds that the provided certificate authority cannot be used.
+func checkSecret(m *v1alpha1.MTLSConfig, w World) finding.Findings {
+	if providedSecret(m) == nil || w.ProvidedCAProblem == "" {
+		return nil
 	}
-	return fs
+	return finding.Findings{{Field: rootField + ".secret", Reason: v1alpha1.ReasonInvalid, Message: w.ProvidedCAProblem}}
+}
+
+func providedSecret(m *v1alpha1.MTLSConfig) *v1alpha1.SecretRef {
+	if m == nil || m.Shared == nil || m.Shared.RootCertificateAuthority == nil {
+		return nil
+	}
+	return m.Shared.RootCertificateAuthority.Secret
+}
+
+// copied reports whether the root in use is a copy of the Secret that the spec refers to: what became of the original since
+// then is of no account.
+func (w World) copied(m *v1alpha1.MTLSConfig) bool {
+	ref := providedSecret(m)
+	return ref != nil && w.Root != nil && w.Root.Secret != nil && SecretRef(*ref, w.Namespace) == *w.Root.Secret
 }
 
 // keepRoot takes an edit of a root in use back: replacing it needs a rotation.
@@ -134,7 +153,11 @@ func keepRoot(spec *v1alpha1.VirtualMeshSpec, prev *v1alpha1.AcceptedVirtualMesh
 		}
 		return nil
 	}
-	fs = w.Root.changes(SourceOf(shared, w.ProvidedCA, w.Namespace))
+	provided := w.ProvidedCA
+	if w.ProvidedCAProblem != "" && w.copied(spec.MTLSConfig) {
+		provided = w.Root.Certificate
+	}
+	fs = w.Root.changes(SourceOf(shared, provided, w.Namespace))
 	if len(fs) > 0 || shared.IntermediateCertificateAuthority != nil {
 		w.Root.restore(shared)
 	}

@@ -10,6 +10,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 )
 
 // Limits of what goes into a status.
@@ -105,4 +106,25 @@ func Conditions(live []metav1.Condition, generation int64, want ...metav1.Condit
 		}
 	}
 	return want
+}
+
+// Recorder sends events; events.EventRecorder of client-go is one.
+type Recorder interface {
+	Eventf(regarding, related runtime.Object, kind, reason, action, note string, args ...any)
+}
+
+// Announce sends an event for each of the conditions that differs from the live one of its type in status or reason: of kind
+// Normal where the condition is as it should be, of kind Warning otherwise.
+func Announce(r Recorder, obj runtime.Object, live []metav1.Condition, action string, conditions ...metav1.Condition) {
+	for _, c := range conditions {
+		was := meta.FindStatusCondition(live, c.Type)
+		if was != nil && was.Status == c.Status && was.Reason == c.Reason {
+			continue
+		}
+		kind := "Normal"
+		if c.Status == metav1.ConditionFalse {
+			kind = "Warning"
+		}
+		r.Eventf(obj, nil, kind, c.Reason, action, "%s", c.Message)
+	}
 }

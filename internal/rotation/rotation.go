@@ -74,10 +74,16 @@ type Intent struct {
 	// RootPeriod is its validity, RootRatio the part of it that is left when its grace period begins.
 	RootPeriod Period
 	RootRatio  pki.Ratio
-	// Ratio is the part of an intermediate's validity that is left when it is renewed.
+	// Members are the meshes that hold an intermediate.
+	Members map[MeshID]Member
+}
+
+// Member is what is wanted of one mesh.
+type Member struct {
+	// Contents of its intermediate.
+	Contents Contents
+	// Ratio is the part of the intermediate's validity that is left when it is renewed.
 	Ratio pki.Ratio
-	// Members are the meshes that hold an intermediate, with its contents.
-	Members map[MeshID]Contents
 }
 
 // Evidence is what is known of one mesh.
@@ -86,7 +92,8 @@ type Evidence struct {
 	Order *Order
 	// Signed is the validity of the intermediate that was signed for the order's issuance; nil as long as there is none.
 	Signed *Period
-	// LastIssuance is the highest for which a signature is known, for the order that stands or an earlier one.
+	// LastIssuance is the highest for which a signature is known. It exceeds that of the order if the latter comes out of a
+	// backup or was lost.
 	LastIssuance int64
 	// Held is what the agent reports to be in the mesh's Secret; nil if nothing.
 	Held *Held
@@ -140,10 +147,10 @@ type Plan struct {
 // Next plans. Members without evidence are new.
 func Next(in Intent, evidence map[MeshID]Evidence, now time.Time) Plan {
 	plan := Plan{Step: v1alpha1.StepNotRotating, Orders: map[MeshID]Order{}, Issued: map[MeshID]Why{}}
-	for id, contents := range in.Members {
+	for id, member := range in.Members {
 		e := evidence[id]
-		order := Order{Contents: contents, Signer: in.Root, Roots: []pki.RootID{in.Root}}
-		why, again := in.reissue(order, e, now)
+		order := Order{Contents: member.Contents, Signer: in.Root, Roots: []pki.RootID{in.Root}}
+		why, again := in.reissue(order, member.Ratio, e, now)
 		switch {
 		case e.Order == nil:
 			order.Issuance = e.LastIssuance + 1
@@ -170,7 +177,7 @@ func Next(in Intent, evidence map[MeshID]Evidence, now time.Time) Plan {
 }
 
 // reissue says why a mesh needs a new intermediate, or when that is to be asked again.
-func (in Intent) reissue(want Order, e Evidence, now time.Time) (why Why, again time.Time) {
+func (in Intent) reissue(want Order, ratio pki.Ratio, e Evidence, now time.Time) (why Why, again time.Time) {
 	switch {
 	case e.Order == nil:
 		return FirstIssuance, again
@@ -188,15 +195,15 @@ func (in Intent) reissue(want Order, e Evidence, now time.Time) (why Why, again 
 		}
 		return KeyLost, time.Time{}
 	}
-	if again = in.renewAt(*e.Signed, want.Contents, now); !again.IsZero() && !now.Before(again) {
+	if again = in.renewAt(*e.Signed, ratio, want.Contents.TTLDays, now); !again.IsZero() && !now.Before(again) {
 		return Renewal, time.Time{}
 	}
 	return "", again
 }
 
 // renewAt is when an intermediate is to be renewed; zero if a new one would not live longer.
-func (in Intent) renewAt(p Period, c Contents, now time.Time) time.Time {
-	at := p.graceBegins(in.Ratio)
+func (in Intent) renewAt(p Period, ratio pki.Ratio, ttlDays int32, now time.Time) time.Time {
+	at := p.graceBegins(ratio)
 	if spaced := p.SignedAt.Add(GraceInterval); at.After(in.RootPeriod.graceBegins(in.RootRatio)) && at.Before(spaced) {
 		at = spaced
 	}
@@ -204,7 +211,7 @@ func (in Intent) renewAt(p Period, c Contents, now time.Time) time.Time {
 		at = now
 	}
 	// Certificates are dated in whole seconds.
-	if end := earlier(at.Add(time.Duration(c.TTLDays)*24*time.Hour), in.RootPeriod.NotAfter); end.Sub(p.NotAfter) < time.Second {
+	if end := earlier(at.Add(time.Duration(ttlDays)*24*time.Hour), in.RootPeriod.NotAfter); end.Sub(p.NotAfter) < time.Second {
 		return time.Time{}
 	}
 	return at

@@ -1,0 +1,94 @@
+package hub
+
+import (
+	"context"
+	"errors"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/metrics"
+
+	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
+)
+
+// collector tells of certificates and clusters as they are in the cache at the moment of a scrape, so that no series outlives
+// what it is about.
+type collector struct {
+	mu        sync.RWMutex
+	reader    client.Reader
+	namespace string
+}
+
+var (
+	rootExpiry = prometheus.NewDesc("isthmus_root_expiry_timestamp_seconds",
+		"End of the validity of a root, in seconds since the epoch.", []string{"virtual_mesh", "generation", "role"}, nil)
+	intermediateExpiry = prometheus.NewDesc("isthmus_intermediate_expiry_timestamp_seconds",
+		"End of the validity of the intermediate in a mesh's Secret, in seconds since the epoch.", []string{"namespace", "mesh"}, nil)
+	clusterConnected = prometheus.NewDesc("isthmus_cluster_connected",
+		"1 if the agent of a registered cluster renews its lease, else 0.", []string{"cluster"}, nil)
+	scraped = &collector{}
+)
+
+func init() { metrics.Registry.MustRegister(scraped) }
+
+// registerMetrics makes the collector read from here on. Metrics are one per process.
+func registerMetrics(reader client.Reader, namespace string) error {
+	scraped.mu.Lock()
+	defer scraped.mu.Unlock()
+	scraped.reader, scraped.namespace = reader, namespace
+	return nil
+}
+
+// Describe implements prometheus.Collector.
+func (c *collector) Describe(ch chan<- *prometheus.Desc) {
+	ch <- rootExpiry
+	ch <- intermediateExpiry
+	ch <- clusterConnected
+}
+
+// Collect implements prometheus.Collector.
+func (c *collector) Collect(ch chan<- prometheus.Metric) {
+	c.mu.RLock()
+	reader, namespace := c.reader, c.namespace
+	c.mu.RUnlock()
+	if reader == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	var (
+		virtualMeshes v1alpha1.VirtualMeshList
+		orders        v1alpha1.IssuedCertificateList
+		clusters      v1alpha1.KubernetesClusterList
+	)
+	if err := errors.Join(
+		reader.List(ctx, &virtualMeshes, client.InNamespace(namespace)), reader.List(ctx, &orders), reader.List(ctx, &clusters, client.InNamespace(namespace)),
+	); err != nil {
+		ch <- prometheus.NewInvalidMetric(rootExpiry, err)
+		return
+	}
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	for _, vm := range virtualMeshes.Items {
+		for _, r := range vm.Status.Roots {
+			gauge(rootExpiry, float64(r.NotAfter.Unix()), vm.Name, strconv.FormatInt(r.Generation, 10), string(r.Role))
+		}
+	}
+	for _, ic := range orders.Items {
+		if cert := ic.Status.Certificate; cert != nil {
+			gauge(intermediateExpiry, float64(cert.NotAfter.Unix()), ic.Namespace, ic.Name)
+		}
+	}
+	for _, kc := range clusters.Items {
+		connected := 0.0
+		if meta.IsStatusConditionTrue(kc.Status.Conditions, v1alpha1.ConditionConnected) {
+			connected = 1
+		}
+		gauge(clusterConnected, connected, kc.Name)
+	}
+}

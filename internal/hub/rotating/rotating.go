@@ -1,0 +1,221 @@
+// Package rotating carries out what package rotation decides: it makes the roots of virtual meshes and writes the orders to
+// their members, one IssuedCertificate each.
+//
+// Nothing is remembered: roots, orders, signatures and what agents report are read anew each time, past any cache where
+// acting on old news would do harm. Each write leaves a state from which the next reconciliation goes on.
+package rotating
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/events"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/log"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
+	"github.com/isthmus-mesh/isthmus/internal/accept"
+	"github.com/isthmus-mesh/isthmus/internal/hub/roots"
+	"github.com/isthmus-mesh/isthmus/internal/kube"
+	"github.com/isthmus-mesh/isthmus/internal/rotation"
+)
+
+const owner = "isthmus-rotating"
+
+// Reasons of events.
+const (
+	ReasonRootGenerated = "RootGenerated"
+	ReasonRootCopied    = "RootCopied"
+	ReasonDeleted       = "Deleted"
+)
+
+// Reconciler reconciles the trust of VirtualMeshes.
+type Reconciler struct {
+	Client client.Client
+	// Reader reads from the API server itself, past any cache.
+	Reader    client.Reader
+	Events    events.EventRecorder
+	Roots     roots.Store
+	Namespace string
+	Now       func() time.Time
+}
+
+// SetupWithManager registers the controller. One worker only: a root is generated once.
+func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
+	isRoot := predicate.NewPredicateFuncs(func(o client.Object) bool {
+		return o.GetNamespace() == r.Namespace && o.GetLabels()[v1alpha1.LabelRootRole] != ""
+	})
+	return ctrl.NewControllerManagedBy(mgr).Named("rotating").
+		For(&v1alpha1.VirtualMesh{}).
+		Watches(&v1alpha1.Mesh{}, handler.EnqueueRequestsFromMapFunc(r.ofMesh)).
+		Watches(&v1alpha1.IssuedCertificate{}, handler.EnqueueRequestsFromMapFunc(ofOrder)).
+		Watches(&v1alpha1.CertificateRequest{}, handler.EnqueueRequestsFromMapFunc(r.ofRequest)).
+		WatchesMetadata(&corev1.Secret{}, handler.EnqueueRequestsFromMapFunc(r.ofRoot), builder.WithPredicates(isRoot)).
+		WithOptions(controller.Options{MaxConcurrentReconciles: 1}).
+		Complete(r)
+}
+
+// Reconcile makes roots and orders be as one VirtualMesh wants them. Orders of a VirtualMesh that is gone, or of a mesh that
+// is no member any more, are kept in force: what is left in place must not expire.
+func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
+	vm := &v1alpha1.VirtualMesh{}
+	err := r.Reader.Get(ctx, req.NamespacedName, vm)
+	if client.IgnoreNotFound(err) != nil {
+		return reconcile.Result{}, err
+	}
+	gone := apierrors.IsNotFound(err)
+	switch {
+	case gone:
+	case !vm.DeletionTimestamp.IsZero():
+		if err := r.delete(ctx, vm); err != nil {
+			return reconcile.Result{}, err
+		}
+	case controllerutil.AddFinalizer(vm, v1alpha1.Finalizer):
+		if err := r.Client.Update(ctx, vm); err != nil {
+			return reconcile.Result{}, err
+		}
+	}
+	if !gone && vm.DeletionTimestamp.IsZero() && vm.Status.Accepted == nil {
+		return reconcile.Result{}, nil // not known what is wanted: change nothing
+	}
+
+	s, err := r.observe(ctx, req.NamespacedName, vm)
+	if err != nil {
+		return reconcile.Result{}, err
+	}
+	if a := s.accepted; a != nil && a.Spec.Suspend {
+		return reconcile.Result{}, errors.Join(r.suspend(ctx, s), r.report(ctx, s, nil, s.problem()))
+	}
+	problem, err := r.provideRoot(ctx, s)
+	if err != nil {
+		return reconcile.Result{}, err
+	}
+	var plan *rotation.Plan
+	if problem == nil && s.root != nil {
+		p := rotation.Next(s.intent(), s.evidence, r.Now())
+		plan = &p
+		if err := r.order(ctx, s, p); err != nil {
+			return reconcile.Result{}, err
+		}
+	}
+	if !gone && vm.DeletionTimestamp.IsZero() {
+		if err := r.report(ctx, s, plan, problem); err != nil {
+			return reconcile.Result{}, err
+		}
+	}
+	if plan == nil || plan.Next.IsZero() {
+		return reconcile.Result{}, nil
+	}
+	return reconcile.Result{RequeueAfter: max(time.Second, plan.Next.Sub(r.Now()))}, nil
+}
+
+// delete lets a VirtualMesh go. Certificates and roots stay, and the orders with them.
+func (r *Reconciler) delete(ctx context.Context, vm *v1alpha1.VirtualMesh) error {
+	if !controllerutil.RemoveFinalizer(vm, v1alpha1.Finalizer) {
+		return nil
+	}
+	if accept.SharedTrust(vm.Status.Accepted) != nil {
+		r.Events.Eventf(vm, nil, corev1.EventTypeNormal, ReasonDeleted, "Delete",
+			"the members keep their certificates and their root, and the hub goes on renewing them; nothing is revoked")
+	}
+	return client.IgnoreNotFound(r.Client.Update(ctx, vm))
+}
+
+// problem is what keeps a root from signing; the reason is that of a condition.
+type problem struct{ reason, message string }
+
+// provideRoot finds the root that signs, or makes one where none was ever in use.
+func (r *Reconciler) provideRoot(ctx context.Context, s *state) (*problem, error) {
+	if p := s.problem(); p != nil || s.root != nil {
+		return p, nil
+	}
+	shared := accept.SharedTrust(s.accepted)
+	if shared == nil {
+		return nil, nil //nolint:nilnil // no root is wanted
+	}
+	if unseen := s.unseen(); len(unseen) > 0 {
+		return &problem{v1alpha1.ReasonWaitingForAgents, fmt.Sprintf("no root is made before every member has reported the CA that it uses: waiting for %v", unseen)}, nil
+	}
+	if len(s.members) == 0 {
+		return &problem{v1alpha1.ReasonWaitingForAgents, "no member to which shared trust can be applied"}, nil
+	}
+	root, reason, err := r.newRoot(ctx, s, shared)
+	var unusable *roots.ProblemError
+	if errors.As(err, &unusable) {
+		return &problem{v1alpha1.ReasonInvalid, unusable.Error()}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := r.Roots.Create(ctx, s.name, root); err != nil {
+		return nil, err
+	}
+	log.FromContext(ctx).Info("Root made", "reason", reason, "generation", root.Generation, "fingerprint", root.Material.Root.ID().String())
+	r.Events.Eventf(s.vm, nil, corev1.EventTypeNormal, reason, "MakeRoot", "root %d, fingerprint %s, valid until %s",
+		root.Generation, root.Material.Root.ID().Short(), root.Material.NotAfter().UTC().Format(time.RFC3339))
+	root.Certificate = root.Material.Root
+	s.roots = append(s.roots, root)
+	s.root = &s.roots[len(s.roots)-1]
+	return nil, nil //nolint:nilnil // the root is there
+}
+
+func (r *Reconciler) ofMesh(ctx context.Context, mesh client.Object) []reconcile.Request {
+	return r.virtualMeshes(ctx, func(vm *v1alpha1.VirtualMesh) bool {
+		if vm.Status.Accepted == nil {
+			return false
+		}
+		for _, m := range vm.Status.Accepted.Spec.Meshes {
+			if m.Name == mesh.GetName() && m.Namespace == mesh.GetNamespace() {
+				return true
+			}
+		}
+		return false
+	})
+}
+
+func ofOrder(_ context.Context, o client.Object) []reconcile.Request {
+	ref := o.(*v1alpha1.IssuedCertificate).Spec.VirtualMesh
+	return []reconcile.Request{{NamespacedName: types.NamespacedName{Namespace: ref.Namespace, Name: ref.Name}}}
+}
+
+func (r *Reconciler) ofRequest(ctx context.Context, o client.Object) []reconcile.Request {
+	cr := o.(*v1alpha1.CertificateRequest)
+	ic := &v1alpha1.IssuedCertificate{}
+	if cr.Status.State != v1alpha1.CertificateRequestFinished ||
+		r.Client.Get(ctx, types.NamespacedName{Namespace: cr.Namespace, Name: cr.Spec.IssuedCertificate}, ic) != nil {
+		return nil
+	}
+	return ofOrder(ctx, ic)
+}
+
+func (r *Reconciler) ofRoot(ctx context.Context, secret client.Object) []reconcile.Request {
+	return r.virtualMeshes(ctx, func(vm *v1alpha1.VirtualMesh) bool {
+		return kube.VirtualMeshLabel(vm.Name, vm.Namespace) == secret.GetLabels()[v1alpha1.LabelVirtualMesh]
+	})
+}
+
+func (r *Reconciler) virtualMeshes(ctx context.Context, which func(*v1alpha1.VirtualMesh) bool) (out []reconcile.Request) {
+	list := &v1alpha1.VirtualMeshList{}
+	if err := r.Client.List(ctx, list, client.InNamespace(r.Namespace)); err != nil {
+		log.FromContext(ctx).Error(err, "VirtualMeshes are not looked at again")
+		return nil
+	}
+	for i := range list.Items {
+		if which(&list.Items[i]) {
+			out = append(out, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(&list.Items[i])})
+		}
+	}
+	return out
+}

@@ -1,0 +1,279 @@
+// Package summary makes the status of a VirtualMesh out of what was found when it was accepted, the state of its root, the
+// evidence that its members give and the state of their clusters. It is a function over values.
+package summary
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
+	"github.com/isthmus-mesh/isthmus/internal/accept"
+	"github.com/isthmus-mesh/isthmus/internal/finding"
+	"github.com/isthmus-mesh/isthmus/internal/rotation"
+)
+
+// Input is what there is to sum up.
+type Input struct {
+	// VirtualMesh as it was read. Of its status, only the condition RootReady is used.
+	VirtualMesh *v1alpha1.VirtualMesh
+	// Accepted is what is in force; nil if nothing is.
+	Accepted *v1alpha1.AcceptedVirtualMesh
+	// Findings of its acceptance.
+	Findings finding.Findings
+	// Orders made for this VirtualMesh.
+	Orders []v1alpha1.IssuedCertificate
+	// Away are the namespaces of clusters that are not connected.
+	Away map[string]bool
+}
+
+// member is how one mesh stands.
+type member struct {
+	name     string
+	state    v1alpha1.State
+	findings finding.Findings
+	proven   bool
+	waits    string // for what, if it is pending
+	away     bool
+}
+
+// Of returns state, errors, meshes and conditions. Conditions have neither generation nor time yet.
+func Of(in Input) (s v1alpha1.VirtualMeshStatus, conditions []metav1.Condition) {
+	members := in.members()
+	root := meta.FindStatusCondition(in.VirtualMesh.Status.Conditions, v1alpha1.ConditionRootReady)
+	trust := accept.SharedTrust(in.Accepted) != nil
+
+	s.Errors = in.Findings.About("").Without(v1alpha1.ReasonSuspended).Errors()
+	s.Meshes = map[string]v1alpha1.ApprovalStatus{}
+	for _, m := range members {
+		s.Meshes[m.name] = v1alpha1.ApprovalStatus{State: m.state, Errors: m.findings.Errors()}
+	}
+	s.State = in.state(members)
+
+	v := in.verdict(members, root, trust)
+	conditions = append(conditions, v.conditions()...)
+	if trust {
+		conditions = append(conditions, trustEstablished(members))
+	}
+	conditions = append(conditions, in.restartPending())
+	if c := in.retained(); c != nil {
+		conditions = append(conditions, *c)
+	}
+	return s, conditions
+}
+
+// members are all meshes that were accepted or could not be, in the order of their names.
+func (in Input) members() []member {
+	byName := map[string]*member{}
+	get := func(name string) *member {
+		if byName[name] == nil {
+			byName[name] = &member{name: name, state: v1alpha1.StateAccepted}
+		}
+		return byName[name]
+	}
+	orders := map[string]*v1alpha1.IssuedCertificate{}
+	for i := range in.Orders {
+		orders[accept.MeshKey(in.Orders[i].Name, in.Orders[i].Namespace)] = &in.Orders[i]
+	}
+	if in.Accepted != nil {
+		for _, ref := range in.Accepted.Spec.Meshes {
+			m := get(accept.MeshKey(ref.Name, ref.Namespace))
+			m.away = in.Away[ref.Namespace]
+			if accept.SharedTrust(in.Accepted) != nil {
+				m.judge(orders[m.name])
+			}
+			if m.away {
+				m.findings = append(m.findings, finding.Finding{Reason: v1alpha1.ReasonNotConnected, Message: "the cluster is not connected: what is said here is what was last heard of it"})
+			}
+		}
+	}
+	for _, f := range in.Findings {
+		if f.Mesh != "" {
+			m := get(f.Mesh)
+			m.state = v1alpha1.StateInvalid
+			m.findings = append(m.findings, f)
+		}
+	}
+	out := make([]member, 0, len(byName))
+	for _, m := range byName {
+		out = append(out, *m)
+	}
+	slices.SortFunc(out, func(a, b member) int { return strings.Compare(a.name, b.name) })
+	return out
+}
+
+// judge tells from an order and its evidence how far shared trust has come in the mesh.
+func (m *member) judge(ic *v1alpha1.IssuedCertificate) {
+	m.state, m.waits = v1alpha1.StatePending, "a certificate is being ordered"
+	if ic == nil {
+		return
+	}
+	evidence, err := rotation.Observe(ic)
+	m.proven = err == nil && rotation.Proven(*evidence.Order, evidence)
+	switch {
+	case ic.Status.State == v1alpha1.IssuedCertificateFailed:
+		m.state = v1alpha1.StateFailed
+		m.findings = append(m.findings, finding.Finding{Reason: readyReason(ic), Message: ic.Status.Error})
+	case m.proven:
+		m.state, m.waits = v1alpha1.StateAccepted, ""
+	case ic.Status.State == v1alpha1.IssuedCertificateRequested:
+		m.waits = "the certificate is being signed"
+	case ic.Status.State == v1alpha1.IssuedCertificateIssued, ic.Status.State == v1alpha1.IssuedCertificateFinished:
+		m.waits = "the certificate is in place and istiod is not seen to use it yet"
+	default:
+		m.waits = "the certificate is ordered"
+	}
+}
+
+func readyReason(ic *v1alpha1.IssuedCertificate) string {
+	if c := meta.FindStatusCondition(ic.Status.Conditions, v1alpha1.ConditionReady); c != nil && c.Reason != "" {
+		return c.Reason
+	}
+	return "Failed"
+}
+
+// state is the worst of all.
+func (in Input) state(members []member) v1alpha1.State {
+	has := func(s v1alpha1.State) bool {
+		return slices.ContainsFunc(members, func(m member) bool { return m.state == s })
+	}
+	switch {
+	case len(in.Findings.About("").With(v1alpha1.ReasonInvalid)) > 0 || has(v1alpha1.StateInvalid):
+		return v1alpha1.StateInvalid
+	case has(v1alpha1.StateFailed):
+		return v1alpha1.StateFailed
+	case in.Accepted == nil || has(v1alpha1.StatePending) || len(in.Findings.With(v1alpha1.ReasonNotYetSupported)) > 0:
+		return v1alpha1.StatePending
+	}
+	return v1alpha1.StateAccepted
+}
+
+// verdict is what the conditions Ready, Reconciling and Stalled say together.
+type verdict struct {
+	ready           metav1.ConditionStatus
+	stalled         bool // or else, if not ready, reconciling
+	reason, message string
+}
+
+// verdict takes the first of these that holds, so that the message is about what has to be done first.
+func (in Input) verdict(members []member, root *metav1.Condition, trust bool) verdict {
+	stalled := func(reason, message string) verdict {
+		return verdict{ready: metav1.ConditionFalse, stalled: true, reason: reason, message: message}
+	}
+	whole := in.Findings.About("")
+	if fs := whole.With(v1alpha1.ReasonSuspended); len(fs) > 0 {
+		return stalled(v1alpha1.ReasonSuspended, finding.Join(fs.Errors()))
+	}
+	if fs := whole.With(v1alpha1.ReasonInvalid); len(fs) > 0 {
+		return stalled(v1alpha1.ReasonInvalid, finding.Join(fs.Errors()))
+	}
+	if trust && root != nil && root.Status == metav1.ConditionFalse && root.Reason != v1alpha1.ReasonWaitingForAgents {
+		return stalled(root.Reason, root.Message)
+	}
+	for _, s := range []v1alpha1.State{v1alpha1.StateFailed, v1alpha1.StateInvalid} {
+		for _, m := range members {
+			if m.state == s && len(m.findings) > 0 {
+				worst := m.findings.Without(v1alpha1.ReasonNotConnected)
+				return stalled(worst[0].Reason, "mesh "+m.name+": "+finding.Join(worst.Errors()))
+			}
+		}
+	}
+	if c := in.restartPending(); c.Status == metav1.ConditionTrue {
+		return stalled(v1alpha1.ReasonRestartRequired, c.Message)
+	}
+	if in.Accepted == nil {
+		return stalled(v1alpha1.ReasonInvalid, "no member is valid")
+	}
+	if trust && root != nil && root.Status == metav1.ConditionFalse {
+		return verdict{ready: metav1.ConditionFalse, reason: root.Reason, message: root.Message}
+	}
+	var waits, away []string
+	for _, m := range members {
+		if m.waits != "" {
+			waits = append(waits, m.name+": "+m.waits)
+		}
+		if m.away {
+			away = append(away, m.name)
+		}
+	}
+	switch {
+	case len(waits) > 0:
+		return verdict{ready: metav1.ConditionFalse, reason: v1alpha1.ReasonProgressing, message: finding.Join(waits)}
+	case len(whole) > 0:
+		return stalled(whole[0].Reason, finding.Join(whole.Errors()))
+	case len(away) > 0:
+		return verdict{ready: metav1.ConditionUnknown, reason: v1alpha1.ReasonNotConnected,
+			message: fmt.Sprintf("the clusters of these meshes are not connected: %s", strings.Join(away, ", "))}
+	}
+	return verdict{ready: metav1.ConditionTrue, reason: v1alpha1.ReasonReady, message: fmt.Sprintf("in force in %d meshes", len(members))}
+}
+
+func (v verdict) conditions() []metav1.Condition {
+	of := func(conditionType string, holds bool) metav1.Condition {
+		c := metav1.Condition{Type: conditionType, Status: metav1.ConditionFalse, Reason: v1alpha1.ReasonReady}
+		if v.ready != metav1.ConditionTrue {
+			c.Reason = v.reason
+		}
+		if holds {
+			c.Status, c.Message = metav1.ConditionTrue, v.message
+		}
+		return c
+	}
+	return []metav1.Condition{
+		{Type: v1alpha1.ConditionReady, Status: v.ready, Reason: v.reason, Message: v.message},
+		of(v1alpha1.ConditionReconciling, v.ready != metav1.ConditionTrue && !v.stalled),
+		of(v1alpha1.ConditionStalled, v.stalled),
+	}
+}
+
+func trustEstablished(members []member) metav1.Condition {
+	c := metav1.Condition{Type: v1alpha1.ConditionTrustEstablished, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonReady,
+		Message: "every member was seen to use an intermediate under the shared root"}
+	var not []string
+	for _, m := range members {
+		if !m.proven {
+			not = append(not, m.name)
+		}
+	}
+	if len(not) > 0 || len(members) == 0 {
+		c.Status, c.Reason = metav1.ConditionFalse, v1alpha1.ReasonProgressing
+		c.Message = "not seen to use an intermediate under the shared root: " + finding.Join(not)
+	}
+	return c
+}
+
+func (in Input) restartPending() metav1.Condition {
+	c := metav1.Condition{Type: v1alpha1.ConditionRestartPending, Status: metav1.ConditionFalse, Reason: v1alpha1.ReasonReady}
+	var pending []string
+	for i := range in.Orders {
+		ic := &in.Orders[i]
+		if p := meta.FindStatusCondition(ic.Status.Conditions, v1alpha1.ConditionRestartPending); p != nil && p.Status == metav1.ConditionTrue {
+			pending = append(pending, accept.MeshKey(ic.Name, ic.Namespace)+": "+p.Message)
+		}
+	}
+	if len(pending) > 0 {
+		slices.Sort(pending)
+		c.Status, c.Reason, c.Message = metav1.ConditionTrue, v1alpha1.ReasonRestartRequired, finding.Join(pending)
+	}
+	return c
+}
+
+// retained tells of meshes that are no members any more; nil if there are none.
+func (in Input) retained() *metav1.Condition {
+	var names []string
+	for i := range in.Orders {
+		ref := v1alpha1.ObjectRef{Name: in.Orders[i].Name, Namespace: in.Orders[i].Namespace}
+		if in.Accepted == nil || !slices.Contains(in.Accepted.Spec.Meshes, ref) {
+			names = append(names, accept.MeshKey(ref.Name, ref.Namespace))
+		}
+	}
+	if len(names) == 0 {
+		return nil
+	}
+	slices.Sort(names)
+	return &metav1.Condition{Type: v1alpha1.ConditionMembersRetained, Status: metav1.ConditionTrue, Reason: "Removed",
+		Message: "no members any more, and still under the shared root: their certificates are renewed and nothing is revoked before the root is replaced: " + strings.Join(names, ", ")}
+}
