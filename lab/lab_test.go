@@ -396,6 +396,17 @@ func TestNodes(t *testing.T) {
 		labFails(t, `"kubelet"`, "kill", "kublet", "--name", name)
 	})
 
+	t.Run("load", func(t *testing.T) {
+		lab(t, "load", "--name", name, "--cluster", "b", "--ref", "lab.local/loaded:dev", "--binary", filepath.Join(l.Parts.Bin, "sample"))
+		if out, err := kubectl(t, l, "b-context", "", "set", "image", "deployment/echo", "echo=lab.local/loaded:dev"); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		if out, err := kubectl(t, l, "b-context", "", "rollout", "status", "--timeout=60s", "deployment/echo"); err != nil {
+			t.Errorf("%v: %s", err, out)
+		}
+		labFails(t, "--ref and --binary", "load", "--name", name, "--ref", "lab.local/loaded:dev")
+	})
+
 	t.Run("exec", func(t *testing.T) {
 		if got := strings.TrimSpace(lab(t, "exec", "--name", name, "a", "--", "hostname")); got != "a" {
 			t.Errorf("the node calls itself %q", got)

@@ -31,6 +31,11 @@ func (s Spec) components() []component {
 		"--client-ca-file=" + s.pki("ca.crt"),
 		"--kubelet-certificate-authority=" + s.pki("ca.crt"),
 		"--kubelet-client-certificate=" + s.pki("admin.crt"), "--kubelet-client-key=" + s.pki("admin.key"),
+		// Aggregated API servers trust requests that the API server passes on with this certificate.
+		"--proxy-client-cert-file=" + s.pki("front-proxy-client.crt"), "--proxy-client-key-file=" + s.pki("front-proxy-client.key"),
+		"--requestheader-client-ca-file=" + s.pki("front-proxy-ca.crt"), "--requestheader-allowed-names=" + frontProxyClient,
+		"--requestheader-username-headers=X-Remote-User", "--requestheader-group-headers=X-Remote-Group",
+		"--requestheader-extra-headers-prefix=X-Remote-Extra-",
 		"--service-cluster-ip-range=" + c.ServiceCIDR.String(),
 		"--service-account-issuer=https://kubernetes.default.svc." + topology.ClusterDomain,
 		"--service-account-key-file=" + s.pki("service-account.pub"),

@@ -32,6 +32,9 @@ var users = map[string]struct {
 	"load-balancer":           {"lab:load-balancer", nil},
 }
 
+// frontProxyClient is who the API server is to aggregated API servers.
+const frontProxyClient = "front-proxy-client"
+
 // Prepare fills the cluster's directory: the spec, certificates, kubeconfigs and the components' configuration.
 func (s Spec) Prepare() error {
 	for _, d := range []string{"pki", "kubeconfig", "conf", "log", "root", "var/lib/kubelet", "var/lib/containerd", "var/lib/cni", "var/log/pods", "var/log/containers"} {
@@ -74,6 +77,14 @@ func (s Spec) certificates() error {
 	if err != nil {
 		return err
 	}
+	frontProxyCA, err := pki.NewCA(c.Name + "-front-proxy-ca")
+	if err != nil {
+		return err
+	}
+	frontProxy, err := frontProxyCA.Client(frontProxyClient)
+	if err != nil {
+		return err
+	}
 	tokenKey, tokenPub, err := pki.SigningKey()
 	if err != nil {
 		return err
@@ -82,6 +93,7 @@ func (s Spec) certificates() error {
 		"ca.crt": ca.Cert, "ca.key": ca.Key,
 		"apiserver.crt": apiserver.Cert, "apiserver.key": apiserver.Key,
 		"kubelet-server.crt": kubeletServer.Cert, "kubelet-server.key": kubeletServer.Key,
+		"front-proxy-ca.crt": frontProxyCA.Cert, "front-proxy-client.crt": frontProxy.Cert, "front-proxy-client.key": frontProxy.Key,
 		"service-account.key": tokenKey, "service-account.pub": tokenPub,
 	}
 	sign := func(file, user string, groups ...string) error {
