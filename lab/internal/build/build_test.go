@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -13,6 +14,11 @@ import (
 
 // Ensure for real, with the smallest program there is.
 func TestEnsure(t *testing.T) {
+	cache, err := exec.Command("go", "env", "GOCACHE").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("GOCACHE", strings.TrimSpace(string(cache))) // which else follows XDG_CACHE_HOME
 	t.Setenv("XDG_CACHE_HOME", t.TempDir())
 	only := []string{"pause-image"}
 	var said bytes.Buffer
