@@ -3,12 +3,14 @@ package hublink
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/go-logr/logr"
 	"github.com/prometheus/client_golang/prometheus"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/wait"
 	coordinationv1ac "k8s.io/client-go/applyconfigurations/coordination/v1"
@@ -16,6 +18,7 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/apiutil"
 	"sigs.k8s.io/controller-runtime/pkg/cluster"
 	"sigs.k8s.io/controller-runtime/pkg/metrics"
 
@@ -96,6 +99,7 @@ func New(mgr ctrl.Manager, opts Options) (*Link, error) {
 	l.hub, err = cluster.New(cfg, func(o *cluster.Options) {
 		o.Scheme = mgr.GetScheme()
 		o.Logger = l.log
+		o.MapperProvider = mapper
 		o.Cache = cache.Options{
 			DefaultNamespaces: map[string]cache.Config{l.namespace: {}},
 			ByObject: map[client.Object]cache.ByObject{
@@ -107,6 +111,15 @@ func New(mgr ctrl.Manager, opts Options) (*Link, error) {
 		return nil, err
 	}
 	return l, mgr.Add(l)
+}
+
+// mapper knows without asking the hub what the cache has to know of Settings when it is made.
+func mapper(cfg *rest.Config, c *http.Client) (meta.RESTMapper, error) {
+	settings := meta.NewDefaultRESTMapper(nil)
+	resource := v1alpha1.GroupVersion.WithResource("settings")
+	settings.AddSpecific(v1alpha1.GroupVersion.WithKind("Settings"), resource, resource, meta.RESTScopeNamespace)
+	dynamic, err := apiutil.NewDynamicRESTMapper(cfg, c)
+	return meta.FirstHitRESTMapper{MultiRESTMapper: meta.MultiRESTMapper{settings, dynamic}}, err
 }
 
 // Setup registers a function that is called once, when the hub's cache holds the given kinds. It must be called before
