@@ -62,18 +62,19 @@ func (b *builder) compile(ctx context.Context, programs []target) error {
 	if err := os.MkdirAll(staging, 0o755); err != nil {
 		return err
 	}
-	packages, err := b.countPackages(ctx, programs)
+	packages, err := b.listPackages(ctx, programs)
 	if err != nil {
 		return err
 	}
 	b.report.say("compiling %d programs into %s", len(programs), b.parts.Bin)
 	args := []string{"build", "-v", "-tags=" + tags, "-ldflags=" + linkerFlags(), "-o", staging + "/"}
 	args = append(args, compilerFlags...)
-	meter := b.startMeter(packages, len(programs) == len(ofKind(targets, program, plugin)))
-	if err := runGo(ctx, b.source.pins(), append(args, goPackages(programs)...), nil, meter.compiling); err != nil {
+	meter, err := b.startMeter(packages, len(programs) == len(ofKind(targets, program, plugin)))
+	if err != nil {
 		return err
 	}
-	if err := meter.stop(); err != nil {
+	err = runGo(ctx, b.source.pins(), append(args, goPackages(programs)...), nil, meter.compiling)
+	if err := errors.Join(err, meter.stop(err == nil)); err != nil {
 		return err
 	}
 	for _, p := range programs {
@@ -85,9 +86,9 @@ func (b *builder) compile(ctx context.Context, programs []target) error {
 	return nil
 }
 
-// countPackages returns of how many packages the programs consist, and downloads
+// listPackages returns the packages of which the programs consist, and downloads
 // the modules that have them.
-func (b *builder) countPackages(ctx context.Context, programs []target) (int, error) {
+func (b *builder) listPackages(ctx context.Context, programs []target) ([]string, error) {
 	var listed bytes.Buffer
 	modules := 0
 	args := append([]string{"list", "-deps", "-tags=" + tags}, goPackages(programs)...)
@@ -95,7 +96,7 @@ func (b *builder) countPackages(ctx context.Context, programs []target) (int, er
 		modules++
 		b.report.pass("downloading modules: %d, %s", modules, strings.TrimPrefix(line, "go: downloading "))
 	})
-	return bytes.Count(listed.Bytes(), []byte("\n")), err
+	return strings.Fields(listed.String()), err
 }
 
 func goPackages(programs []target) []string {

@@ -7,7 +7,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -150,46 +149,56 @@ func clock(d time.Duration) string {
 	return fmt.Sprintf("%d:%02d", s/60, s%60)
 }
 
-// A meter follows one go build by its lines. Of a whole compilation it keeps, in
-// the cache, how far it got (for the next one, if this one is interrupted) and how
-// it went.
+// A meter follows one go build by the packages that it names. It keeps their
+// names with the version, so that the next build (after an interruption, or of
+// other parts) knows what is in Go's cache, and the pace of a build from nothing
+// for all versions.
 type meter struct {
 	report *reporter
-	whole  bool
+	known  *os.File // names of compiled packages, one a line
+	pacing string   // the file of the pace
 	pace   pace
-	dir    string // of this version
-	root   string // of all versions: the pace outlives a change of pins
 	start  time.Time
-	first  int // packages that an interrupted compilation has left
+	whole  bool
+	first  int // packages that were compiled before
 	at     []time.Duration
-	saved  time.Time
 }
 
-// startMeter begins to measure a compilation of so many packages, cached ones
-// included.
-func (b *builder) startMeter(packages int, whole bool) *meter {
+// startMeter begins to measure a build that consists of these packages. A whole
+// build is one of all programs.
+func (b *builder) startMeter(packages []string, whole bool) (*meter, error) {
 	m := &meter{
-		report: b.report, whole: whole,
-		dir: b.parts.Dir, root: filepath.Dir(b.parts.Dir),
-		pace: usualPace, start: time.Now(),
+		report: b.report,
+		pacing: filepath.Join(filepath.Dir(b.parts.Dir), "pace.json"),
+		pace:   usualPace,
+		start:  time.Now(),
+		whole:  whole,
 	}
-	if data, err := os.ReadFile(m.paceFile()); err == nil {
+	if data, err := os.ReadFile(m.pacing); err == nil {
 		var p pace
 		if json.Unmarshal(data, &p) == nil && p.Packages > 0 {
 			m.pace = p
 		}
 	}
-	m.pace = m.pace.scaled(packages)
-	if data, err := os.ReadFile(m.countFile()); err == nil && whole {
-		if n, err := strconv.Atoi(strings.TrimSpace(string(data))); err == nil {
-			m.first = min(n, packages)
+	m.pace = m.pace.scaled(len(packages))
+
+	known := filepath.Join(b.parts.Dir, "compiled")
+	names, err := os.ReadFile(known)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	compiled := map[string]bool{}
+	for name := range strings.Lines(string(names)) {
+		compiled[strings.TrimSuffix(name, "\n")] = true
+	}
+	for _, p := range packages {
+		if compiled[p] {
+			m.first++
 		}
 	}
-	return m
+	m.known, err = os.OpenFile(known, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
+	return m, err
 }
-
-func (m *meter) paceFile() string  { return filepath.Join(m.root, "pace.json") }
-func (m *meter) countFile() string { return filepath.Join(m.dir, "compiled") }
 
 // compiling takes the name of the next package.
 func (m *meter) compiling(pkg string) {
@@ -198,29 +207,21 @@ func (m *meter) compiling(pkg string) {
 	done := m.first + len(m.at)
 	left := m.pace.remaining(m.first, done, elapsed)
 	m.report.pass("compiling: %2.0f%%, about %s left: %s", 100*m.pace.share(done), clock(left), pkg)
-	if m.whole && time.Since(m.saved) > time.Second {
-		m.saved = time.Now()
-		_ = os.WriteFile(m.countFile(), []byte(strconv.Itoa(done)), 0o644) // only an estimate depends on it
-	}
+	fmt.Fprintln(m.known, pkg) // only an estimate depends on it
 }
 
-// stop ends the measurement of a compilation that has succeeded. If it was whole
-// and began with nothing, the next one is estimated by it.
-func (m *meter) stop() error {
-	if !m.whole {
-		return nil
-	}
-	if m.first == 0 && len(m.at) > m.pace.Packages*9/10 {
-		data, err := json.Marshal(newPace(m.at, time.Since(m.start)))
-		if err == nil {
-			err = os.WriteFile(m.paceFile(), append(data, '\n'), 0o644)
-		}
-		if err != nil {
-			return err
-		}
-	}
-	if err := os.Remove(m.countFile()); !errors.Is(err, os.ErrNotExist) {
+// stop ends the measurement. The next build is estimated by this one if it was
+// whole, began with nothing and has succeeded.
+func (m *meter) stop(succeeded bool) error {
+	if err := m.known.Close(); err != nil {
 		return err
 	}
-	return nil
+	if !succeeded || !m.whole || len(m.at) < m.pace.Packages*9/10 {
+		return nil
+	}
+	data, err := json.Marshal(newPace(m.at, time.Since(m.start)))
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(m.pacing, append(data, '\n'), 0o644)
 }

@@ -2,6 +2,7 @@ package build
 
 import (
 	"bytes"
+	"fmt"
 	"math"
 	"os"
 	"testing"
@@ -97,60 +98,73 @@ func TestScaled(t *testing.T) {
 	}
 }
 
-func testMeter(t *testing.T) func(packages int, whole bool) *meter {
+// testMeter returns a function that starts meters of one version.
+func testMeter(t *testing.T) func(packages []string, whole bool) *meter {
 	t.Helper()
 	b := &builder{parts: at(t.TempDir() + "/version"), report: newReporter(nil)}
 	if err := os.MkdirAll(b.parts.Dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	return b.startMeter
+	return func(packages []string, whole bool) *meter {
+		t.Helper()
+		m, err := b.startMeter(packages, whole)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return m
+	}
 }
 
-// An interrupted compilation leaves how far it got, and the next one goes on
-// from there.
+// What one build has compiled the next one need not, whether the first was
+// interrupted or was one of other parts.
 func TestMeterResumes(t *testing.T) {
 	start := testMeter(t)
-	if m := start(1000, true); m.first != 0 {
-		t.Errorf("the first meter starts at %d", m.first)
-	} else {
-		m.compiling("errors")
+	m := start([]string{"errors", "io", "fmt"}, true)
+	if m.first != 0 {
+		t.Errorf("the first build starts after %d packages", m.first)
 	}
-	if m := start(10, false); m.first != 0 {
-		t.Errorf("one of a part starts at %d", m.first)
-	}
-	m := start(1000, true)
-	if m.first != 1 {
-		t.Errorf("resumed after %d packages, want 1", m.first)
-	}
-	if err := m.stop(); err != nil {
+	m.compiling("errors")
+	m.compiling("io")
+	if err := m.stop(false); err != nil {
 		t.Fatal(err)
 	}
-	if m := start(1000, true); m.first != 0 {
-		t.Errorf("after a complete one the next starts at %d", m.first)
+	if m := start([]string{"errors", "io", "fmt"}, true); m.first != 2 {
+		t.Errorf("the resumed build starts after %d packages, want 2", m.first)
+	}
+	if m := start([]string{"io", "os"}, false); m.first != 1 {
+		t.Errorf("a build of another part starts after %d packages, want 1", m.first)
 	}
 }
 
-// A whole compilation from nothing is what the next one is estimated by; one
-// that found most packages compiled is not.
+// A whole build from nothing is what the next one is estimated by; no other is.
 func TestMeterLearns(t *testing.T) {
-	start := testMeter(t)
-	m := start(1000, true)
-	m.compiling("errors")
-	if err := m.stop(); err != nil {
-		t.Fatal(err)
+	packages := make([]string, usualPace.Packages)
+	for i := range packages {
+		packages[i] = fmt.Sprint("p", i)
 	}
-	if m := start(1000, true); m.pace.Total < time.Minute {
-		t.Errorf("one package of a thousand taught a pace of %v", m.pace.Total)
-	}
-	m = start(1000, true)
-	for range 1000 {
-		m.compiling("errors")
-	}
-	if err := m.stop(); err != nil {
-		t.Fatal(err)
-	}
-	if m := start(1000, true); m.pace.Total > time.Minute {
-		t.Errorf("a thousand packages in no time taught a pace of %v", m.pace.Total)
+	for _, test := range []struct {
+		name             string
+		whole, succeeded bool
+		compiled         []string
+		learns           bool
+	}{
+		{"whole", true, true, packages, true},
+		{"whole, most of it cached", true, true, packages[:100], false},
+		{"whole, failed at the end", true, false, packages, false},
+		{"of one part", false, true, packages, false},
+	} {
+		start := testMeter(t)
+		m := start(packages, test.whole)
+		for _, p := range test.compiled {
+			m.compiling(p)
+		}
+		if err := m.stop(test.succeeded); err != nil {
+			t.Fatal(err)
+		}
+		// Nothing was compiled here, so a pace that was learned is a fast one.
+		if learned := start(packages, true).pace.Total < time.Minute; learned != test.learns {
+			t.Errorf("%s: learned is %v, want %v", test.name, learned, test.learns)
+		}
 	}
 }
 
