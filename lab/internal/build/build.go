@@ -1,7 +1,6 @@
 package build
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -188,17 +187,4 @@ func Prune() ([]string, error) {
 		removed = append(removed, dir)
 	}
 	return removed, nil
-}
-
-// sameContent compares two files; one that does not exist is like no other.
-func sameContent(a, b string) (bool, error) {
-	x, err := os.ReadFile(a)
-	if err != nil {
-		return false, err
-	}
-	y, err := os.ReadFile(b)
-	if errors.Is(err, os.ErrNotExist) {
-		return false, nil
-	}
-	return bytes.Equal(x, y), err
 }

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -41,31 +40,4 @@ func (b *builder) fetchEnvoy(ctx context.Context, t target) error {
 	}
 	defer binary.Close()
 	return install(filepath.Join(b.parts.Dir, t.files()[0]), binary)
-}
-
-// installFile copies an executable.
-func installFile(src, dst string) error {
-	f, err := os.Open(src)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	return install(dst, f)
-}
-
-// install writes an executable that appears complete or not at all.
-func install(dst string, content io.Reader) error {
-	f, err := os.OpenFile(dst+".new", os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o755)
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name())
-	defer f.Close()
-	if _, err := io.Copy(f, content); err != nil {
-		return err
-	}
-	if err := f.Close(); err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), dst)
 }
