@@ -95,12 +95,14 @@ func Join(messages []string) string {
 }
 
 // Conditions completes the wanted conditions for a status: each gets the generation, and the time of its last transition from
-// the live condition of its type if that has the same status.
+// the live condition of its type if that has the same status, or else the present unless it has one.
 func Conditions(live []metav1.Condition, generation int64, want ...metav1.Condition) []metav1.Condition {
 	now := metav1.Now().Rfc3339Copy()
 	for i := range want {
 		want[i].ObservedGeneration = generation
-		want[i].LastTransitionTime = now
+		if want[i].LastTransitionTime.IsZero() {
+			want[i].LastTransitionTime = now
+		}
 		if was := meta.FindStatusCondition(live, want[i].Type); was != nil && was.Status == want[i].Status {
 			want[i].LastTransitionTime = was.LastTransitionTime
 		}

@@ -253,6 +253,7 @@ func (r *Reconciler) checkUnsigned(ctx context.Context, cr *v1alpha1.Certificate
 // answer writes the status of a request.
 func (r *Reconciler) answer(ctx context.Context, cr *v1alpha1.CertificateRequest, status v1alpha1.CertificateRequestStatus, ready metav1.Condition) error {
 	ready.Type = v1alpha1.ConditionReady
+	ready.LastTransitionTime = metav1.NewTime(r.Now().Truncate(time.Second))
 	want := &v1alpha1.CertificateRequest{ObjectMeta: metav1.ObjectMeta{Name: cr.Name, Namespace: cr.Namespace}, Status: status}
 	want.Status.ObservedGeneration = cr.Generation
 	want.Status.Conditions = finding.Conditions(cr.Status.Conditions, cr.Generation, ready)
