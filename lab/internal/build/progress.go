@@ -44,13 +44,13 @@ func (p pace) share(packages int) float64 {
 }
 
 // remaining estimates what is still to come, having compiled from first to now
-// packages in elapsed. It trusts the pace at the beginning and what it sees of
-// this machine more and more.
+// packages in elapsed. At the beginning it trusts the pace, after a fifth of the
+// way what it has seen of this machine.
 func (p pace) remaining(first, now int, elapsed time.Duration) time.Duration {
 	from, to := p.share(first), p.share(now)
 	total := float64(p.Total)
 	if to > from && from < 1 {
-		trust := (to - from) / (1 - from)
+		trust := min(1, 5*(to-from)/(1-from))
 		total = (1-trust)*total + trust*float64(elapsed)/(to-from)
 	}
 	return time.Duration(total * (1 - to))
@@ -76,7 +76,7 @@ func newPace(at []time.Duration, total time.Duration) pace {
 	const parts = 20
 	p := pace{Packages: len(at), Total: total}
 	for i := 1; i < parts && len(at) > 0; i++ {
-		p.Shares = append(p.Shares, float64(at[(len(at)-1)*i/parts])/float64(total))
+		p.Shares = append(p.Shares, float64(at[len(at)*i/parts])/float64(total))
 	}
 	p.Shares = append(p.Shares, 1)
 	return p

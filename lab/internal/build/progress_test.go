@@ -43,8 +43,8 @@ func TestRemaining(t *testing.T) {
 	}{
 		{"at the start the pace is all there is", 0, 0, 0, 100 * time.Second},
 		{"as fast as the pace", 0, 40, 40 * time.Second, 60 * time.Second},
-		{"half as fast, half of it believed", 0, 50, 100 * time.Second, 75 * time.Second},
-		{"half as fast, nearly all of it believed", 0, 90, 180 * time.Second, 19 * time.Second},
+		{"half as fast, half of it believed", 0, 10, 20 * time.Second, 135 * time.Second},
+		{"half as fast, all of it believed", 0, 50, 100 * time.Second, 100 * time.Second},
 		{"resumed", 60, 60, 0, 40 * time.Second},
 		{"resumed, at the pace", 60, 80, 20 * time.Second, 20 * time.Second},
 		{"done", 0, 100, time.Hour, 0},
