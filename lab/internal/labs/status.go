@@ -2,7 +2,6 @@ package labs
 
 import (
 	"context"
-	"errors"
 	"time"
 
 	"github.com/isthmus-mesh/isthmus/lab/internal/cluster"
@@ -28,14 +27,13 @@ const (
 
 // Phase tells how the lab is.
 func (l *Lab) Phase() (Phase, error) {
-	unlock, err := lock(l.Dir(), false)
-	if errors.Is(err, errLocked) {
-		return Starting, nil
-	}
+	busy, err := locked(l.Dir())
 	if err != nil {
 		return "", err
 	}
-	unlock()
+	if busy {
+		return Starting, nil
+	}
 	if !l.Ready() {
 		return Incomplete, nil
 	}

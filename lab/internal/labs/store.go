@@ -2,8 +2,8 @@
 // how they are and takes them down without leaving anything.
 //
 // A lab is a directory under Root. Whatever a lab is going to make on the machine is written down there before it is made,
-// so that Down removes it all whenever and however the process that made it ended. A flock(2) on the directory says that
-// somebody is at work on the lab; the kernel releases it with the process.
+// so that Down removes it all whenever and however the process that made it ended. A lock on a file in it says that somebody
+// is at work on the lab; the kernel releases it with the process.
 package labs
 
 import (
@@ -17,8 +17,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/isthmus-mesh/isthmus/lab/internal/build"
 	"github.com/isthmus-mesh/isthmus/lab/internal/cluster"
@@ -212,35 +210,6 @@ func checkWatches(all []*Lab) error {
 		return fmt.Errorf("%d nodes on this machine need fs.inotify.max_user_instances to be %d, it is %d: raise it with `sysctl -w fs.inotify.max_user_instances=1024`, or take a lab down", nodes, need, have)
 	}
 	return nil
-}
-
-// errLocked says that another process is at work.
-var errLocked = errors.New("another lab command is at work on it: wait for that, or stop it")
-
-// lock takes the lock of a directory; if wait is false it fails with errLocked where it would have to wait.
-func lock(dir string, wait bool) (unlock func(), err error) {
-	f, err := os.Open(dir)
-	if err != nil {
-		return nil, err
-	}
-	how := unix.LOCK_EX
-	if !wait {
-		how |= unix.LOCK_NB
-	}
-	for {
-		err = unix.Flock(int(f.Fd()), how)
-		if !errors.Is(err, unix.EINTR) {
-			break
-		}
-	}
-	if errors.Is(err, unix.EWOULDBLOCK) {
-		err = fmt.Errorf("%s: %w", dir, errLocked)
-	}
-	if err != nil {
-		f.Close()
-		return nil, err
-	}
-	return func() { f.Close() }, nil
 }
 
 // Cluster is one of the lab's clusters, to work with.
