@@ -1,0 +1,10 @@
+{{- define "isthmus-agent.labels" -}}
+app.kubernetes.io/name: isthmus-agent
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
+{{- end }}
+{{- define "isthmus-agent.image" -}}
+{{- with .Values.image }}{{ with .registry }}{{ . }}/{{ end }}{{ .name }}:{{ .tag | default $.Chart.AppVersion }}{{ end }}
+{{- end }}
