@@ -205,8 +205,12 @@ func orderOf(o *v1alpha1.IssuedCertificate) order {
 
 // writeStatus reports to the order.
 func (r *Requester) writeStatus(ctx context.Context, o *v1alpha1.IssuedCertificate, out outcome) error {
+	report := r.reports.get(o.Name)
+	if report == nil && out.obtained && out.stall == nil && o.Status.ObservedGeneration == o.Generation {
+		return nil // this agent has just started: what was reported before stands until it has looked itself
+	}
 	want := &v1alpha1.IssuedCertificate{ObjectMeta: metav1.ObjectMeta{Namespace: o.Namespace, Name: o.Name}}
-	want.Status = statusOf(o, out, r.reports.get(o.Name), r.Now())
+	want.Status = statusOf(o, out, report, r.Now())
 	if err := kube.ApplyStatus(ctx, r.Hub, statusOwner, o, want); err != nil {
 		return fmt.Errorf("status of order %s: %w", o.Name, err)
 	}

@@ -160,28 +160,25 @@ func stateOf(out outcome, answers bool, report *Report) v1alpha1.IssuedCertifica
 // that looking again writes nothing.
 func keepTimes(s, live *v1alpha1.IssuedCertificateStatus, now time.Time) {
 	same := s.ObservedGeneration == live.ObservedGeneration
-	if c, l := s.ControlPlane, live.ControlPlane; c != nil {
-		c = c.DeepCopy()
-		c.ObservedAt = metav1.NewTime(now).Rfc3339Copy()
-		if l != nil && same {
-			at := c.ObservedAt
-			c.ObservedAt = l.ObservedAt
-			if !reflect.DeepEqual(c, l) {
-				c.ObservedAt = at
+	at := metav1.NewTime(now).Rfc3339Copy()
+	if s.ControlPlane != nil {
+		s.ControlPlane = s.ControlPlane.DeepCopy()
+		s.ControlPlane.ObservedAt = at
+		if l := live.ControlPlane; same && l != nil {
+			s.ControlPlane.ObservedAt = l.ObservedAt
+			if !reflect.DeepEqual(s.ControlPlane, l) {
+				s.ControlPlane.ObservedAt = at
 			}
 		}
-		s.ControlPlane = c
 	}
-	if p, l := s.Proxies, live.Proxies; p != nil {
-		p = p.DeepCopy()
-		p.ObservedAt = metav1.NewTime(now).Rfc3339Copy()
-		if l != nil && same {
-			at := p.ObservedAt
-			p.ObservedAt = l.ObservedAt
-			if !reflect.DeepEqual(p, l) {
-				p.ObservedAt = at
+	if s.Proxies != nil {
+		s.Proxies = s.Proxies.DeepCopy()
+		s.Proxies.ObservedAt = at
+		if l := live.Proxies; same && l != nil {
+			s.Proxies.ObservedAt = l.ObservedAt
+			if !reflect.DeepEqual(s.Proxies, l) {
+				s.Proxies.ObservedAt = at
 			}
 		}
-		s.Proxies = p
 	}
 }
