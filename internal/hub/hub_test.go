@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"strings"
@@ -19,10 +20,12 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/log"
+	"sigs.k8s.io/controller-runtime/pkg/log/zap"
 
 	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
 	"github.com/isthmus-mesh/isthmus/internal/accept"
 	"github.com/isthmus-mesh/isthmus/internal/hub"
+	"github.com/isthmus-mesh/isthmus/internal/hub/hubtest"
 	"github.com/isthmus-mesh/isthmus/internal/kube"
 	"github.com/isthmus-mesh/isthmus/internal/pki"
 	"github.com/isthmus-mesh/isthmus/internal/pki/pkitest"
@@ -54,31 +57,17 @@ func (w *world) run(name string, f func(t *testing.T)) {
 func start(t *testing.T) *world {
 	w := &world{T: t, whole: t, env: testenv.Start(t)}
 	w.Client = w.env.Client
-	w.env.Namespace(t, system, nil)
+	hubtest.Install(t, w.env, "ca")
 	w.startHub()
 	return w
 }
 
 func (w *world) startHub() {
 	w.Helper()
-	mgr, err := hub.NewManager(w.env.Config, hub.Options{
+	w.stop = hubtest.Start(w.whole, w.env, hub.Options{
 		SecretNamespaces: []string{"ca"},
 		Now:              func() time.Time { return time.Now().Add(time.Duration(w.ahead.Load())) },
 	})
-	if err != nil {
-		w.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- mgr.Start(ctx) }()
-	w.stop = func() {
-		cancel()
-		if err := <-done; err != nil {
-			w.Error(err)
-		}
-		w.stop = func() {}
-	}
-	w.whole.Cleanup(func() { w.stop() })
 }
 
 func (w *world) create(objs ...client.Object) {
@@ -295,8 +284,17 @@ func is(conditions []metav1.Condition, conditionType string, status metav1.Condi
 	return nil
 }
 
+// testLogger is silent unless the test is verbose.
+func testLogger() logr.Logger {
+	flag.Parse()
+	if !testing.Verbose() {
+		return logr.Discard()
+	}
+	return zap.New(zap.UseDevMode(true))
+}
+
 func TestMain(m *testing.M) {
-	log.SetLogger(logr.Discard())
+	log.SetLogger(testLogger())
 	os.Exit(m.Run())
 }
 
