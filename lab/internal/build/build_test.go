@@ -12,14 +12,21 @@ import (
 	"time"
 )
 
-// Ensure for real, with the smallest program there is.
-func TestEnsure(t *testing.T) {
-	cache, err := exec.Command("go", "env", "GOCACHE").Output()
+// emptyCache sets a cache without parts, but with what Go has compiled: Go's own
+// cache follows XDG_CACHE_HOME too.
+func emptyCache(t *testing.T) {
+	t.Helper()
+	compiled, err := exec.Command("go", "env", "GOCACHE").Output()
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Setenv("GOCACHE", strings.TrimSpace(string(cache))) // which else follows XDG_CACHE_HOME
+	t.Setenv("GOCACHE", strings.TrimSpace(string(compiled)))
 	t.Setenv("XDG_CACHE_HOME", t.TempDir())
+}
+
+// Ensure for real, with the smallest program there is.
+func TestEnsure(t *testing.T) {
+	emptyCache(t)
 	only := []string{"pause-image"}
 	var said bytes.Buffer
 	parts, err := Ensure(t.Context(), Options{Progress: &said, Only: only})
@@ -134,5 +141,61 @@ func TestPrune(t *testing.T) {
 		if _, err := os.Stat(dir); (err == nil) != want {
 			t.Errorf("%s: %v", dir, err)
 		}
+	}
+}
+
+// A program of former pins is taken over if it would come out the same, and is
+// itself left alone if it would not.
+func TestFormerPrograms(t *testing.T) {
+	emptyCache(t)
+	build := func() string {
+		t.Helper()
+		parts, err := Ensure(t.Context(), Options{Only: []string{"pause"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return filepath.Join(parts.Bin, "pause")
+	}
+	current := build()
+	version := filepath.Dir(filepath.Dir(current))
+	former := filepath.Join(filepath.Dir(version), "0123456789ab")
+	if err := os.Rename(version, former); err != nil {
+		t.Fatal(err)
+	}
+	same := func() bool {
+		t.Helper()
+		a, err := os.Stat(build())
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := os.Stat(filepath.Join(former, "bin", "pause"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return os.SameFile(a, b)
+	}
+	if !same() {
+		t.Error("the same program was built again")
+	}
+
+	if err := os.RemoveAll(version); err != nil {
+		t.Fatal(err)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := os.ReadFile(self)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(former, "bin", "pause"), other, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if same() {
+		t.Error("another program was taken over")
+	}
+	if now, err := os.ReadFile(filepath.Join(former, "bin", "pause")); err != nil || !bytes.Equal(now, other) {
+		t.Errorf("the former program was changed: %d bytes, %v", len(now), err)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"time"
 )
 
 // installFile copies an executable.
@@ -32,6 +33,18 @@ func install(dst string, content io.Reader) error {
 		return err
 	}
 	return os.Rename(f.Name(), dst)
+}
+
+// newest returns which of the files was modified last; "" if there is none.
+func newest(files []string) string {
+	var file string
+	var at time.Time
+	for _, f := range files {
+		if info, err := os.Stat(f); err == nil && info.ModTime().After(at) {
+			file, at = f, info.ModTime()
+		}
+	}
+	return file
 }
 
 // sameContent compares two files; one that does not exist is like no other.

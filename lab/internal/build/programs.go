@@ -62,6 +62,9 @@ func (b *builder) compile(ctx context.Context, programs []target) error {
 	if err := os.MkdirAll(staging, 0o755); err != nil {
 		return err
 	}
+	if err := b.stageFormer(staging, programs); err != nil {
+		return err
+	}
 	packages, err := b.listPackages(ctx, programs)
 	if err != nil {
 		return err
@@ -81,6 +84,23 @@ func (b *builder) compile(ctx context.Context, programs []target) error {
 		dst := filepath.Join(b.parts.Dir, p.files()[0])
 		if err := os.Rename(filepath.Join(staging, p.name), dst); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+// stageFormer puts the programs of former pins where new ones will be written: go
+// build leaves alone what would come out the same, and replaces the rest.
+func (b *builder) stageFormer(staging string, programs []target) error {
+	for _, p := range programs {
+		former, err := filepath.Glob(filepath.Join(filepath.Dir(b.parts.Dir), "*", p.files()[0]))
+		if err != nil {
+			return err
+		}
+		if file := newest(former); file != "" {
+			if err := os.Link(file, filepath.Join(staging, p.name)); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
