@@ -103,11 +103,18 @@ func (s *supervisor) ended(pid int, ws unix.WaitStatus) {
 		}
 		p.PID = 0
 		close(p.gone)
-		slog.Info("component ended", "component", p.Name, "pid", pid, "exit", ws.ExitStatus(), "signal", ws.Signal(), "down", p.Down)
+		slog.Info("component ended", "component", p.Name, "pid", pid, "how", ending(ws), "down", p.Down)
 		if !p.Down {
 			time.AfterFunc(restartDelay, func() { s.again(p) })
 		}
 	}
+}
+
+func ending(ws unix.WaitStatus) string {
+	if ws.Signaled() {
+		return ws.Signal().String()
+	}
+	return fmt.Sprintf("exit code %d", ws.ExitStatus())
 }
 
 // again starts a component that has ended by itself, unless somebody was faster.
