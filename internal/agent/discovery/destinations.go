@@ -110,12 +110,16 @@ func (r *destinations) Reconcile(ctx context.Context, req request) (reconcile.Re
 	}
 	switch state {
 	case istio.Inside:
-		if exists && ours(have) && equality.Semantic.DeepEqual(have.Spec, want) {
-			return reconcile.Result{}, nil
+		if !exists {
+			obj := &v1alpha1.Destination{Spec: want}
+			obj.Name = name
+			return reconcile.Result{}, r.put(ctx, nil, obj)
 		}
-		obj := &v1alpha1.Destination{Spec: want}
-		obj.Name = name
-		return reconcile.Result{}, r.put(ctx, obj)
+		if !equality.Semantic.DeepEqual(have.Spec, want) {
+			obj := have.DeepCopy()
+			obj.Spec = want
+			return reconcile.Result{}, r.put(ctx, have, obj)
+		}
 	case istio.Outside:
 		if exists {
 			return reconcile.Result{}, r.remove(ctx, have, "the Service is gone or in no mesh")

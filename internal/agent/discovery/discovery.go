@@ -10,8 +10,6 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/util/workqueue"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -191,26 +189,30 @@ func (d *discovery) orphaned(ctx context.Context, v *view, mesh string) (bool, e
 // ours reports whether an object of the hub was made by discovery.
 func ours(o client.Object) bool { return o.GetLabels()[v1alpha1.LabelManagedBy] == fieldOwner }
 
-// put writes an object with name and spec to the hub.
-func (d *discovery) put(ctx context.Context, obj client.Object) error {
-	gvk, err := d.hub.GroupVersionKindFor(obj)
+// put writes an object to the hub whole: nobody else has a say in what was discovered. have is the object as it was read,
+// or nil. Labels that others add stay; an object that discovery did not make is left alone.
+func (d *discovery) put(ctx context.Context, have, want client.Object) error {
+	gvk, err := d.hub.GroupVersionKindFor(want)
 	if err != nil {
 		return err
 	}
-	content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(obj)
-	if err != nil {
+	log := ctrl.LoggerFrom(ctx).V(1).WithValues("kind", gvk.Kind, "name", want.GetName())
+	if have == nil {
+		want.SetNamespace(d.namespace)
+		want.SetLabels(map[string]string{v1alpha1.LabelManagedBy: fieldOwner})
+		if err := d.hub.Create(ctx, want, client.FieldOwner(fieldOwner)); err != nil {
+			return err
+		}
+		log.Info("created in the hub")
+		return nil
+	}
+	if !ours(have) {
+		return reconcile.TerminalError(&kube.ForeignObjectError{Kind: gvk.Kind, Namespace: d.namespace, Name: want.GetName()})
+	}
+	if err := d.hub.Patch(ctx, want, client.MergeFrom(have), client.FieldOwner(fieldOwner)); err != nil {
 		return err
 	}
-	u := &unstructured.Unstructured{Object: map[string]any{"spec": content["spec"]}}
-	u.SetGroupVersionKind(gvk)
-	u.SetName(obj.GetName())
-	u.SetNamespace(d.namespace)
-	u.SetLabels(map[string]string{v1alpha1.LabelManagedBy: fieldOwner})
-	outcome, err := kube.Apply(ctx, d.hub, fieldOwner, u)
-	if err != nil {
-		return err
-	}
-	ctrl.LoggerFrom(ctx).V(1).Info("written to the hub", "kind", gvk.Kind, "name", obj.GetName(), "outcome", outcome)
+	log.Info("changed in the hub")
 	return nil
 }
 

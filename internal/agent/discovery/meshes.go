@@ -127,12 +127,17 @@ func (r *meshes) Reconcile(ctx context.Context, _ request) (reconcile.Result, er
 		name := r.meshName(&mesh)
 		old := have[name]
 		delete(have, name)
-		if old != nil && ours(old) && equality.Semantic.DeepEqual(old.Spec, want) {
-			continue
+		switch {
+		case old == nil:
+			obj := &v1alpha1.Mesh{Spec: want}
+			obj.Name = name
+			err = r.put(ctx, nil, obj)
+		case !equality.Semantic.DeepEqual(old.Spec, want):
+			obj := old.DeepCopy()
+			obj.Spec = want
+			err = r.put(ctx, old, obj)
 		}
-		obj := &v1alpha1.Mesh{Spec: want}
-		obj.Name = name
-		if err := r.put(ctx, obj); err != nil {
+		if err != nil {
 			return reconcile.Result{}, err
 		}
 	}
