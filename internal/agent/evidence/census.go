@@ -150,3 +150,44 @@ func env(c *corev1.Container, name string) string {
 }
 
 func isTrue(s string) bool { return strings.EqualFold(s, "true") || s == "1" }
+
+// StripPod is a transform for a cache: it leaves of a pod what this package and package restart read.
+func StripPod(obj any) (any, error) {
+	p, ok := obj.(*corev1.Pod)
+	if !ok {
+		return obj, nil
+	}
+	stripped := &corev1.Pod{
+		TypeMeta: p.TypeMeta, ObjectMeta: p.ObjectMeta,
+		Spec: corev1.PodSpec{
+			ServiceAccountName: p.Spec.ServiceAccountName,
+			Containers:         stripContainers(p.Spec.Containers),
+			InitContainers:     stripContainers(p.Spec.InitContainers),
+		},
+		Status: corev1.PodStatus{
+			Phase: p.Status.Phase, PodIP: p.Status.PodIP, Conditions: p.Status.Conditions,
+			ContainerStatuses: p.Status.ContainerStatuses, InitContainerStatuses: p.Status.InitContainerStatuses,
+		},
+	}
+	stripped.ManagedFields = nil
+	return stripped, nil
+}
+
+// stripContainers keeps of the containers of Istio what tells them apart, and of others the name.
+func stripContainers(in []corev1.Container) []corev1.Container {
+	var out []corev1.Container
+	for _, c := range in {
+		short := corev1.Container{Name: c.Name}
+		if len(c.Args) > 0 && (c.Args[0] == "proxy" || slices.Contains(c.Args, "discovery")) {
+			short.Image, short.Args = c.Image, c.Args
+			for _, e := range c.Env {
+				switch e.Name {
+				case "CA_ADDR", "CA_ADDRESS", "PROXY_CONFIG", "PROXY_CONFIG_XDS_AGENT":
+					short.Env = append(short.Env, e)
+				}
+			}
+		}
+		out = append(out, short)
+	}
+	return out
+}

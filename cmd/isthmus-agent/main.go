@@ -1,0 +1,71 @@
+// Command isthmus-agent is the agent of a member cluster: it reports what is in the mesh there, holds the mesh's
+// certificates and carries out the hub's orders.
+package main
+
+import (
+	"flag"
+	"os"
+	"strings"
+
+	"github.com/go-logr/logr"
+	"github.com/spf13/cobra"
+	"k8s.io/klog/v2"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/log/zap"
+
+	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
+	"github.com/isthmus-mesh/isthmus/internal/agent"
+	"github.com/isthmus-mesh/isthmus/internal/version"
+)
+
+func main() {
+	if err := command().Execute(); err != nil {
+		os.Exit(1)
+	}
+}
+
+func command() *cobra.Command {
+	options := agent.Options{Namespace: os.Getenv("POD_NAMESPACE"), Identity: os.Getenv("POD_NAME")}
+	if options.Namespace == "" {
+		options.Namespace = v1alpha1.AgentNamespace
+	}
+	if options.Identity == "" {
+		options.Identity, _ = os.Hostname()
+	}
+	logging := zap.Options{}
+	cmd := &cobra.Command{
+		Use:          "isthmus-agent",
+		Short:        "The agent of a cluster that is a member of an Isthmus virtual mesh",
+		Version:      version.Version,
+		Args:         cobra.NoArgs,
+		SilenceUsage: true,
+		RunE:         func(*cobra.Command, []string) error { return run(options, zap.New(zap.UseFlagOptions(&logging))) },
+	}
+	f := cmd.Flags()
+	f.StringVar(&options.Cluster, "cluster", "", "name under which this cluster is registered in the hub (required)")
+	f.StringVar(&options.Namespace, "namespace", options.Namespace, "namespace of the agent; defaults to $POD_NAMESPACE")
+	f.StringVar(&options.HubKubeconfigSecret, "hub-kubeconfig-secret", "isthmus-hub-credential", "Secret in the agent's namespace with the kubeconfig for the hub, whose token the agent renews")
+	f.StringVar(&options.HubKubeconfigFile, "hub-kubeconfig-file", "", "file with the kubeconfig for the hub, in place of the Secret; somebody else renews what is in it")
+	f.StringSliceVar(&options.IstioNamespaces, "istio-namespaces", []string{"istio-system"}, "root namespaces of Istio in this cluster")
+	f.StringVar(&options.MetricsAddress, "metrics-bind-address", ":8080", "address for Prometheus metrics; 0 for none")
+	f.StringVar(&options.HealthAddress, "health-probe-bind-address", ":8081", "address for /healthz and /readyz; 0 for none")
+	goFlags := flag.NewFlagSet("", flag.ContinueOnError)
+	logging.BindFlags(goFlags)
+	f.AddGoFlagSet(goFlags)
+	return cmd
+}
+
+func run(o agent.Options, log logr.Logger) error {
+	ctrl.SetLogger(log)
+	klog.SetLogger(log)
+	log.Info("Starting", "cluster", o.Cluster, "istioNamespaces", strings.Join(o.IstioNamespaces, ","))
+	cfg, err := ctrl.GetConfig()
+	if err != nil {
+		return err
+	}
+	mgr, _, err := agent.NewManager(cfg, o)
+	if err != nil {
+		return err
+	}
+	return mgr.Start(ctrl.SetupSignalHandler())
+}
