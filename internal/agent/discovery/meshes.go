@@ -199,6 +199,9 @@ func (d *discovery) objects(ctx context.Context, from client.Reader, deployments
 	for i := range o.Deployments {
 		roots[o.Deployments[i].Namespace] = true
 	}
+	for i := range o.ConfigMaps {
+		roots[o.ConfigMaps[i].Namespace] = true
+	}
 	called := map[types.NamespacedName]bool{}
 	for i := range o.Webhooks {
 		for j := range o.Webhooks[i].Webhooks {
