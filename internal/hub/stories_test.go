@@ -1,0 +1,458 @@
+package hub_test
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"maps"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
+	"github.com/isthmus-mesh/isthmus/internal/pki"
+	"github.com/isthmus-mesh/isthmus/internal/pki/pkitest"
+	"github.com/isthmus-mesh/isthmus/internal/testenv"
+)
+
+func (w *world) remove(o client.Object) {
+	w.Helper()
+	if err := w.Delete(context.Background(), o); err != nil {
+		w.Fatal(err)
+	}
+	testenv.Eventually(w, "deletion", func() error {
+		if err := w.Get(context.Background(), client.ObjectKeyFromObject(o), o); !apierrors.IsNotFound(err) {
+			return fmt.Errorf("%s is still there: %v", o.GetName(), err)
+		}
+		return nil
+	})
+}
+
+func TestRegistration(t *testing.T) {
+	w := start(t)
+	ctx := context.Background()
+	w.register("east")
+
+	w.run("the agent has an identity and rights", func(t *testing.T) {
+		for _, o := range []client.Object{
+			&corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: "isthmus-east", Name: "isthmus-agent"}},
+			&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "isthmus-east", Name: "isthmus-agent-credential"}},
+			&rbacv1.RoleBinding{ObjectMeta: metav1.ObjectMeta{Namespace: "isthmus-east", Name: "isthmus-agent"}},
+			&rbacv1.RoleBinding{ObjectMeta: metav1.ObjectMeta{Namespace: system, Name: "isthmus-agent-east"}},
+			&rbacv1.ClusterRoleBinding{ObjectMeta: metav1.ObjectMeta{Name: "isthmus-agent-east"}},
+		} {
+			w.get(o, o.GetNamespace(), o.GetName())
+		}
+	})
+	w.run("its heartbeat shows", func(t *testing.T) {
+		kc := &v1alpha1.KubernetesCluster{}
+		testenv.Eventually(t, "connection", func() error {
+			w.get(kc, system, "east")
+			return errors.Join(isTrue(kc.Status.Conditions, v1alpha1.ConditionConnected), want(kc.Status.AgentVersion, "1.2.3"))
+		})
+		w.heartbeat("east", time.Now().Add(-99*time.Second)) // a second before it counts as missed
+		testenv.Eventually(t, "disconnection", func() error {
+			w.get(kc, system, "east")
+			return is(kc.Status.Conditions, v1alpha1.ConditionConnected, metav1.ConditionFalse, "HeartbeatMissed")
+		})
+	})
+	w.run("a deleted credential is made anew", func(t *testing.T) {
+		secret := &corev1.Secret{}
+		w.get(secret, "isthmus-east", "isthmus-agent-credential")
+		old := secret.UID
+		if err := w.Delete(ctx, secret); err != nil {
+			t.Fatal(err)
+		}
+		testenv.Eventually(t, "new credential", func() error {
+			secret := &corev1.Secret{}
+			if err := w.Get(ctx, client.ObjectKey{Namespace: "isthmus-east", Name: "isthmus-agent-credential"}, secret); err != nil {
+				return err
+			}
+			return want(secret.UID != old, true)
+		})
+	})
+	w.run("a namespace of somebody else is left alone", func(t *testing.T) {
+		w.env.Namespace(t, "isthmus-theirs", nil)
+		kc := &v1alpha1.KubernetesCluster{ObjectMeta: metav1.ObjectMeta{Name: "theirs", Namespace: system}}
+		w.create(kc)
+		testenv.Eventually(t, "refusal", func() error {
+			w.get(kc, system, "theirs")
+			return is(kc.Status.Conditions, v1alpha1.ConditionStalled, metav1.ConditionTrue, "NamespaceTaken")
+		})
+		w.remove(kc)
+		ns := &corev1.Namespace{}
+		w.get(ns, "", "isthmus-theirs")
+		if ns.DeletionTimestamp != nil {
+			t.Error("it was deleted")
+		}
+	})
+	w.run("deregistered, all is gone", func(t *testing.T) {
+		w.remove(&v1alpha1.KubernetesCluster{ObjectMeta: metav1.ObjectMeta{Name: "east", Namespace: system}})
+		ns := &corev1.Namespace{}
+		w.get(ns, "", "isthmus-east")
+		if ns.DeletionTimestamp == nil { // no controller finishes it here
+			t.Error("the namespace stays")
+		}
+		for _, o := range []client.Object{
+			&rbacv1.ClusterRoleBinding{ObjectMeta: metav1.ObjectMeta{Name: "isthmus-agent-east"}},
+			&rbacv1.RoleBinding{ObjectMeta: metav1.ObjectMeta{Name: "isthmus-agent-east", Namespace: system}},
+			&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "isthmus-agent-credential", Namespace: "isthmus-east"}},
+		} {
+			if err := w.Get(ctx, client.ObjectKeyFromObject(o), o); !apierrors.IsNotFound(err) {
+				t.Errorf("%T stays: %v", o, err)
+			}
+		}
+	})
+}
+
+func secretRoot(name, namespace string) *v1alpha1.MTLSConfig {
+	return &v1alpha1.MTLSConfig{Shared: &v1alpha1.SharedTrust{
+		RootCertificateAuthority: &v1alpha1.RootCertificateAuthority{Secret: &v1alpha1.SecretRef{Name: name, Namespace: namespace}},
+	}}
+}
+
+func TestProvidedRoot(t *testing.T) {
+	w := start(t)
+	now := time.Now()
+	root := pkitest.NewRoot(t, "provided", now)
+	forms := map[string]struct {
+		ca   *pkitest.CA
+		data map[string][]byte
+		kind corev1.SecretType
+		in   string
+	}{
+		"guide":        {root, root.RootSecret(t), "", ""},
+		"istio":        {root, nil, "", "ca"},
+		"cert-manager": {root, nil, corev1.SecretTypeTLS, ""},
+	}
+	intermediate := root.Intermediate(t, "provided intermediate")
+	istio, certManager := forms["istio"], forms["cert-manager"]
+	istio.data, certManager.data = intermediate.IstioSecret(t), intermediate.CertManagerSecret(t)
+	forms["istio"], forms["cert-manager"] = istio, certManager
+	for name, form := range forms {
+		w.run(name, func(t *testing.T) {
+			cluster := name
+			w.register(cluster)
+			w.create(&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: or(form.in, system)}, Type: form.kind, Data: form.data})
+			vm := virtualMesh(name, cluster)
+			vm.Spec.MTLSConfig = secretRoot(name, form.in)
+			w.create(vm)
+			cr := w.carryOut(cluster, 1)
+			if cr.Status.Signer != root.Root().ID().String() {
+				t.Errorf("signer %s", cr.Status.Signer)
+			}
+			chain, err := pki.ParseChain([]byte(cr.Status.SignedCertificate + cr.Status.CertChain))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := pki.NewMaterial(chain[:len(chain)-1], pkitest.ECKey(t), pki.NewBundle(root.Root()), now); !strings.Contains(fmt.Sprint(err), "private key") {
+				t.Errorf("chain: %v", err) // that the key is another one is found first, so check the chain itself
+			}
+			for i := 1; i < len(chain); i++ {
+				if err := chain[i-1].CheckSignatureFrom(chain[i]); err != nil {
+					t.Errorf("certificate %d is not signed by the next: %v", i-1, err)
+				}
+			}
+			if pki.RootOf(chain[len(chain)-1]).ID() != root.Root().ID() {
+				t.Error("the chain does not end with the root")
+			}
+		})
+	}
+	w.run("what its owner does to it later changes nothing", func(t *testing.T) {
+		update(w, &corev1.Secret{}, system, "guide", func(s *corev1.Secret) { s.Data = map[string][]byte{"key.pem": []byte("gone")} })
+		w.sees("guide", "complaint", func(vm *v1alpha1.VirtualMesh) error {
+			return errors.Join(is(vm.Status.Conditions, v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonInvalid), want(vm.Status.Accepted != nil, true))
+		})
+		update(w, &corev1.Secret{}, system, "guide", func(s *corev1.Secret) { s.Data = pkitest.NewRoot(t, "another", now).RootSecret(t) })
+		w.sees("guide", "refusal", func(vm *v1alpha1.VirtualMesh) error {
+			return is(vm.Status.Conditions, v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonNotYetSupported)
+		})
+		if got := w.order("guide", 1).Spec.Signer; got != root.Root().ID().String() {
+			t.Errorf("signer is %s", got)
+		}
+		w.remove(&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "guide", Namespace: system}})
+	})
+
+	w.register("victim")
+	// refused has a VirtualMesh refer to a Secret and returns what its status says of that.
+	refused := func(t *testing.T, name, namespace, reason string) string {
+		t.Helper()
+		vm := virtualMesh("refused", "victim")
+		vm.Spec.MTLSConfig = secretRoot(name, namespace)
+		w.create(vm)
+		defer w.remove(vm)
+		got := w.sees("refused", "refusal", func(vm *v1alpha1.VirtualMesh) error {
+			return errors.Join(is(vm.Status.Conditions, v1alpha1.ConditionStalled, metav1.ConditionTrue, reason),
+				want(vm.Status.State, v1alpha1.StateInvalid), want(vm.Status.Accepted == nil, true))
+		})
+		if err := w.Get(context.Background(), client.ObjectKey{Namespace: "isthmus-victim", Name: meshName("victim")}, &v1alpha1.IssuedCertificate{}); !apierrors.IsNotFound(err) {
+			t.Errorf("an order was written: %v", err)
+		}
+		return fmt.Sprintf("%v %v", got.Status.Errors, got.Status.Conditions)
+	}
+	for i, wrong := range pkitest.WrongSecrets(t, now) {
+		w.run("wrong: "+wrong.Name, func(t *testing.T) {
+			name := fmt.Sprintf("wrong-%d", i)
+			w.create(&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: system}, Data: wrong.Data})
+			says := refused(t, name, "", v1alpha1.ReasonInvalid)
+			if wrong.Key != "" && !strings.Contains(says, "key "+wrong.Key+": ") || wrong.Key != "" && !strings.Contains(says, string(wrong.Reason)) {
+				t.Errorf("it does not say that %s is %s: %s", wrong.Key, wrong.Reason, says)
+			}
+			reveals(t, says, wrong.Data)
+		})
+	}
+	w.run("no foreign Secret is told of", func(t *testing.T) {
+		hidden := pkitest.NewRoot(t, "hidden", now).RootSecret(t)
+		password := map[string][]byte{"password": []byte("correct horse battery staple")}
+		w.env.Namespace(t, "elsewhere", nil)
+		w.create(
+			&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "password", Namespace: system}, Data: password},
+			&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "typed", Namespace: system}, Type: "example.com/hidden", Data: hidden},
+			&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "hidden", Namespace: "elsewhere"}, Data: hidden},
+		)
+		absent := refused(t, "absent", "", v1alpha1.ReasonInvalid)
+		for _, name := range []string{"password", "typed", "guide.isthmus-system.1"} {
+			says := refused(t, name, "", v1alpha1.ReasonInvalid)
+			if uniform(says, name) != uniform(absent, "absent") {
+				t.Errorf("Secret %s can be told from one that does not exist:\n%s\n%s", name, says, absent)
+			}
+			reveals(t, says, password)
+		}
+		says := refused(t, "hidden", "elsewhere", v1alpha1.ReasonInvalid)
+		if uniform(says, "hidden") != uniform(refused(t, "absent", "elsewhere", v1alpha1.ReasonInvalid), "absent") {
+			t.Error("what is in a namespace that the hub may not read can be told")
+		}
+	})
+}
+
+// uniform is a message without the name of the Secret and without times.
+func uniform(says, name string) string {
+	says = strings.ReplaceAll(says, name, "X")
+	for {
+		before, rest, found := strings.Cut(says, "lastTransitionTime")
+		_ = rest
+		if !found {
+			break
+		}
+		says = before
+	}
+	head, _, _ := strings.Cut(says, "]")
+	return head
+}
+
+// reveals complains if a text has a piece of the data, plain or encoded.
+func reveals(t *testing.T, says string, data map[string][]byte) {
+	t.Helper()
+	for key := range maps.Keys(data) {
+		for _, form := range []string{string(data[key]), base64.StdEncoding.EncodeToString(data[key])} {
+			for i := 0; i+16 <= len(form); i += 8 {
+				if piece := strings.TrimSpace(form[i : i+16]); len(piece) > 12 && !strings.Contains(piece, "-----") && strings.Contains(says, piece) {
+					t.Errorf("%q of key %s shows in %s", piece, key, says)
+				}
+			}
+		}
+	}
+}
+
+func or(a, b string) string {
+	if a == "" {
+		return b
+	}
+	return a
+}
+
+func TestOneVirtualMeshPerMesh(t *testing.T) {
+	w := start(t)
+	w.register("east")
+	w.register("west")
+	w.create(virtualMesh("first", "east"))
+	w.order("east", 1)
+	w.create(virtualMesh("second", "east", "west"))
+	taken := func(vm *v1alpha1.VirtualMesh) error {
+		m := vm.Status.Meshes[meshName("east")+".isthmus-east"]
+		return errors.Join(want(m.State, v1alpha1.StateInvalid), want(strings.Contains(fmt.Sprint(m.Errors), "first.isthmus-system"), true),
+			want(vm.Status.Accepted != nil && len(vm.Status.Accepted.Spec.Meshes) == 1, true))
+	}
+	w.sees("second", "refusal of one member", taken)
+	w.order("west", 1)
+	w.run("also where every status was lost", func(t *testing.T) {
+		w.stop()
+		for _, name := range []string{"second", "first"} {
+			updateStatus(w, &v1alpha1.VirtualMesh{}, system, name, func(vm *v1alpha1.VirtualMesh) { vm.Status = v1alpha1.VirtualMeshStatus{} })
+		}
+		w.startHub()
+		w.sees("first", "acceptance", func(vm *v1alpha1.VirtualMesh) error { return want(vm.Status.Accepted != nil, true) })
+		w.sees("second", "refusal of one member", taken)
+	})
+	w.run("what one gives up the other takes", func(t *testing.T) {
+		w.register("north")
+		update(w, &v1alpha1.VirtualMesh{}, system, "first", func(vm *v1alpha1.VirtualMesh) { vm.Spec = virtualMesh("first", "north").Spec })
+		w.sees("second", "acceptance", func(vm *v1alpha1.VirtualMesh) error {
+			return want(vm.Status.Accepted != nil && len(vm.Status.Accepted.Spec.Meshes) == 2, true)
+		})
+		testenv.Eventually(t, "order of the other", func() error { return want(w.order("east", 2).Spec.VirtualMesh.Name, "second") })
+	})
+}
+
+func TestHubRestoredFromBackup(t *testing.T) {
+	w := start(t)
+	w.register("east")
+	w.register("west")
+	w.create(virtualMesh("one", "east", "west"))
+	w.carryOut("west", 1)
+	w.carryOut("east", 1)
+	w.sees("one", "trust", func(vm *v1alpha1.VirtualMesh) error { return isTrue(vm.Status.Conditions, v1alpha1.ConditionReady) })
+	backup := w.order("east", 1)
+	root := backup.Spec.Signer
+	// After the backup, east gets another intermediate.
+	updateStatus(w, &v1alpha1.IssuedCertificate{}, backup.Namespace, backup.Name, func(ic *v1alpha1.IssuedCertificate) { ic.Status.KeyLost = 1 })
+	w.stop()
+	w.ahead.Store(int64(10 * time.Minute))
+	w.startHub()
+	latest := w.carryOut("east", 2)
+	w.stop()
+
+	// Restored: objects as they were, without status; no requests; the order of west is missing altogether.
+	vm := &v1alpha1.VirtualMesh{}
+	update(w, vm, system, "one", func(vm *v1alpha1.VirtualMesh) { vm.Finalizers = nil })
+	w.remove(vm)
+	w.create(virtualMesh("one", "east", "west"))
+	if err := w.DeleteAllOf(context.Background(), &v1alpha1.CertificateRequest{}, client.InNamespace("isthmus-east")); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []string{"east", "west"} {
+		w.remove(&v1alpha1.IssuedCertificate{ObjectMeta: metav1.ObjectMeta{Name: meshName(c), Namespace: "isthmus-" + c}})
+		updateStatus(w, &v1alpha1.Mesh{}, "isthmus-"+c, meshName(c), func(m *v1alpha1.Mesh) { m.Status = v1alpha1.MeshStatus{} })
+	}
+	backup = &v1alpha1.IssuedCertificate{ObjectMeta: metav1.ObjectMeta{Name: backup.Name, Namespace: backup.Namespace, Labels: backup.Labels}, Spec: backup.Spec}
+	w.create(backup)
+	w.startHub()
+
+	w.run("no root is generated twice", func(t *testing.T) {
+		if got := w.order("west", 2).Spec.Signer; got != root { // 1 was signed, as its request shows
+			t.Errorf("the order of west names root %s", got)
+		}
+		w.sees("one", "root", func(vm *v1alpha1.VirtualMesh) error { return isTrue(vm.Status.Conditions, v1alpha1.ConditionRootReady) })
+		if n := len(w.rootSecrets()); n != 1 {
+			t.Errorf("%d roots", n)
+		}
+	})
+	w.run("the count of issuances goes on where it was", func(t *testing.T) {
+		w.installed("east", w.order("east", 1), latest) // the agent reports what it holds: issuance 2
+		w.carryOut("east", 3)
+	})
+	w.run("a lost root is not replaced silently", func(t *testing.T) {
+		before := w.order("east", 3)
+		secrets := w.rootSecrets()
+		if err := w.Delete(context.Background(), &secrets[0]); err != nil {
+			t.Fatal(err)
+		}
+		w.sees("one", "complaint", func(vm *v1alpha1.VirtualMesh) error {
+			return errors.Join(is(vm.Status.Conditions, v1alpha1.ConditionStalled, metav1.ConditionTrue, v1alpha1.ReasonRootKeyLost),
+				is(vm.Status.Conditions, v1alpha1.ConditionRootReady, metav1.ConditionFalse, v1alpha1.ReasonRootKeyLost))
+		})
+		w.quiet()
+		if n := len(w.rootSecrets()); n != 0 {
+			t.Errorf("%d roots were made", n)
+		}
+		if after := w.order("east", 3); after.Generation != before.Generation {
+			t.Error("an order was changed")
+		}
+	})
+}
+
+func TestNoRootBeforeAllHaveReported(t *testing.T) {
+	w := start(t)
+	w.register("east")
+	w.register("west")
+	updateStatus(w, &v1alpha1.Mesh{}, "isthmus-west", meshName("west"), func(m *v1alpha1.Mesh) { m.Status = v1alpha1.MeshStatus{} })
+	w.create(virtualMesh("one", "east", "west"))
+	w.sees("one", "waiting", func(vm *v1alpha1.VirtualMesh) error {
+		return errors.Join(is(vm.Status.Conditions, v1alpha1.ConditionReconciling, metav1.ConditionTrue, v1alpha1.ReasonWaitingForAgents),
+			is(vm.Status.Conditions, v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonWaitingForAgents))
+	})
+	w.run("a member that holds a lost root holds all up", func(t *testing.T) {
+		w.uses("west", v1alpha1.MeshCertificateAuthority{Source: v1alpha1.CASourceIsthmus, VirtualMesh: "one.isthmus-system", Signer: strings.Repeat("ab", 32)})
+		w.sees("one", "complaint", func(vm *v1alpha1.VirtualMesh) error {
+			return is(vm.Status.Conditions, v1alpha1.ConditionStalled, metav1.ConditionTrue, v1alpha1.ReasonRootKeyLost)
+		})
+		if n := len(w.rootSecrets()); n != 0 {
+			t.Errorf("%d roots were made", n)
+		}
+	})
+	w.run("else the root is made", func(t *testing.T) {
+		w.uses("west", v1alpha1.MeshCertificateAuthority{Source: v1alpha1.CASourceSelfSigned})
+		w.order("east", 1)
+		w.order("west", 1)
+	})
+}
+
+func TestRefusedRequests(t *testing.T) {
+	w := start(t)
+	w.register("east")
+	w.register("west")
+	w.create(virtualMesh("one", "east"))
+	w.order("east", 1)
+	failed, pending := v1alpha1.CertificateRequestFailed, v1alpha1.CertificateRequestPending
+	for _, tc := range []struct {
+		name   string
+		change func(*v1alpha1.CertificateRequest)
+		state  v1alpha1.CertificateRequestState
+		reason string
+	}{
+		{"named after another key", func(cr *v1alpha1.CertificateRequest) { cr.Name = requestFor(t, "east", 1, pkitest.ECKey(t)).Name }, failed, "WrongName"},
+		{"named after another mesh", func(cr *v1alpha1.CertificateRequest) { cr.Name = strings.Replace(cr.Name, "east", "west", 1) }, failed, "WrongName"},
+		{"no request at all", func(cr *v1alpha1.CertificateRequest) { cr.Spec.CertificateSigningRequest = "x" }, failed, "BadRequest"},
+		{"a weak key", func(cr *v1alpha1.CertificateRequest) {
+			cr.Spec.CertificateSigningRequest = strings.Repeat(cr.Spec.CertificateSigningRequest, 2)
+		}, failed, "BadRequest"},
+		{"not ordered yet", func(cr *v1alpha1.CertificateRequest) { cr.Spec.Issuance = 2 }, pending, "NotOrdered"},
+		{"in the namespace of another cluster", func(cr *v1alpha1.CertificateRequest) { cr.Namespace = "isthmus-west" }, pending, "NotOrdered"},
+		{"in no cluster's namespace", func(cr *v1alpha1.CertificateRequest) { cr.Namespace = "ca" }, failed, "NotRegistered"},
+		{"in a namespace of no registered cluster", func(cr *v1alpha1.CertificateRequest) {
+			w.env.Namespace(t, "isthmus-nobody", nil)
+			cr.Namespace = "isthmus-nobody"
+		}, pending, "NotRegistered"},
+	} {
+		w.run(tc.name, func(t *testing.T) {
+			cr := requestFor(t, "east", 1, pkitest.ECKey(t))
+			tc.change(cr)
+			w.create(cr)
+			got := w.answered(cr, tc.state)
+			if err := is(got.Status.Conditions, "Ready", metav1.ConditionFalse, tc.reason); err != nil || got.Status.SignedCertificate != "" {
+				t.Error(err, got.Status)
+			}
+		})
+	}
+	w.run("the honest one is signed for all that", func(*testing.T) { w.carryOut("east", 1) })
+	w.run("one that waited is answered when its time has come", func(t *testing.T) {
+		update(w, &v1alpha1.VirtualMesh{}, system, "one", func(vm *v1alpha1.VirtualMesh) {
+			vm.Spec.MTLSConfig.Shared.IntermediateCertOptions = &v1alpha1.CertOptions{OrgName: "Example"}
+		})
+		w.order("east", 2)
+		list := &v1alpha1.CertificateRequestList{}
+		testenv.Eventually(t, "signature", func() error {
+			if err := w.List(context.Background(), list, client.InNamespace("isthmus-east")); err != nil {
+				return err
+			}
+			for _, cr := range list.Items {
+				if cr.Spec.Issuance == 2 && cr.Status.State == v1alpha1.CertificateRequestFinished {
+					return nil
+				}
+			}
+			return errors.New("not signed")
+		})
+		outdated := requestFor(t, "east", 1, pkitest.ECKey(t))
+		w.create(outdated)
+		if err := is(w.answered(outdated, failed).Status.Conditions, "Ready", metav1.ConditionFalse, "Outdated"); err != nil {
+			t.Error(err)
+		}
+	})
+}
