@@ -101,7 +101,7 @@ test-integration: bin/lab ## Integration tests, on real API servers
 .PHONY: test-e2e
 test-e2e: lab build ## End-to-end tests: real clusters with Istio and traffic
 	@cd lab && $(GOTEST) -timeout 20m .
-	@$(lab-env); $(GOTEST) -v -timeout 40m ./test/e2e/...
+	@CI=true $(GOTEST) -v -timeout 40m ./test/e2e/...
 
 .PHONY: bench
 bench: bin/lab ## Run every benchmark
