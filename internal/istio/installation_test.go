@@ -8,7 +8,6 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/yaml"
 
 	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
@@ -126,7 +125,7 @@ network: net1
 }
 
 // edit changes an object of a manifest.
-func edit[T client.Object](t *testing.T, objs []client.Object, name string, f func(T)) []client.Object {
+func edit[T istiotest.Object](t *testing.T, objs []istiotest.Object, name string, f func(T)) []istiotest.Object {
 	t.Helper()
 	for _, o := range objs {
 		if o, ok := o.(T); ok && o.GetName() == name {
@@ -138,28 +137,28 @@ func edit[T client.Object](t *testing.T, objs []client.Object, name string, f fu
 	return nil
 }
 
-func without(objs []client.Object, gone func(client.Object) bool) []client.Object {
+func without(objs []istiotest.Object, gone func(istiotest.Object) bool) []istiotest.Object {
 	return slices.DeleteFunc(objs, gone)
 }
 
-func isIstiod(o client.Object) bool {
+func isIstiod(o istiotest.Object) bool {
 	d, ok := o.(*appsv1.Deployment)
 	return ok && istio.IsControlPlane(d)
 }
 
-func isConfig(o client.Object) bool {
+func isConfig(o istiotest.Object) bool {
 	_, ok := o.(*corev1.ConfigMap)
 	return ok && o.GetName() == "istio"
 }
 
 // TestIncomplete takes parts of an installation away: what is left is never another mesh, and never nothing.
 func TestIncomplete(t *testing.T) {
-	for name, gone := range map[string]func(client.Object) bool{
+	for name, gone := range map[string]func(istiotest.Object) bool{
 		"istiod is gone":                    isIstiod,
 		"mesh configuration is gone":        isConfig,
-		"only the configuration is left":    func(o client.Object) bool { return !isConfig(o) },
-		"only the webhook is left":          func(o client.Object) bool { return !strings.HasPrefix(o.GetName(), "istio-sidecar-injector") },
-		"only istiod's Deployment is there": func(o client.Object) bool { return !isIstiod(o) },
+		"only the configuration is left":    func(o istiotest.Object) bool { return !isConfig(o) },
+		"only the webhook is left":          func(o istiotest.Object) bool { return !strings.HasPrefix(o.GetName(), "istio-sidecar-injector") },
+		"only istiod's Deployment is there": func(o istiotest.Object) bool { return !isIstiod(o) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			in := istio.Read(istiotest.Objects(without(istiotest.Manifest("sidecar"), gone)...))
@@ -182,16 +181,16 @@ func setEnv(name, value string) func(*appsv1.Deployment) {
 }
 
 func TestExternalCA(t *testing.T) {
-	istiod := func(f func(*appsv1.Deployment)) func(*testing.T, []client.Object) []client.Object {
-		return func(t *testing.T, o []client.Object) []client.Object { return edit(t, o, "istiod", f) }
+	istiod := func(f func(*appsv1.Deployment)) func(*testing.T, []istiotest.Object) []istiotest.Object {
+		return func(t *testing.T, o []istiotest.Object) []istiotest.Object { return edit(t, o, "istiod", f) }
 	}
-	config := func(name, key, value string) func(*testing.T, []client.Object) []client.Object {
-		return func(t *testing.T, o []client.Object) []client.Object {
+	config := func(name, key, value string) func(*testing.T, []istiotest.Object) []istiotest.Object {
+		return func(t *testing.T, o []istiotest.Object) []istiotest.Object {
 			return edit(t, o, name, func(cm *corev1.ConfigMap) { cm.Data[key] = value })
 		}
 	}
 	for name, tc := range map[string]struct {
-		change  func(*testing.T, []client.Object) []client.Object
+		change  func(*testing.T, []istiotest.Object) []istiotest.Object
 		message string // a part of it; empty: istiod's own CA
 	}{
 		"no CA server":          {istiod(setEnv("ENABLE_CA_SERVER", "false")), "ENABLE_CA_SERVER=false"},
@@ -262,7 +261,7 @@ func TestVersion(t *testing.T) {
 }
 
 func TestMeshOf(t *testing.T) {
-	second := func(o client.Object) { // another mesh in the same cluster
+	second := func(o istiotest.Object) { // another mesh in the same cluster
 		o.SetNamespace("other")
 		if d, ok := o.(*appsv1.Deployment); ok && istio.IsControlPlane(d) {
 			setEnv("REVISION", "blue")(d)

@@ -30,7 +30,7 @@ import (
 type discovery struct {
 	cluster   string
 	namespace string        // of the cluster, in the hub
-	local     client.Client // the stripped caches of the cluster
+	local     client.Reader // the stripped caches of the cluster
 	live      client.Reader // the cluster's API server itself
 	hub       client.Client
 	view      atomic.Pointer[view]

@@ -56,7 +56,7 @@ func Add(ctx context.Context, mgr ctrl.Manager, hub cluster.Cluster, clusterName
 	d := &discovery{
 		cluster:   clusterName,
 		namespace: kube.ClusterNamespace(clusterName),
-		local:     local.GetClient(),
+		local:     local.GetCache(),
 		live:      local.GetAPIReader(),
 		hub:       hub.GetClient(),
 	}

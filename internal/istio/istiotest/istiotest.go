@@ -22,14 +22,17 @@ import (
 //go:embed manifests/*.yaml
 var manifests embed.FS
 
+// Object of a cluster.
+type Object = client.Object
+
 // Manifest returns the objects of an installation: "sidecar", "revisions", "istio-csr", "ambient", "remote-url" or
 // "remote-service".
-func Manifest(name string) []client.Object {
+func Manifest(name string) []Object {
 	text, err := manifests.ReadFile("manifests/" + name + ".yaml")
 	if err != nil {
 		panic(err)
 	}
-	var out []client.Object
+	var out []Object
 	for doc := range bytes.SplitSeq(text, []byte("\n---\n")) {
 		if bytes.HasPrefix(doc, []byte("#")) {
 			continue
@@ -38,13 +41,13 @@ func Manifest(name string) []client.Object {
 		if err != nil {
 			panic(fmt.Errorf("%s: %w", name, err))
 		}
-		out = append(out, obj.(client.Object))
+		out = append(out, obj.(Object))
 	}
 	return out
 }
 
 // Objects sorts objects into what istio.Read takes.
-func Objects(objs ...client.Object) istio.Objects {
+func Objects(objs ...Object) istio.Objects {
 	var o istio.Objects
 	for _, obj := range objs {
 		switch obj := obj.(type) {
