@@ -31,7 +31,7 @@ type Summary struct {
 	Latency Latency `json:"latencyMilliseconds"`
 	// Seconds is how long requests were sent.
 	Seconds float64 `json:"seconds"`
-	// Failures are the first ones.
+	// Failures are the first ones of every kind.
 	Failures []Failure `json:"failures,omitempty"`
 }
 
@@ -51,8 +51,8 @@ type Failure struct {
 	Error string    `json:"error"`
 }
 
-// maxFailures bounds Summary.Failures.
-const maxFailures = 20
+// maxFailures is how many failures of one kind a Summary describes.
+const maxFailures = 5
 
 // kindOK is the outcome of a request that succeeded.
 const kindOK = "ok"
@@ -147,7 +147,7 @@ func (r *recorder) record(url string, due, end time.Time, err error) {
 	r.outcomes[kind]++
 	if err == nil {
 		r.latency = append(r.latency, end.Sub(due))
-	} else if len(r.failures) < maxFailures {
+	} else if r.outcomes[kind] <= maxFailures {
 		r.failures = append(r.failures, Failure{At: end.UTC(), URL: url, Kind: kind, Error: err.Error()})
 	}
 }

@@ -58,6 +58,9 @@ func TestLoadCountsEveryKindOfFailure(t *testing.T) {
 		if got.Sent == 0 || got.Outcomes[want] != got.Sent {
 			t.Errorf("%s: %+v, want every one of %d to be %q", url, got, got.Sent, want)
 		}
+		if want != kindOK && (len(got.Failures) == 0 || len(got.Failures) > maxFailures || got.Failures[0].Kind != want) {
+			t.Errorf("%s: described failures are %+v", url, got.Failures)
+		}
 		if ok := got.Sent - got.Failed; ok != got.OK || ok != got.Outcomes["ok"] {
 			t.Errorf("%s: the counts do not add up: %+v", url, got)
 		}
