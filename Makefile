@@ -11,7 +11,8 @@ MAKEFLAGS   += --no-print-directory
 .NOTPARALLEL:
 
 MODULE  := github.com/isthmus-mesh/isthmus
-VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo 0.1.0-dev)
+# A semantic version that is also a valid image tag: the tag of the commit, or what the next one will be.
+VERSION ?= $(or $(shell git describe --tags --exact-match --match 'v*' 2>/dev/null | sed s/^v//),0.1.0-dev$(shell git rev-parse --short=9 HEAD 2>/dev/null | sed s/^/.g/))
 LDFLAGS := -s -w -X $(MODULE)/internal/version.Version=$(VERSION)
 CACHE   := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)
 
