@@ -1,0 +1,272 @@
+package accept_test
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
+	"github.com/isthmus-mesh/isthmus/internal/accept"
+	"github.com/isthmus-mesh/isthmus/internal/finding"
+)
+
+const hub = v1alpha1.SystemNamespace
+
+func mesh(name, namespace string, edits ...func(*v1alpha1.IstioMesh)) v1alpha1.Mesh {
+	m := v1alpha1.Mesh{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: namespace}}
+	m.Spec.Istio = v1alpha1.IstioMesh{
+		RootNamespace: "istio-system", TrustDomain: "cluster.local", IstiodServiceAccount: "istiod",
+		CertificateAuthority: v1alpha1.CertificateAuthorityIstiod, Topology: v1alpha1.TopologyLocal,
+	}
+	for _, edit := range edits {
+		edit(&m.Spec.Istio)
+	}
+	return m
+}
+
+func virtualMesh(refs ...v1alpha1.ObjectRef) *v1alpha1.VirtualMesh {
+	return &v1alpha1.VirtualMesh{
+		ObjectMeta: metav1.ObjectMeta{Name: "one", Namespace: hub, Generation: 7},
+		Spec:       v1alpha1.VirtualMeshSpec{Meshes: refs, MTLSConfig: &v1alpha1.MTLSConfig{Shared: &v1alpha1.SharedTrust{}}},
+	}
+}
+
+func ref(name string, namespace ...string) v1alpha1.ObjectRef {
+	return v1alpha1.ObjectRef{Name: name, Namespace: strings.Join(namespace, "")}
+}
+
+func accepted(refs ...v1alpha1.ObjectRef) *v1alpha1.AcceptedVirtualMesh {
+	return &v1alpha1.AcceptedVirtualMesh{Generation: 3, Spec: virtualMesh(refs...).Spec}
+}
+
+func world(meshes ...v1alpha1.Mesh) accept.World { return accept.World{Namespace: hub, Meshes: meshes} }
+
+func TestMembers(t *testing.T) {
+	remote := func(i *v1alpha1.IstioMesh) { i.Topology = v1alpha1.TopologyRemote }
+	external := func(i *v1alpha1.IstioMesh) {
+		i.CertificateAuthority, i.CertificateAuthorityMessage = v1alpha1.CertificateAuthorityExternal, "istio-csr"
+	}
+	east, west := mesh("m-east", "isthmus-east"), mesh("m-west", "isthmus-west")
+	both := world(east, west)
+	for name, tc := range map[string]struct {
+		prev    *v1alpha1.AcceptedVirtualMesh
+		refs    []v1alpha1.ObjectRef
+		world   accept.World
+		members []v1alpha1.ObjectRef
+		reason  string // of the only finding
+		says    string
+	}{
+		"by name":                   {nil, []v1alpha1.ObjectRef{ref("m-east")}, both, []v1alpha1.ObjectRef{ref("m-east", "isthmus-east")}, "", ""},
+		"by name in the hub":        {nil, []v1alpha1.ObjectRef{ref("m-east", hub)}, both, []v1alpha1.ObjectRef{ref("m-east", "isthmus-east")}, "", ""},
+		"by namespace":              {nil, []v1alpha1.ObjectRef{ref("m-east", "isthmus-east")}, both, []v1alpha1.ObjectRef{ref("m-east", "isthmus-east")}, "", ""},
+		"twice":                     {nil, []v1alpha1.ObjectRef{ref("m-east"), ref("m-east", hub)}, both, []v1alpha1.ObjectRef{ref("m-east", "isthmus-east")}, "", ""},
+		"wrong namespace":           {nil, []v1alpha1.ObjectRef{ref("m-east", "isthmus-west"), ref("m-west")}, both, []v1alpha1.ObjectRef{ref("m-west", "isthmus-west")}, accept.ReasonMeshNotFound, "registered"},
+		"a missing one":             {nil, []v1alpha1.ObjectRef{ref("m-north"), ref("m-west")}, both, []v1alpha1.ObjectRef{ref("m-west", "isthmus-west")}, accept.ReasonMeshNotFound, "m-north"},
+		"one that went":             {accepted(ref("m-north", "isthmus-north")), []v1alpha1.ObjectRef{ref("m-north"), ref("m-west")}, both, []v1alpha1.ObjectRef{ref("m-north", "isthmus-north"), ref("m-west", "isthmus-west")}, accept.ReasonMeshNotFound, "kept"},
+		"ambiguous":                 {nil, []v1alpha1.ObjectRef{ref("m")}, world(mesh("m", "isthmus-b"), mesh("m", "isthmus-a")), nil, accept.ReasonMeshAmbiguous, "isthmus-a/m, isthmus-b/m"},
+		"ambiguous since":           {accepted(ref("m", "isthmus-b")), []v1alpha1.ObjectRef{ref("m")}, world(mesh("m", "isthmus-b"), mesh("m", "isthmus-a")), []v1alpha1.ObjectRef{ref("m", "isthmus-b")}, "", ""},
+		"remote":                    {nil, []v1alpha1.ObjectRef{ref("m")}, world(mesh("m", "isthmus-a", remote)), nil, accept.ReasonTrustNotShareable, "another cluster"},
+		"external CA":               {nil, []v1alpha1.ObjectRef{ref("m")}, world(mesh("m", "isthmus-a", external)), nil, accept.ReasonTrustNotShareable, "istio-csr"},
+		"external CA since":         {accepted(ref("m", "isthmus-a")), []v1alpha1.ObjectRef{ref("m")}, world(mesh("m", "isthmus-a", external)), []v1alpha1.ObjectRef{ref("m", "isthmus-a")}, accept.ReasonTrustNotShareable, "istio-csr"},
+		"unknown CA":                {nil, []v1alpha1.ObjectRef{ref("m")}, world(mesh("m", "isthmus-a", func(i *v1alpha1.IstioMesh) { i.CertificateAuthority = "" })), nil, accept.ReasonTrustNotShareable, "not known"},
+		"no SPIFFE ID":              {nil, []v1alpha1.ObjectRef{ref("m")}, world(mesh("m", "isthmus-a", func(i *v1alpha1.IstioMesh) { i.TrustDomain = "a/ns/b" })), nil, v1alpha1.ReasonInvalid, "SPIFFE"},
+		"held by another":           {nil, []v1alpha1.ObjectRef{ref("m-east"), ref("m-west")}, holder(both, "m-east.isthmus-east"), []v1alpha1.ObjectRef{ref("m-west", "isthmus-west")}, accept.ReasonMeshTaken, "two.isthmus-system"},
+		"other trust domain":        {nil, []v1alpha1.ObjectRef{ref("m-east"), ref("m")}, world(east, mesh("m", "isthmus-a", domain("a.example", "cluster.local"))), []v1alpha1.ObjectRef{ref("m-east", "isthmus-east"), ref("m", "isthmus-a")}, accept.ReasonTrustDomain, "trustDomainAliases: [a.example]"},
+		"trust domains as aliases":  {nil, []v1alpha1.ObjectRef{ref("m"), ref("n")}, world(mesh("m", "isthmus-a", domain("a", "b")), mesh("n", "isthmus-b", domain("b", "a"))), []v1alpha1.ObjectRef{ref("m", "isthmus-a"), ref("n", "isthmus-b")}, "", ""},
+		"nothing valid, as before":  {accepted(ref("m-west", "isthmus-west")), []v1alpha1.ObjectRef{ref("m-north")}, both, []v1alpha1.ObjectRef{ref("m-west", "isthmus-west")}, accept.ReasonMeshNotFound, ""},
+		"nothing valid, and before": {nil, []v1alpha1.ObjectRef{ref("m-north")}, both, nil, accept.ReasonMeshNotFound, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got, fs := accept.VirtualMesh(tc.prev, virtualMesh(tc.refs...), tc.world)
+			var members []v1alpha1.ObjectRef
+			if got != nil {
+				members = got.Spec.Meshes
+			}
+			if !slices.Equal(members, tc.members) {
+				t.Errorf("members %v, want %v", members, tc.members)
+			}
+			expect(t, fs, tc.reason, tc.says)
+		})
+	}
+}
+
+func domain(name string, aliases ...string) func(*v1alpha1.IstioMesh) {
+	return func(i *v1alpha1.IstioMesh) { i.TrustDomain, i.TrustDomainAliases = name, aliases }
+}
+
+func holder(w accept.World, mesh string) accept.World {
+	w.Holders = map[string]string{mesh: "two.isthmus-system"}
+	return w
+}
+
+// expect wants one finding of a reason that says something, or none for "".
+func expect(t *testing.T, fs finding.Findings, reason, says string) {
+	t.Helper()
+	switch {
+	case reason == "" && len(fs) == 0:
+	case len(fs) != 1 || fs[0].Reason != reason || !strings.Contains(fs[0].String(), says):
+		t.Errorf("found %v, want %s that says %q", fs, reason, says)
+	}
+}
+
+func TestTrust(t *testing.T) {
+	days := func(n int32) *v1alpha1.RootCertificateAuthority {
+		return &v1alpha1.RootCertificateAuthority{Generated: &v1alpha1.CertOptions{TTLDays: &n}}
+	}
+	secret := func(name string) *v1alpha1.RootCertificateAuthority {
+		return &v1alpha1.RootCertificateAuthority{Secret: &v1alpha1.SecretRef{Name: name}}
+	}
+	generated := accept.SourceOf(&v1alpha1.SharedTrust{}, "", hub)
+	provided := accept.SourceOf(&v1alpha1.SharedTrust{RootCertificateAuthority: secret("ca")}, "aa", hub)
+	for name, tc := range map[string]struct {
+		edit         func(*v1alpha1.SharedTrust)
+		inUse        *accept.RootSource
+		ca, problem  string
+		reason, says string
+		kept         bool // what was accepted before stays as a whole
+		ttl          int32
+	}{
+		"defaults":                   {edit: func(*v1alpha1.SharedTrust) {}, ttl: 365},
+		"defaults written out":       {edit: func(s *v1alpha1.SharedTrust) { s.RootCertificateAuthority = days(365) }, inUse: &generated, ttl: 365},
+		"size in bytes":              {edit: func(s *v1alpha1.SharedTrust) { s.RootCertificateAuthority = size(512) }, inUse: &generated, ttl: 365},
+		"other lifetime":             {edit: func(s *v1alpha1.SharedTrust) { s.RootCertificateAuthority = days(10) }, inUse: &generated, reason: v1alpha1.ReasonNotYetSupported, says: "ttlDays", ttl: 365},
+		"other lifetime, not in use": {edit: func(s *v1alpha1.SharedTrust) { s.RootCertificateAuthority = days(10) }, ttl: 10},
+		"other size":                 {edit: func(s *v1alpha1.SharedTrust) { s.RootCertificateAuthority = size(2048) }, inUse: &generated, reason: v1alpha1.ReasonNotYetSupported, says: "rsaKeySizeBytes", ttl: 365},
+		"trigger":                    {edit: func(s *v1alpha1.SharedTrust) { s.RotationTrigger = "now" }, inUse: &generated, reason: v1alpha1.ReasonNotYetSupported, says: "rotationTrigger", ttl: 365},
+		"trigger, not in use":        {edit: func(s *v1alpha1.SharedTrust) { s.RotationTrigger = "now" }, ttl: 365},
+		"to a Secret":                {edit: func(s *v1alpha1.SharedTrust) { s.RootCertificateAuthority = secret("ca") }, inUse: &generated, ca: "aa", reason: v1alpha1.ReasonNotYetSupported, says: "source", ttl: 365},
+		"the same Secret":            {edit: func(s *v1alpha1.SharedTrust) { s.RootCertificateAuthority = secret("ca") }, inUse: &provided, ca: "aa", ttl: 365},
+		"the same CA elsewhere":      {edit: func(s *v1alpha1.SharedTrust) { s.RootCertificateAuthority = secret("ca2") }, inUse: &provided, ca: "aa", ttl: 365},
+		"other content":              {edit: func(s *v1alpha1.SharedTrust) { s.RootCertificateAuthority = secret("ca") }, inUse: &provided, ca: "bb", reason: v1alpha1.ReasonNotYetSupported, says: "another certificate authority", ttl: 365},
+		"bad Secret":                 {edit: func(s *v1alpha1.SharedTrust) { s.RootCertificateAuthority = secret("ca") }, problem: "expired", reason: v1alpha1.ReasonInvalid, says: "expired", kept: true},
+		"bad Secret, already copied": {edit: func(s *v1alpha1.SharedTrust) { s.RootCertificateAuthority = secret("ca") }, inUse: &provided, problem: "expired", reason: v1alpha1.ReasonInvalid, says: "expired", ttl: 365},
+		"bad Secret, another in use": {edit: func(s *v1alpha1.SharedTrust) { s.RootCertificateAuthority = secret("ca2") }, inUse: &provided, problem: "expired", reason: v1alpha1.ReasonInvalid, kept: true},
+		"bad ratio": {edit: func(s *v1alpha1.SharedTrust) {
+			s.IntermediateCertOptions = &v1alpha1.CertOptions{SecretRotationGracePeriodRatio: ".5"}
+		}, reason: v1alpha1.ReasonInvalid, says: "secretRotationGracePeriodRatio", kept: true},
+		"Vault":                        {edit: vault, reason: v1alpha1.ReasonNotYetSupported, says: "intermediateCertificateAuthority", ttl: 365},
+		"Vault where a root is in use": {edit: vault, inUse: &generated, reason: v1alpha1.ReasonNotYetSupported, says: "intermediateCertificateAuthority", ttl: 365},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := world(mesh("m-east", "isthmus-east"))
+			w.Root, w.ProvidedCA, w.ProvidedCAProblem = tc.inUse, tc.ca, tc.problem
+			vm := virtualMesh(ref("m-east"))
+			tc.edit(vm.Spec.MTLSConfig.Shared)
+			prev := accepted(ref("m-east", "isthmus-east"))
+			got, fs := accept.VirtualMesh(prev, vm, w)
+			if tc.reason == v1alpha1.ReasonInvalid {
+				fs = fs.With(v1alpha1.ReasonInvalid)
+			}
+			expect(t, fs, tc.reason, tc.says)
+			if kept := got.Generation == prev.Generation; kept != tc.kept {
+				t.Fatalf("generation %d is in force", got.Generation)
+			}
+			if tc.kept {
+				return
+			}
+			if tc.inUse != nil && tc.inUse.Generated != nil {
+				if s := accept.SharedTrust(got); s == nil || *accept.SourceOf(s, "", hub).Generated.TTLDays != tc.ttl {
+					t.Errorf("in force is %+v", got.Spec.MTLSConfig.Shared)
+				}
+			}
+		})
+	}
+}
+
+func size(n int32) *v1alpha1.RootCertificateAuthority {
+	return &v1alpha1.RootCertificateAuthority{Generated: &v1alpha1.CertOptions{RSAKeySizeBytes: &n}}
+}
+
+func vault(s *v1alpha1.SharedTrust) {
+	s.IntermediateCertificateAuthority = &v1alpha1.IntermediateCertificateAuthority{}
+}
+
+func TestFieldsWithoutEffect(t *testing.T) {
+	for field, edit := range map[string]func(*v1alpha1.VirtualMeshSpec){
+		"spec.mtlsConfig.limited": func(s *v1alpha1.VirtualMeshSpec) {
+			s.MTLSConfig = &v1alpha1.MTLSConfig{Limited: &v1alpha1.LimitedTrust{}}
+		},
+		"spec.federation.selectors": func(s *v1alpha1.VirtualMeshSpec) {
+			s.Federation = &v1alpha1.Federation{Selectors: []v1alpha1.FederationSelector{{}}}
+		},
+		"spec.federation.permissive": func(s *v1alpha1.VirtualMeshSpec) {
+			s.Federation = &v1alpha1.Federation{Permissive: &v1alpha1.Empty{}}
+		},
+		"spec.federation.tlsEnforcementSettings.enforcementMode": func(s *v1alpha1.VirtualMeshSpec) {
+			s.Federation = &v1alpha1.Federation{TLSEnforcementSettings: &v1alpha1.TLSEnforcementSettings{EnforcementMode: v1alpha1.TLSEnforcementStrict}}
+		},
+		"spec.globalAccessPolicy": func(s *v1alpha1.VirtualMeshSpec) { s.GlobalAccessPolicy = v1alpha1.GlobalAccessPolicyEnabled },
+	} {
+		t.Run(field, func(t *testing.T) {
+			vm := virtualMesh(ref("m-east"))
+			edit(&vm.Spec)
+			got, fs := accept.VirtualMesh(nil, vm, world(mesh("m-east", "isthmus-east")))
+			expect(t, fs, v1alpha1.ReasonNotYetSupported, field)
+			if got == nil || got.Generation != 7 {
+				t.Errorf("in force is %+v", got)
+			}
+		})
+	}
+	vm := virtualMesh(ref("m-east"))
+	vm.Spec.Federation = &v1alpha1.Federation{TLSEnforcementSettings: &v1alpha1.TLSEnforcementSettings{EnforcementMode: v1alpha1.TLSEnforcementUnset}}
+	vm.Spec.GlobalAccessPolicy = v1alpha1.GlobalAccessPolicyMeshDefault
+	vm.Spec.MTLSConfig.RotationStrategy = v1alpha1.RotationNone
+	_, fs := accept.VirtualMesh(nil, vm, world(mesh("m-east", "isthmus-east")))
+	expect(t, fs, "", "")
+}
+
+func TestSuspended(t *testing.T) {
+	vm := virtualMesh(ref("m-north"))
+	vm.Spec.Suspend = true
+	prev := accepted(ref("m-east", "isthmus-east"))
+	got, fs := accept.VirtualMesh(prev, vm, world())
+	expect(t, fs, v1alpha1.ReasonSuspended, "suspend")
+	if !got.Spec.Suspend || got.Generation != prev.Generation || !slices.Equal(got.Spec.Meshes, prev.Spec.Meshes) {
+		t.Errorf("in force is %+v", got)
+	}
+	if prev.Spec.Suspend {
+		t.Error("the argument was changed")
+	}
+	if got, _ := accept.VirtualMesh(nil, vm, world()); got != nil {
+		t.Errorf("in force is %+v", got)
+	}
+	vm.Spec.Suspend = false // and invalid
+	if got, _ := accept.VirtualMesh(got, vm, world()); got.Spec.Suspend {
+		t.Error("it stays suspended")
+	}
+}
+
+func TestHolders(t *testing.T) {
+	named := func(name string, in *v1alpha1.AcceptedVirtualMesh, refs ...v1alpha1.ObjectRef) v1alpha1.VirtualMesh {
+		vm := *virtualMesh(refs...)
+		vm.Name, vm.Status.Accepted = name, in
+		return vm
+	}
+	m := ref("m", "isthmus-a")
+	order := v1alpha1.IssuedCertificate{ObjectMeta: metav1.ObjectMeta{Name: "m", Namespace: "isthmus-a"}}
+	order.Spec.VirtualMesh = v1alpha1.ObjectRef{Name: "two", Namespace: hub}
+	plugged := mesh("m", "isthmus-a")
+	plugged.Status.CertificateAuthority = &v1alpha1.MeshCertificateAuthority{VirtualMesh: "two.isthmus-system"}
+	for name, tc := range map[string]struct {
+		all    []v1alpha1.VirtualMesh
+		meshes []v1alpha1.Mesh
+		orders []v1alpha1.IssuedCertificate
+		holder string
+	}{
+		"nobody":                  {[]v1alpha1.VirtualMesh{named("two", nil, m)}, nil, nil, ""},
+		"who accepted it":         {[]v1alpha1.VirtualMesh{named("two", accepted(m), m)}, nil, nil, "two.isthmus-system"},
+		"for whom it was ordered": {[]v1alpha1.VirtualMesh{named("two", nil, ref("m"))}, nil, []v1alpha1.IssuedCertificate{order}, "two.isthmus-system"},
+		"whose CA it has":         {[]v1alpha1.VirtualMesh{named("two", nil, ref("m"))}, []v1alpha1.Mesh{plugged}, nil, "two.isthmus-system"},
+		"not who gave it up":      {[]v1alpha1.VirtualMesh{named("two", nil, ref("n"))}, []v1alpha1.Mesh{plugged}, []v1alpha1.IssuedCertificate{order}, ""},
+		"not oneself":             {[]v1alpha1.VirtualMesh{named("one", accepted(m), m)}, nil, nil, ""},
+		"not who is gone":         {nil, []v1alpha1.Mesh{plugged}, []v1alpha1.IssuedCertificate{order}, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := accept.Holders(virtualMesh(m), tc.all, tc.meshes, tc.orders)["m.isthmus-a"]; got != tc.holder {
+				t.Errorf("held by %q, want %q", got, tc.holder)
+			}
+		})
+	}
+}
