@@ -17,6 +17,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
+	"github.com/isthmus-mesh/isthmus/internal/hub/hubtest"
 	"github.com/isthmus-mesh/isthmus/internal/pki"
 	"github.com/isthmus-mesh/isthmus/internal/pki/pkitest"
 	"github.com/isthmus-mesh/isthmus/internal/testenv"
@@ -110,6 +111,56 @@ func TestRegistration(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestHubStaysWithinItsBounds tries, with the rights of the hub, what whoever has taken it over would try.
+func TestHubStaysWithinItsBounds(t *testing.T) {
+	w := start(t)
+	w.register("east")
+	taken, err := client.New(hubtest.Config(w.env), client.Options{Scheme: testenv.Scheme()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	meta := func(namespace, name string) metav1.ObjectMeta {
+		return metav1.ObjectMeta{Namespace: namespace, Name: name}
+	}
+	role := func(name string) rbacv1.RoleRef {
+		return rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: name}
+	}
+	w.env.Namespace(t, "isthmus-agent", nil)
+	testenv.Eventually(t, "admission policy in force", func() error {
+		err := taken.Create(context.Background(), &corev1.ServiceAccount{ObjectMeta: meta("default", "probe")}, client.DryRunAll)
+		return want(apierrors.IsInvalid(err) || apierrors.IsForbidden(err), true)
+	})
+	token := &corev1.Secret{ObjectMeta: meta("isthmus-east", "isthmus-agent-credential-2"), Type: corev1.SecretTypeServiceAccountToken}
+	token.Annotations = map[string]string{corev1.ServiceAccountNameKey: "isthmus-agent"}
+	for what, o := range map[string]client.Object{
+		"a Secret elsewhere":               &corev1.Secret{ObjectMeta: meta("kube-system", "isthmus-agent-credential")},
+		"a Secret of the agent":            &corev1.Secret{ObjectMeta: meta("isthmus-agent", "isthmus-agent-credential")},
+		"a token without end":              token,
+		"a binding elsewhere":              &rbacv1.RoleBinding{ObjectMeta: meta("default", "x"), RoleRef: role("isthmus-agent")},
+		"a binding of a role not its own":  &rbacv1.RoleBinding{ObjectMeta: meta("isthmus-east", "x"), RoleRef: role("cluster-admin")},
+		"a cluster-wide binding":           &rbacv1.ClusterRoleBinding{ObjectMeta: meta("", "x"), RoleRef: role("isthmus-agent-reader")},
+		"a cluster-wide binding of rights": &rbacv1.ClusterRoleBinding{ObjectMeta: meta("", "isthmus-agent-x"), RoleRef: role("cluster-admin")},
+		"a namespace of another name":      &corev1.Namespace{ObjectMeta: meta("", "x")},
+	} {
+		if err := taken.Create(context.Background(), o, client.DryRunAll); !apierrors.IsForbidden(err) && !apierrors.IsInvalid(err) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	if err := taken.Get(context.Background(), client.ObjectKey{Namespace: "elsewhere", Name: "x"}, &corev1.Secret{}); !apierrors.IsForbidden(err) {
+		t.Errorf("reading a Secret elsewhere: %v", err)
+	}
+	// What the hub does itself is none of these.
+	for what, o := range map[string]client.Object{
+		"a Secret":    &corev1.Secret{ObjectMeta: meta("isthmus-east", "x")},
+		"a namespace": &corev1.Namespace{ObjectMeta: meta("", "isthmus-west")},
+		"a binding":   &rbacv1.ClusterRoleBinding{ObjectMeta: meta("", "isthmus-agent-west"), RoleRef: role("isthmus-agent-reader")},
+	} {
+		if err := taken.Create(context.Background(), o, client.DryRunAll); err != nil {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
 }
 
 func secretRoot(name, namespace string) *v1alpha1.MTLSConfig {
@@ -232,19 +283,10 @@ func TestProvidedRoot(t *testing.T) {
 	})
 }
 
-// uniform is a message without the name of the Secret and without times.
+// uniform is the list of errors without the name of the Secret.
 func uniform(says, name string) string {
-	says = strings.ReplaceAll(says, name, "X")
-	for {
-		before, rest, found := strings.Cut(says, "lastTransitionTime")
-		_ = rest
-		if !found {
-			break
-		}
-		says = before
-	}
-	head, _, _ := strings.Cut(says, "]")
-	return head
+	errs, _, _ := strings.Cut(strings.ReplaceAll(says, name, "X"), "]")
+	return errs
 }
 
 // reveals complains if a text has a piece of the data, plain or encoded.
