@@ -75,7 +75,7 @@ func (a *agent) setupInstalling(mgr ctrl.Manager) error {
 	}
 	return builder.ControllerManagedBy(mgr).Named("installing").
 		WatchesMetadata(&corev1.Secret{}, handler.EnqueueRequestsFromMapFunc(func(_ context.Context, o client.Object) []reconcile.Request {
-			if mesh := o.GetAnnotations()[annotationMesh]; o.GetNamespace() == a.Namespace && strings.HasPrefix(o.GetName(), WantedPrefix) && mesh != "" {
+			if mesh := o.GetAnnotations()[AnnotationMesh]; o.GetNamespace() == a.Namespace && strings.HasPrefix(o.GetName(), WantedPrefix) && mesh != "" {
 				return requestFor(mesh)
 			}
 			return a.meshOf(o)

@@ -37,7 +37,7 @@ const (
 	issuanceKey = "issuance"
 	inUseKey    = "in-use-since.json"
 
-	annotationMesh     = "isthmus.dev/mesh"
+	AnnotationMesh     = "isthmus.dev/mesh"
 	annotationIssuance = "isthmus.dev/issuance"
 )
 
@@ -224,7 +224,7 @@ func (s *store) deletePending(ctx context.Context, mesh string, upTo int64) erro
 	for i := range list.Items {
 		m := &list.Items[i]
 		issuance, err := strconv.ParseInt(m.Annotations[annotationIssuance], 10, 64)
-		if !strings.HasPrefix(m.Name, PendingPrefix) || m.Annotations[annotationMesh] != mesh || err != nil || issuance > upTo {
+		if !strings.HasPrefix(m.Name, PendingPrefix) || m.Annotations[AnnotationMesh] != mesh || err != nil || issuance > upTo {
 			continue
 		}
 		if err := client.IgnoreNotFound(s.Delete(ctx, m, client.Preconditions{UID: &m.UID})); err != nil {
@@ -238,7 +238,7 @@ func (s *store) meta(name, mesh string, spec v1alpha1.IssuedCertificateSpec) met
 	return metav1.ObjectMeta{
 		Namespace: s.namespace, Name: name,
 		Labels:      labels(spec),
-		Annotations: map[string]string{annotationMesh: mesh},
+		Annotations: map[string]string{AnnotationMesh: mesh},
 	}
 }
 
