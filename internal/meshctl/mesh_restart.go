@@ -1,0 +1,311 @@
+package meshctl
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
+	"github.com/isthmus-mesh/isthmus/internal/agent/certificates"
+	"github.com/isthmus-mesh/isthmus/internal/agent/evidence"
+	"github.com/isthmus-mesh/isthmus/internal/agent/restart"
+	"github.com/isthmus-mesh/isthmus/internal/pki"
+)
+
+// restarter restarts what has to be restarted in one mesh.
+type restarter struct {
+	*cli
+	limit       int
+	force       bool
+	hub, member *cluster
+	mesh        *v1alpha1.Mesh
+	order       *v1alpha1.IssuedCertificate
+	// roots of the order.
+	roots pki.Bundle
+	// token marks what was restarted for what the order brought.
+	token string
+}
+
+func newMeshRestart(c *cli) *cobra.Command {
+	r := &restarter{cli: c}
+	cmd := &cobra.Command{
+		Use:   "restart MESH",
+		Short: "Restart what must be restarted for the mesh to use its new certificates",
+		Long: `Restarts istiod and waits until it publishes the new roots; then the gateways, then the workloads. Each is a rolling restart, as
+of ` + "`kubectl rollout restart`" + `, so PodDisruptionBudgets and surge hold. What runs since istiod was restarted is left alone.
+
+Stopped at any point and run again, it goes on. Where the VirtualMesh has mtlsConfig.autoRestartPods: true, the agent does the
+same by itself.`,
+		Example: "  meshctl mesh restart istiod-istio-system-east --context hub --member-context east",
+		Args:    exactly(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			ctx, cancel := c.waiting(cmd)
+			defer cancel()
+			return r.run(ctx, args[0])
+		},
+	}
+	c.memberFlags(cmd)
+	cmd.Flags().IntVar(&r.limit, "parallel", 4, "how many Deployments, StatefulSets and DaemonSets may roll at a time")
+	cmd.Flags().BoolVar(&r.force, "force", false, "restart everything, whether or not it seems to need it")
+	return cmd
+}
+
+func (r *restarter) run(ctx context.Context, name string) (err error) {
+	if r.hub, err = r.cli.hub(); err != nil {
+		return err
+	}
+	if r.mesh, err = r.hub.mesh(ctx, name); err != nil {
+		return err
+	}
+	if r.member, err = r.memberOf(ctx, r.mesh); err != nil {
+		return err
+	}
+	if err := r.installed(ctx); err != nil {
+		return err
+	}
+	istiod, err := r.istiod(ctx)
+	if err != nil {
+		return err
+	}
+	if len(istiod) > 0 {
+		if err := r.roll(ctx, "istiod", istiod); err != nil {
+			return err
+		}
+	}
+	since, err := r.published(ctx)
+	if err != nil {
+		return err
+	}
+	r.progress.did("istiod of %s uses its certificates and has published the roots", r.mesh.Name)
+	waves, alone, err := r.proxies(ctx, since)
+	if err != nil {
+		return err
+	}
+	if len(waves[0])+len(waves[1]) > 0 {
+		if err := r.roll(ctx, "gateways and workloads", waves...); err != nil {
+			return err
+		}
+	}
+	for _, pod := range alone {
+		r.progress.did("Pod %s has no controller that would replace it: delete it and make it anew", pod)
+	}
+	r.progress.did("Mesh %s: nothing more has to be restarted", r.mesh.Name)
+	return nil
+}
+
+// installed waits until what the order asks for is in the Secret of the member: a restart before would be in vain.
+func (r *restarter) installed(ctx context.Context) error {
+	err := r.hub.until(ctx, func(ctx context.Context) (string, error) {
+		order, err := r.hub.order(ctx, r.mesh)
+		if err != nil {
+			return "", err
+		}
+		if order == nil {
+			return "", fmt.Errorf("mesh %s has no order for certificates: it is in no VirtualMesh with mtlsConfig, or was released", r.mesh.Name)
+		}
+		r.order = order
+		spec, s := &order.Spec, &order.Status
+		switch c := s.Certificate; {
+		case s.State == v1alpha1.IssuedCertificateFailed:
+			return "", fmt.Errorf("IssuedCertificate %s/%s failed: %s", order.Namespace, order.Name, s.Error)
+		case s.ObservedGeneration != order.Generation || c == nil || c.Issuance != spec.Issuance || c.Signer != spec.Signer || !slices.Equal(c.Roots, fingerprints(spec.Roots)):
+			return fmt.Sprintf("waiting for the agent to write the new certificates into Secret %s/%s", spec.IssuedCertificateSecret.Namespace, spec.IssuedCertificateSecret.Name), nil
+		}
+		return "", nil
+	}, changesOf(&v1alpha1.IssuedCertificateList{}, client.InNamespace(r.mesh.Namespace)))
+	if err != nil {
+		return err
+	}
+	for _, root := range r.order.Spec.Roots {
+		parsed, err := pki.ParseRoot([]byte(root.Certificate))
+		if err != nil {
+			return fmt.Errorf("IssuedCertificate %s/%s: %w", r.order.Namespace, r.order.Name, err)
+		}
+		r.roots = r.roots.Append(parsed)
+	}
+	sum := sha256.Sum256([]byte(r.order.Status.Certificate.Fingerprint + strings.Join(fingerprints(r.order.Spec.Roots), "")))
+	r.token = "meshctl-" + hex.EncodeToString(sum[:8])
+	if r.force {
+		r.token += fmt.Sprintf("-%d", time.Now().Unix())
+	}
+	return nil
+}
+
+func fingerprints(roots []v1alpha1.RootCertificate) []string {
+	var out []string
+	for _, r := range roots {
+		out = append(out, r.Fingerprint)
+	}
+	return out
+}
+
+// istiod returns the control planes that have to be restarted: all of the mesh, unless the agent saw every replica use
+// what was ordered.
+func (r *restarter) istiod(ctx context.Context) ([]restart.Target, error) {
+	if inUse(r.order) && !r.force {
+		return nil, nil
+	}
+	pods := &corev1.PodList{}
+	if err := r.member.List(ctx, pods, client.InNamespace(r.mesh.Spec.Istio.RootNamespace)); err != nil {
+		return nil, err
+	}
+	var targets []restart.Target
+	for _, replica := range evidence.Replicas(pods.Items) {
+		if target, ok := restart.Of(replica.Pod); ok {
+			targets = append(targets, target)
+		}
+	}
+	if len(targets) == 0 {
+		return nil, fmt.Errorf("no istiod runs in namespace %s of the member cluster", r.mesh.Spec.Istio.RootNamespace)
+	}
+	return restart.Sort(targets), nil
+}
+
+// inUse reports whether the agent saw every replica of istiod sign with the certificate in the Secret, and the roots
+// published.
+func inUse(order *v1alpha1.IssuedCertificate) bool {
+	seen := order.Status.ControlPlane
+	if seen == nil || len(seen.Replicas) == 0 {
+		return false
+	}
+	for _, replica := range seen.Replicas {
+		if replica.Error != "" || replica.Intermediate != order.Status.Certificate.Fingerprint {
+			return false
+		}
+	}
+	return true
+}
+
+// roll restarts waves of controllers, one after the other, and waits until they have.
+func (r *restarter) roll(ctx context.Context, what string, waves ...[]restart.Target) error {
+	plan := restart.Plan{Waves: waves, Token: r.token, Limit: r.limit}
+	told := map[restart.Target]bool{}
+	return r.member.until(ctx, func(ctx context.Context) (string, error) {
+		report, err := plan.Advance(ctx, r.member)
+		if err != nil {
+			return "", err
+		}
+		for _, target := range report.Complete {
+			if !told[target] {
+				r.progress.did("restarted %s", target)
+			}
+			told[target] = true
+		}
+		if len(report.Rolling) == 0 && len(report.Blocked) > 0 {
+			var reasons []string
+			for _, target := range restart.Sort(slices.Collect(maps.Keys(report.Blocked))) {
+				reasons = append(reasons, fmt.Sprintf("%s: %s", target, report.Blocked[target]))
+			}
+			return "", fmt.Errorf("restarting %s cannot go on; %s; then run this command again", what, strings.Join(reasons, "; "))
+		}
+		if report.Done() {
+			return "", nil
+		}
+		waiting := fmt.Sprintf("restarting %s: %d done, %d to go", what, len(report.Complete), len(report.Rolling)+len(report.Waiting)+len(report.Blocked))
+		if len(report.Rolling) > 0 {
+			waiting += fmt.Sprintf(", now %s", report.Rolling[0])
+		}
+		return waiting, nil
+	}, changesOf(&appsv1.DeploymentList{}), changesOf(&appsv1.StatefulSetList{}), changesOf(&appsv1.DaemonSetList{}))
+}
+
+// published waits until no istiod of before is left and the ConfigMaps hold the new roots: a workload restarted earlier
+// might get a leaf that nobody trusts, or trust nobody. It returns since when leaves are signed by new replicas only.
+func (r *restarter) published(ctx context.Context) (since time.Time, err error) {
+	namespace := r.mesh.Spec.Istio.RootNamespace
+	scope := []client.ListOption{client.MatchingFields{"metadata.name": certificates.RootConfigMap}}
+	others := &v1alpha1.MeshList{}
+	if err := r.hub.List(ctx, others, client.InNamespace(r.mesh.Namespace)); err != nil {
+		return since, err
+	}
+	if len(others.Items) > 1 { // each mesh publishes its roots in its own namespaces; that of its istiod is one
+		scope = append(scope, client.InNamespace(namespace))
+	}
+	err = r.member.until(ctx, func(ctx context.Context) (string, error) {
+		pods := &corev1.PodList{}
+		if err := r.member.List(ctx, pods, client.InNamespace(namespace)); err != nil {
+			return "", err
+		}
+		since = time.Time{}
+		replicas := evidence.Replicas(pods.Items)
+		if len(replicas) == 0 {
+			return "waiting for istiod in namespace " + namespace, nil
+		}
+		for _, replica := range replicas {
+			if replica.Pod.DeletionTimestamp != nil {
+				return fmt.Sprintf("waiting for pod %s, an istiod of before, to end", replica.Pod.Name), nil
+			}
+			if t := signsAlone(replica.Pod); t.After(since) {
+				since = t
+			}
+		}
+		configMaps := &corev1.ConfigMapList{}
+		if err := r.member.List(ctx, configMaps, scope...); err != nil {
+			return "", err
+		}
+		var behind []string
+		for _, cm := range configMaps.Items {
+			if b, err := pki.ParseBundle([]byte(cm.Data[pki.RootCertKey])); err != nil || !b.SameRoots(r.roots) {
+				behind = append(behind, cm.Namespace)
+			}
+		}
+		if len(behind) > 0 || len(configMaps.Items) == 0 {
+			return fmt.Sprintf("waiting for istiod to publish the new roots: ConfigMap %s is behind in %d of %d namespaces; if this lasts, istiod's log says why",
+				certificates.RootConfigMap, len(behind), len(configMaps.Items)), nil
+		}
+		return "", nil
+	}, changesOf(&corev1.PodList{}, client.InNamespace(namespace)), changesOf(&corev1.ConfigMapList{}, scope...))
+	return since, err
+}
+
+// signsAlone is when the pods that a replica of istiod has replaced have ended at the latest.
+func signsAlone(pod *corev1.Pod) time.Time {
+	t := pod.CreationTimestamp.Time
+	for _, c := range pod.Status.Conditions {
+		if c.Type == corev1.PodReady {
+			t = c.LastTransitionTime.Time
+		}
+	}
+	if grace := pod.Spec.TerminationGracePeriodSeconds; grace != nil {
+		t = t.Add(time.Duration(*grace) * time.Second)
+	}
+	return t
+}
+
+// proxies returns the controllers of the proxies that run since before the given time, gateways first; alone are pods
+// without one.
+func (r *restarter) proxies(ctx context.Context, since time.Time) (waves [][]restart.Target, alone []string, err error) {
+	waves = make([][]restart.Target, 2)
+	if p := r.order.Status.Proxies; p != nil && p.Total == p.SignedByNew && inUse(r.order) && !r.force {
+		return waves, nil, nil
+	}
+	pods := &corev1.PodList{}
+	if err := r.member.List(ctx, pods); err != nil {
+		return nil, nil, err
+	}
+	for _, proxy := range evidence.Proxies(pods.Items, r.mesh.Spec.Istio.RootNamespace) {
+		switch {
+		case !r.force && (proxy.Started.IsZero() || proxy.Started.After(since)):
+		case !proxy.HasController:
+			alone = append(alone, proxy.String())
+		case proxy.Kind == evidence.Sidecar:
+			waves[1] = append(waves[1], proxy.Controller)
+		default:
+			waves[0] = append(waves[0], proxy.Controller)
+		}
+	}
+	for i := range waves {
+		waves[i] = restart.Sort(waves[i])
+	}
+	return waves, alone, nil
+}
