@@ -117,8 +117,10 @@ func (m *member) judge(ic *v1alpha1.IssuedCertificate) {
 	case ic.Status.State == v1alpha1.IssuedCertificateFailed:
 		m.state = v1alpha1.StateFailed
 		m.findings = append(m.findings, finding.Finding{Reason: readyReason(ic), Message: ic.Status.Error})
-	case m.proven:
+	case m.proven && !meta.IsStatusConditionFalse(ic.Status.Conditions, v1alpha1.ConditionReady):
 		m.state, m.waits = v1alpha1.StateAccepted, ""
+	case m.proven: // by the control planes; proxies follow
+		m.waits = meta.FindStatusCondition(ic.Status.Conditions, v1alpha1.ConditionReady).Message
 	case ic.Status.State == v1alpha1.IssuedCertificateRequested:
 		m.waits = "the certificate is being signed"
 	case ic.Status.State == v1alpha1.IssuedCertificateIssued, ic.Status.State == v1alpha1.IssuedCertificateFinished:

@@ -39,6 +39,10 @@ func issued(s *v1alpha1.IssuedCertificateStatus) {
 	s.State, s.ControlPlane = v1alpha1.IssuedCertificateIssued, nil
 }
 
+func proxiesBehind(s *v1alpha1.IssuedCertificateStatus) {
+	s.Conditions = []metav1.Condition{{Type: v1alpha1.ConditionReady, Status: metav1.ConditionFalse, Message: "3 workloads are being restarted"}}
+}
+
 func restart(s *v1alpha1.IssuedCertificateStatus) {
 	issued(s)
 	s.Conditions = []metav1.Condition{{Type: v1alpha1.ConditionRestartPending, Status: metav1.ConditionTrue, Message: "restart istiod"}}
@@ -70,6 +74,7 @@ func TestOf(t *testing.T) {
 		"no trust wanted":     {[]string{"a"}, true, nil, nil, nil, nil, v1alpha1.StateAccepted, yes, v1alpha1.ReasonReady, no, no, "", no, ""},
 		"no order yet":        {[]string{"a", "b"}, false, nil, []v1alpha1.IssuedCertificate{order("a")}, nil, nil, v1alpha1.StatePending, no, v1alpha1.ReasonProgressing, yes, no, no, no, ""},
 		"not in use yet":      {[]string{"a"}, false, nil, []v1alpha1.IssuedCertificate{order("a", issued)}, nil, nil, v1alpha1.StatePending, no, v1alpha1.ReasonProgressing, yes, no, no, no, ""},
+		"proxies are behind":  {[]string{"a"}, false, nil, []v1alpha1.IssuedCertificate{order("a", proxiesBehind)}, nil, nil, v1alpha1.StatePending, no, v1alpha1.ReasonProgressing, yes, no, yes, no, ""},
 		"restart pending":     {[]string{"a"}, false, nil, []v1alpha1.IssuedCertificate{order("a", restart)}, nil, nil, v1alpha1.StatePending, no, v1alpha1.ReasonRestartRequired, no, yes, no, yes, ""},
 		"failed":              {[]string{"a", "b"}, false, nil, []v1alpha1.IssuedCertificate{order("a", failed), order("b")}, nil, nil, v1alpha1.StateFailed, no, "ForeignCA", no, yes, no, no, ""},
 		"a member is missing": {[]string{"a"}, false, finding.Findings{missing}, []v1alpha1.IssuedCertificate{order("a")}, nil, nil, v1alpha1.StateInvalid, no, accept.ReasonMeshNotFound, no, yes, no, no, ""},
