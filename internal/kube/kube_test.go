@@ -75,8 +75,7 @@ func TestApply(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, err := kube.Apply(ctx, c, "isthmus-test", configMap("c", ours, map[string]any{"x": "ours"}))
-		var foreign *kube.ForeignObjectError
-		if !errors.As(err, &foreign) {
+		if _, ok := errors.AsType[*kube.ForeignObjectError](err); !ok {
 			t.Fatalf("err = %v", err)
 		}
 		if get("c").Object["data"].(map[string]any)["x"] != "theirs" {

@@ -33,7 +33,7 @@ func upToDate(live, want *unstructured.Unstructured, owner, subresource string) 
 			continue
 		}
 		var owned map[string]any
-		if err := json.Unmarshal(m.FieldsV1.Raw, &owned); err != nil || !covered(owned, want.Object) {
+		if err := json.Unmarshal(m.FieldsV1.GetRawBytes(), &owned); err != nil || !covered(owned, want.Object) {
 			return false
 		}
 	}

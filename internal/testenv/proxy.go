@@ -82,12 +82,12 @@ func (p *Proxy) serve(l net.Listener) {
 }
 
 func (p *Proxy) pass(l net.Listener, client net.Conn) {
-	defer client.Close() //nolint:errcheck // nobody is left to tell
+	defer client.Close()
 	server, err := net.Dial("tcp", p.backend)
 	if err != nil {
 		return
 	}
-	defer server.Close() //nolint:errcheck // nobody is left to tell
+	defer server.Close()
 	p.mu.Lock()
 	if p.listener != l {
 		p.mu.Unlock()
