@@ -3,6 +3,7 @@ package istio
 import (
 	"cmp"
 	"encoding/json"
+	"maps"
 	"slices"
 	"strings"
 
@@ -146,9 +147,7 @@ func namespaceLabels(ns *corev1.Namespace) labels.Set {
 		return ns.Labels
 	}
 	set := labels.Set{corev1.LabelMetadataName: ns.Name}
-	for k, v := range ns.Labels {
-		set[k] = v
-	}
+	maps.Copy(set, ns.Labels)
 	return set
 }
 

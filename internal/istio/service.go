@@ -31,9 +31,6 @@ var volatileLabels = []string{
 	LabelRevision,
 }
 
-// VolatileLabel reports whether a label tells pods of one controller apart and so is nothing to select by.
-func VolatileLabel(key string) bool { return slices.Contains(volatileLabels, key) }
-
 // Backends are what is behind a Service. All of them lie in its namespace and match its selector.
 type Backends struct {
 	Pods        []*corev1.Pod
@@ -167,7 +164,7 @@ func subsets(sets []map[string]string) map[string]v1alpha1.SubsetValues {
 	values := map[string]map[string]struct{}{}
 	for _, set := range sets {
 		for k, v := range set {
-			if VolatileLabel(k) {
+			if slices.Contains(volatileLabels, k) {
 				continue
 			}
 			if values[k] == nil {

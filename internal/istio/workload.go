@@ -14,7 +14,7 @@ import (
 type Membership int
 
 const (
-	// Unknown: what is there does not tell. Nothing may be concluded, least of all that something is gone.
+	// Unknown says that what is there does not tell. Nothing may be concluded, least of all that something is gone.
 	Unknown Membership = iota
 	// Outside of every mesh.
 	Outside

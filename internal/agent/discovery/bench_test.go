@@ -120,14 +120,14 @@ func filled(t testing.TB, objects map[schema.GroupVersionKind][]runtime.Object) 
 				t.Fatal(err)
 			}
 			lw := &toolscache.ListWatch{
-				ListFunc: func(metav1.ListOptions) (runtime.Object, error) {
+				ListWithContextFunc: func(context.Context, metav1.ListOptions) (runtime.Object, error) {
 					list := &metav1.List{ListMeta: metav1.ListMeta{ResourceVersion: "1"}}
 					for _, o := range objects[gvks[0]] {
 						list.Items = append(list.Items, runtime.RawExtension{Object: o})
 					}
 					return list, nil
 				},
-				WatchFunc: func(metav1.ListOptions) (apiwatch.Interface, error) { return apiwatch.NewFake(), nil },
+				WatchFuncWithContext: func(context.Context, metav1.ListOptions) (apiwatch.Interface, error) { return apiwatch.NewFake(), nil },
 			}
 			i := toolscache.NewSharedIndexInformer(toolscache.ToListWatcherWithWatchListSemantics(lw, noWatchList{}), kind, resync, indexers)
 			informers[gvks[0]] = i

@@ -273,7 +273,8 @@ func (s signal) send() {
 
 // source makes requests of all that is listed when the signal comes.
 func (s signal) source(all func(context.Context) []request) source.TypedSource[request] {
-	return source.TypedChannel((<-chan event.TypedGenericEvent[struct{}])(s), handler.TypedFuncs[struct{}, request]{
+	var in <-chan event.TypedGenericEvent[struct{}] = s
+	return source.TypedChannel(in, handler.TypedFuncs[struct{}, request]{
 		GenericFunc: func(ctx context.Context, _ event.TypedGenericEvent[struct{}], q workqueue.TypedRateLimitingInterface[request]) {
 			for _, r := range all(ctx) {
 				q.Add(r)

@@ -20,7 +20,6 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
-	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -184,7 +183,7 @@ func (w *world) manager() ctrl.Manager {
 		Scheme:     testenv.Scheme(),
 		Metrics:    metricsserver.Options{BindAddress: "0"},
 		Logger:     logr.FromSlogHandler(slog.NewTextHandler(w.whole.Output(), nil)),
-		Controller: config.Controller{SkipNameValidation: ptr.To(true)},
+		Controller: config.Controller{SkipNameValidation: new(true)},
 	})
 	if err != nil {
 		w.Fatal(err)
@@ -345,7 +344,7 @@ func TestDiscovery(t *testing.T) {
 			}
 			return nil
 		})
-		w.edit(service, func() { service.Spec.Ports[0].AppProtocol = ptr.To("http") })
+		w.edit(service, func() { service.Spec.Ports[0].AppProtocol = new("http") })
 		w.destination("reviews.shop", func(d *v1alpha1.Destination) error {
 			if len(d.Spec.KubeService.Ports) != 1 || d.Spec.KubeService.Ports[0].AppProtocol != "http" {
 				return fmt.Errorf("ports = %+v", d.Spec.KubeService.Ports)

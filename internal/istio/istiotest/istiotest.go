@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"embed"
 	"fmt"
+	"maps"
 
 	admissionv1 "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
@@ -96,15 +97,13 @@ func Deployment(namespace, name string, labels map[string]string, serviceAccount
 // Pod of a Deployment, before anything was injected. hash stands for the ReplicaSet.
 func Pod(d *appsv1.Deployment, hash, suffix string) *corev1.Pod {
 	labels := map[string]string{appsv1.DefaultDeploymentUniqueLabelKey: hash}
-	for k, v := range d.Spec.Template.Labels {
-		labels[k] = v
-	}
+	maps.Copy(labels, d.Spec.Template.Labels)
 	rs := d.Name + "-" + hash
 	return &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{
 			Namespace: d.Namespace, Name: rs + "-" + suffix, Labels: labels, Annotations: d.Spec.Template.Annotations,
 			OwnerReferences: []metav1.OwnerReference{{
-				APIVersion: "apps/v1", Kind: "ReplicaSet", Name: rs, UID: "00000000-0000-0000-0000-000000000001", Controller: ptr.To(true),
+				APIVersion: "apps/v1", Kind: "ReplicaSet", Name: rs, UID: "00000000-0000-0000-0000-000000000001", Controller: new(true),
 			}},
 		},
 		Spec: *d.Spec.Template.Spec.DeepCopy(),
