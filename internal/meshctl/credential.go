@@ -29,6 +29,8 @@ import (
 const (
 	// owner is the field manager of what meshctl writes, and the value of its label isthmus.dev/managed-by.
 	owner = "meshctl"
+	// hubDeployment is the name of the hub's Deployment.
+	hubDeployment = "isthmus-hub"
 	// credentialSecret holds the agent's kubeconfig for the hub, in the agent's namespace.
 	credentialSecret = "isthmus-hub-credential" //nolint:gosec // a name
 	// tokenLifetime is the longest that the hub grants; the agent renews at half of it.

@@ -100,6 +100,9 @@ Exit codes: 0 success, 1 failure (or check found errors), 2 wrong command line.`
 		group("cluster", "Register clusters, list them, part with them",
 			newClusterRegister(c), newClusterDeregister(c), newClusterList(c), newClusterRotateCredentials(c)),
 		group("mesh", "Act on one mesh", newMeshRestart(c), newMeshRelease(c)),
+		newCheck(c),
+		newDescribe(c),
+		newDebug(c),
 		newVersion(c),
 	)
 	return cmd

@@ -1,0 +1,408 @@
+package meshctl
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/apiutil"
+
+	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
+	"github.com/isthmus-mesh/isthmus/internal/kube"
+)
+
+// describer describes one kind of object.
+type describer struct {
+	use, short string
+	aliases    []string
+	list       func() client.ObjectList
+	// write describes obj; hub is for reading what goes with it.
+	write func(ctx context.Context, hub *cluster, obj client.Object, w *description) error
+}
+
+func newDescribe(c *cli) *cobra.Command {
+	var commands []*cobra.Command
+	for _, d := range []describer{
+		{"virtualmesh", "Its members, their trust and its roots", []string{"vmesh"}, func() client.ObjectList { return &v1alpha1.VirtualMeshList{} }, describeVirtualMesh},
+		{"mesh", "Its control planes, its CA and its order", nil, func() client.ObjectList { return &v1alpha1.MeshList{} }, describeMesh},
+		{"destination", "A service of a mesh", []string{"dest"}, func() client.ObjectList { return &v1alpha1.DestinationList{} }, describeDestination},
+		{"workload", "A workload of a mesh", []string{"wl"}, func() client.ObjectList { return &v1alpha1.WorkloadList{} }, describeWorkload},
+	} {
+		commands = append(commands, newDescribeKind(c, d))
+	}
+	return group("describe", "Show an object and what goes with it", commands...)
+}
+
+func newDescribeKind(c *cli, d describer) *cobra.Command {
+	var output format
+	cmd := &cobra.Command{
+		Use:     d.use + " NAME",
+		Aliases: d.aliases,
+		Short:   d.short,
+		Long:    d.short + ".\n\nThe object is looked for in all namespaces, or in that of --namespace if it is given.",
+		Args:    exactly(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			ctx, cancel := c.waiting(cmd)
+			defer cancel()
+			hub, err := c.hub()
+			if err != nil {
+				return err
+			}
+			namespace := ""
+			if cmd.Flags().Changed("namespace") {
+				namespace = c.namespace
+			}
+			found, err := hub.named(ctx, d, args[0], namespace)
+			if err != nil {
+				return err
+			}
+			for i, obj := range found {
+				if done, err := output.structured(c.Out, obj); done {
+					if err != nil {
+						return err
+					}
+					continue
+				}
+				if i > 0 {
+					_, _ = fmt.Fprintln(c.Out)
+				}
+				w := newDescription()
+				w.field("Name", obj.GetName())
+				w.field("Namespace", obj.GetNamespace())
+				w.field("Age", age(obj.GetCreationTimestamp()))
+				if err := d.write(ctx, hub, obj, w); err != nil {
+					return err
+				}
+				hub.events(ctx, obj, w)
+				if err := w.print(c.Out); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+	}
+	output.add(cmd, "text", "json", "yaml")
+	return cmd
+}
+
+// named returns the objects of a name; a name may occur in several clusters.
+func (c *cluster) named(ctx context.Context, d describer, name, namespace string) ([]client.Object, error) {
+	list := d.list()
+	if err := c.List(ctx, list, client.InNamespace(namespace), client.MatchingFields{"metadata.name": name}); err != nil {
+		return nil, c.installed(err)
+	}
+	items, err := meta.ExtractList(list)
+	if err != nil {
+		return nil, err
+	}
+	var found []client.Object
+	for _, item := range items {
+		obj := item.(client.Object)
+		gvk, err := apiutil.GVKForObject(obj, scheme)
+		if err != nil {
+			return nil, err
+		}
+		obj.GetObjectKind().SetGroupVersionKind(gvk)
+		obj.SetManagedFields(nil)
+		found = append(found, obj)
+	}
+	if len(found) == 0 {
+		return nil, fmt.Errorf("no %s is named %q; `kubectl get %s -A` lists them", d.use, name, d.use)
+	}
+	return found, nil
+}
+
+// events adds the latest events of an object.
+func (c *cluster) events(ctx context.Context, obj client.Object, w *description) {
+	events := &corev1.EventList{}
+	if err := c.List(ctx, events, client.InNamespace(obj.GetNamespace()), client.MatchingFields{"involvedObject.uid": string(obj.GetUID())}); err != nil || len(events.Items) == 0 {
+		return // they are a help, and may not be readable
+	}
+	at := func(e corev1.Event) time.Time {
+		if !e.LastTimestamp.IsZero() {
+			return e.LastTimestamp.Time
+		}
+		if e.Series != nil {
+			return e.Series.LastObservedTime.Time
+		}
+		return e.EventTime.Time
+	}
+	slices.SortFunc(events.Items, func(a, b corev1.Event) int { return at(a).Compare(at(b)) })
+	w.section("Events")
+	for _, e := range events.Items[max(0, len(events.Items)-10):] {
+		w.row(age(metav1.NewTime(at(e))), e.Type, e.Reason, e.Message)
+	}
+}
+
+func describeVirtualMesh(ctx context.Context, hub *cluster, obj client.Object, w *description) error {
+	vm := obj.(*v1alpha1.VirtualMesh)
+	w.field("Display name", vm.Spec.DisplayName)
+	w.field("State", string(vm.Status.State))
+	if accepted := vm.Status.Accepted; accepted == nil {
+		w.field("Accepted", "nothing yet")
+	} else if accepted.Generation != vm.Generation {
+		w.field("Accepted", fmt.Sprintf("generation %d; the present one is %d", accepted.Generation, vm.Generation))
+	}
+	w.conditions(vm.Status.Conditions)
+	w.list("Errors", vm.Status.Errors)
+	if len(vm.Status.Roots) > 0 {
+		w.section("Roots")
+		w.row("GENERATION", "ROLE", "SHA-256", "ENDS", "SUBJECT")
+		for _, r := range vm.Status.Roots {
+			w.row(fmt.Sprint(r.Generation), string(r.Role), r.Fingerprint, date(r.NotAfter), r.Subject)
+		}
+	}
+	orders := &v1alpha1.IssuedCertificateList{}
+	if err := hub.List(ctx, orders); err != nil {
+		return err
+	}
+	w.section("Members")
+	w.row("MESH", "STATE", "CERTIFICATE", "ROOT", "ENDS", "ISTIOD", "PROXIES")
+	names := map[string]bool{}
+	for _, m := range vm.Spec.Meshes {
+		name, namespace := m.Name, m.Namespace
+		for key := range vm.Status.Meshes {
+			if namespace == "" && strings.HasPrefix(key, name+".") {
+				namespace = strings.TrimPrefix(key, name+".")
+			}
+		}
+		key := kube.Qualified(name, namespace)
+		names[key] = true
+		approval := vm.Status.Meshes[key]
+		row := append([]string{name, string(approval.State)}, orderCells(orderOf(orders, name, namespace))...)
+		w.row(row...)
+		for _, e := range approval.Errors {
+			w.row("", e)
+		}
+	}
+	for i := range orders.Items { // what once was a member is still renewed
+		o := &orders.Items[i]
+		if ref := o.Spec.VirtualMesh; ref.Name == vm.Name && ref.Namespace == vm.Namespace && !names[kube.Qualified(o.Name, o.Namespace)] {
+			w.row(append([]string{o.Name, "not a member"}, orderCells(o)...)...)
+		}
+	}
+	return nil
+}
+
+func orderOf(orders *v1alpha1.IssuedCertificateList, name, namespace string) *v1alpha1.IssuedCertificate {
+	for i := range orders.Items {
+		if o := &orders.Items[i]; o.Name == name && o.Namespace == namespace {
+			return o
+		}
+	}
+	return nil
+}
+
+// orderCells are state, root, end, istiods and proxies of an order.
+func orderCells(o *v1alpha1.IssuedCertificate) []string {
+	if o == nil {
+		return []string{"none", "", "", "", ""}
+	}
+	cells := []string{string(o.Status.State), "", "", "", ""}
+	if c := o.Status.Certificate; c != nil {
+		cells[1], cells[2] = abbreviated(c.Signer), date(c.NotAfter)
+	}
+	if cp := o.Status.ControlPlane; cp != nil {
+		done := 0
+		for _, r := range cp.Replicas {
+			if r.Signer == o.Spec.Signer {
+				done++
+			}
+		}
+		cells[3] = fmt.Sprintf("%d/%d", done, len(cp.Replicas))
+	}
+	if p := o.Status.Proxies; p != nil {
+		cells[4] = fmt.Sprintf("%d/%d", p.SignedByNew, p.Total)
+	}
+	return cells
+}
+
+func describeMesh(ctx context.Context, hub *cluster, obj client.Object, w *description) error {
+	mesh := obj.(*v1alpha1.Mesh)
+	istio := mesh.Spec.Istio
+	w.field("Cluster", mesh.Spec.Cluster)
+	w.field("Root namespace", istio.RootNamespace)
+	w.field("Trust domain", istio.TrustDomain)
+	w.field("Cluster domain", istio.ClusterDomain)
+	w.field("Network", istio.Network)
+	w.field("Signed by", strings.TrimSpace(string(istio.CertificateAuthority)+" "+istio.CertificateAuthorityMessage))
+	if len(istio.Revisions) > 0 {
+		w.section("Control planes")
+		w.row("REVISION", "DEPLOYMENT", "VERSION", "REPLICAS", "LIVE ROOTS", "LIVE PROXIES")
+		for _, r := range istio.Revisions {
+			w.row(r.Name, r.Deployment, r.Version, fmt.Sprint(r.Replicas), yes(r.MultiRootMesh), yes(r.ProxyConfigXDSAgent))
+		}
+	}
+	if ca := mesh.Status.CertificateAuthority; ca != nil {
+		w.section("Certificate authority in use")
+		w.row("Source", string(ca.Source))
+		w.row("Virtual mesh", ca.VirtualMesh)
+		w.row("Signer", ca.Signer)
+		w.row("Roots", strings.Join(ca.Roots, " "))
+		w.row("Seen at istiod", strings.Join(ca.InUse, " "))
+		if ca.NotAfter != nil {
+			w.row("Ends", date(*ca.NotAfter))
+		}
+	}
+	order, err := hub.order(ctx, mesh)
+	if err != nil {
+		return err
+	}
+	if order != nil {
+		w.section("Order")
+		w.row("State", string(order.Status.State))
+		w.row("Issuance", fmt.Sprint(order.Spec.Issuance))
+		w.row("Signer", order.Spec.Signer)
+		for _, c := range order.Status.Conditions {
+			w.row(c.Type, string(c.Status), c.Reason, c.Message)
+		}
+		if p := order.Status.Proxies; p != nil {
+			w.row("Proxies", fmt.Sprintf("%d of %d under the signer, %d unknown", p.SignedByNew, p.Total, p.Unknown))
+			for _, l := range p.Laggards {
+				w.row("", l)
+			}
+		}
+	}
+	if len(istio.Gateways) > 0 {
+		w.section("Gateways")
+		for _, g := range istio.Gateways {
+			w.row(kube.Qualified(g.Name, g.Namespace), strings.Join(g.Addresses, " "))
+		}
+	}
+	w.list("Errors", mesh.Status.Errors)
+	return nil
+}
+
+func describeDestination(_ context.Context, _ *cluster, obj client.Object, w *description) error {
+	d := obj.(*v1alpha1.Destination)
+	s := d.Spec.KubeService
+	w.field("Cluster", d.Spec.Cluster)
+	w.field("Mesh", d.Spec.Mesh)
+	w.field("Service", kube.Qualified(s.Name, s.Namespace)+" ("+s.Type+")")
+	w.field("Selector", pairs(s.Selector))
+	if len(s.Ports) > 0 {
+		w.section("Ports")
+		w.row("NAME", "PORT", "PROTOCOL", "TARGET")
+		for _, p := range s.Ports {
+			w.row(p.Name, fmt.Sprint(p.Port), strings.Trim(p.Protocol+"/"+p.AppProtocol, "/"), p.TargetPort)
+		}
+	}
+	w.list("Identities", d.Spec.Identities)
+	if f := d.Status.AppliedFederation; f != nil {
+		w.section("Federation")
+		w.row("Hostname", f.FederatedHostname)
+		w.row("To", strings.Join(f.FederatedToMeshes, " "))
+	}
+	w.list("Access policies", d.Status.AppliedAccessPolicies)
+	w.list("Errors", d.Status.Errors)
+	return nil
+}
+
+func describeWorkload(_ context.Context, _ *cluster, obj client.Object, w *description) error {
+	spec := obj.(*v1alpha1.Workload).Spec
+	w.field("Cluster", spec.Cluster)
+	w.field("Mesh", spec.Mesh)
+	w.field("Controller", fmt.Sprintf("%s %s", spec.Controller.Kind, kube.Qualified(spec.Controller.Name, spec.Controller.Namespace)))
+	w.field("Data plane", string(spec.DataPlane))
+	w.field("Revision", spec.Revision)
+	w.field("Service account", spec.ServiceAccount)
+	w.field("Pod labels", pairs(spec.PodLabels))
+	return nil
+}
+
+// description is text in aligned columns.
+type description struct {
+	buffer bytes.Buffer
+	tabs   *tabwriter.Writer
+}
+
+func newDescription() *description {
+	d := &description{}
+	d.tabs = tabwriter.NewWriter(&d.buffer, 0, 0, 2, ' ', 0)
+	return d
+}
+
+func (d *description) print(w io.Writer) error {
+	if err := d.tabs.Flush(); err != nil {
+		return err
+	}
+	for line := range strings.Lines(d.buffer.String()) {
+		if _, err := fmt.Fprintln(w, strings.TrimRight(line, " \n")); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// field writes a name and a value, if there is one.
+func (d *description) field(name, value string) {
+	if value != "" {
+		_, _ = fmt.Fprintf(d.tabs, "%s:\t%s\n", name, value)
+	}
+}
+
+// section begins a new one, whose columns are aligned by themselves.
+func (d *description) section(title string) {
+	_ = d.tabs.Flush()
+	_, _ = fmt.Fprintf(&d.buffer, "%s:\n", title)
+}
+
+func (d *description) row(cells ...string) {
+	_, _ = fmt.Fprintf(d.tabs, "  %s\n", strings.Join(cells, "\t"))
+}
+
+func (d *description) list(title string, items []string) {
+	if len(items) == 0 {
+		return
+	}
+	d.section(title)
+	for _, item := range items {
+		d.row(item)
+	}
+}
+
+func (d *description) conditions(conditions []metav1.Condition) {
+	if len(conditions) == 0 {
+		return
+	}
+	d.section("Conditions")
+	for _, c := range conditions {
+		d.row(c.Type, string(c.Status), c.Reason, c.Message)
+	}
+}
+
+func date(t metav1.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return t.UTC().Format(time.DateTime)
+}
+
+// abbreviated is the beginning of a fingerprint, enough to tell roots apart.
+func abbreviated(fingerprint string) string { return fingerprint[:min(16, len(fingerprint))] }
+
+func yes(b bool) string {
+	if b {
+		return "yes"
+	}
+	return "no"
+}
+
+func pairs(m map[string]string) string {
+	var out []string
+	for k, v := range m {
+		out = append(out, k+"="+v)
+	}
+	slices.Sort(out)
+	return strings.Join(out, ",")
+}
