@@ -257,23 +257,35 @@ func (i *Installer) proxies(ctx context.Context, w *wanted, report *Report) (tim
 	survey := i.survey(ctx, evidence.Proxies(pods.Items, spec.IssuedCertificateSecret.Namespace), w)
 	report.Proxies = survey.evidence()
 	behind := survey.behind()
+	due := behind
+	if i.Now().Before(w.InUse.Since.Add(liveProxies)) {
+		due = survey.due()
+	}
 	switch {
 	case len(behind) == 0 || spec.Suspend:
 		return review, nil
-	case i.Now().Before(w.InUse.Since.Add(liveProxies)) && allLive(behind):
+	case len(due) == 0:
 		report.Waiting = &note{ReasonInstalling, fmt.Sprintf("%d of %d proxies have not taken a leaf under the new root yet", len(behind), survey.total)}
 		return recheck, nil
 	case !spec.AutoRestartPods:
-		report.Restart = fmt.Sprintf("%d of %d proxies have no leaf under the new root yet: run `meshctl mesh restart %s`, or set spec.mtlsConfig.autoRestartPods: true in the VirtualMesh; otherwise they follow when their leaves are renewed", len(behind), survey.total, w.Mesh)
-		return review, nil
+		report.Restart = fmt.Sprintf("%d of %d proxies are not known to have a leaf under the new root: run `meshctl mesh restart %s`, or set spec.mtlsConfig.autoRestartPods: true in the VirtualMesh; otherwise they follow when their leaves are renewed", len(behind), survey.total, w.Mesh)
+		return again(len(due) < len(behind)), nil
 	}
-	gateways, workloads, alone := controllers(behind)
+	gateways, workloads, alone := controllers(due)
 	if len(gateways)+len(workloads) == 0 {
-		report.Restart = fmt.Sprintf("%d proxies have no leaf under the new root and no controller that could replace their pods, such as %s: delete and make them anew", len(alone), alone[0])
-		return review, nil
+		report.Restart = fmt.Sprintf("%d proxies are not known to have a leaf under the new root and have no controller that could replace their pods, such as %s: delete and make them anew", len(alone), alone[0])
+		return again(len(due) < len(behind)), nil
 	}
 	token := fmt.Sprintf("%s-%d", spec.Signer[:16], w.InUse.Since.Unix())
 	return i.restart(ctx, restart.Plan{Waves: [][]restart.Target{gateways, workloads}, Token: token, Limit: rollouts}, report, "gateways and workloads")
+}
+
+// again is when to look again: soon if something is on its way.
+func again(moving bool) time.Duration {
+	if moving {
+		return recheck
+	}
+	return review
 }
 
 // survey asks those proxies of which nothing is known yet.

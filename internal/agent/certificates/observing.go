@@ -155,13 +155,16 @@ func (s survey) evidence() *v1alpha1.ProxyEvidence {
 	return e
 }
 
-func allLive(laggards []laggard) bool {
-	for _, l := range laggards {
-		if !l.Live {
-			return false
+// due are the laggards for which there is nothing to wait for: those that do not follow without a restart, and those of
+// which it could not be seen.
+func (s survey) due() []laggard {
+	var due []laggard
+	for _, l := range s.behind() {
+		if !l.Live || l.Kind != evidence.Sidecar {
+			due = append(due, l)
 		}
 	}
-	return true
+	return due
 }
 
 // controllers sorts the controllers of laggards into gateways (and ztunnels) and workloads; alone are pods that have

@@ -151,6 +151,31 @@ func env(c *corev1.Container, name string) string {
 
 func isTrue(s string) bool { return strings.EqualFold(s, "true") || s == "1" }
 
+// Waves orders everything of a mesh that can be restarted: istiod first, then gateways, then workloads.
+func Waves(pods []corev1.Pod, rootNamespace string) [][]restart.Target {
+	waves := make([][]restart.Target, 3)
+	for i := range pods {
+		if p := &pods[i]; p.Namespace == rootNamespace && istio.Discovery(&p.Spec) != nil {
+			if t, ok := restart.Of(p); ok {
+				waves[0] = append(waves[0], t)
+			}
+		}
+	}
+	for _, p := range Proxies(pods, rootNamespace) {
+		switch {
+		case !p.HasController:
+		case p.Kind == Sidecar:
+			waves[2] = append(waves[2], p.Controller)
+		default:
+			waves[1] = append(waves[1], p.Controller)
+		}
+	}
+	for i := range waves {
+		waves[i] = restart.Sort(waves[i])
+	}
+	return waves
+}
+
 // StripPod is a transform for a cache: it leaves of a pod what this package and package restart read.
 func StripPod(obj any) (any, error) {
 	p, ok := obj.(*corev1.Pod)

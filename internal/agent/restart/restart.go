@@ -86,8 +86,10 @@ type Report struct {
 	Blocked map[Target]string
 }
 
-// Done reports whether nothing is left to wait for.
-func (r Report) Done() bool { return len(r.Rolling) == 0 && len(r.Waiting) == 0 }
+// Done reports whether nothing more will happen by itself: all is complete, or what is not is blocked or waits for what is.
+func (r Report) Done() bool {
+	return len(r.Rolling) == 0 && (len(r.Waiting) == 0 || len(r.Blocked) > 0)
+}
 
 // Advance restarts what may be restarted now and reports. It never waits: call it again when a controller has changed.
 // A blocked controller holds its place in the limit, so a restart that breaks things stops at Limit controllers.
@@ -106,8 +108,7 @@ func (p Plan) Advance(ctx context.Context, c client.Client) (Report, error) {
 			case err != nil:
 				return report, err
 			case s.token != p.Token && s.blocked != "":
-				report.Blocked[t] = s.blocked
-				ahead = false
+				report.Blocked[t] = s.blocked // as its owner wants it; nobody else waits for it
 			case s.token != p.Token:
 				waiting = append(waiting, t)
 				ahead = false

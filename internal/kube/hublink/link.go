@@ -71,6 +71,8 @@ type Link struct {
 	mu     sync.Mutex
 	setups []setup
 
+	credential chan struct{} // another credential is in use
+
 	lastBeat atomic.Int64 // Unix nanoseconds
 	synced   atomic.Bool
 }
@@ -83,11 +85,12 @@ type setup struct {
 // New makes a Link and adds it to the manager.
 func New(mgr ctrl.Manager, opts Options) (*Link, error) {
 	l := &Link{
-		opts:      opts,
-		namespace: kube.ClusterNamespace(opts.Cluster),
-		mgr:       mgr,
-		transport: &transport{},
-		log:       mgr.GetLogger().WithName("hublink"),
+		opts:       opts,
+		namespace:  kube.ClusterNamespace(opts.Cluster),
+		mgr:        mgr,
+		transport:  &transport{},
+		credential: make(chan struct{}, 1),
+		log:        mgr.GetLogger().WithName("hublink"),
 	}
 	cfg := &rest.Config{
 		Host:      placeholder,
@@ -187,6 +190,7 @@ func (l *Link) followCredential(ctx context.Context) error {
 		case err == nil:
 			l.log.Info("using the credential for the hub", "source", l.opts.Source.String())
 			said = ""
+			signal(l.credential)
 		case ctx.Err() == nil && err.Error() != said:
 			l.log.Error(err, "no usable credential for the hub", "source", l.opts.Source.String())
 			said = err.Error()
@@ -240,10 +244,17 @@ func (l *Link) informer(ctx context.Context, kind client.Object) error {
 	})
 }
 
-// heartbeat renews the Lease.
+// heartbeat renews the Lease, at once when there is another credential.
 func (l *Link) heartbeat(ctx context.Context) error {
-	up := false
-	wait.UntilWithContext(ctx, func(ctx context.Context) {
+	tick := time.NewTicker(RenewInterval)
+	defer tick.Stop()
+	for up := false; ; {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-l.credential:
+		case <-tick.C:
+		}
 		err := l.beat(ctx)
 		switch {
 		case err == nil && !up:
@@ -258,8 +269,7 @@ func (l *Link) heartbeat(ctx context.Context) error {
 		} else if !l.Connected() {
 			connected.Set(0)
 		}
-	}, RenewInterval)
-	return nil
+	}
 }
 
 func (l *Link) beat(ctx context.Context) error {
