@@ -29,7 +29,7 @@ var cases = map[string]struct {
 }{
 	"crds":          {charts.CRDs, "isthmus-system", nil},
 	"hub":           {charts.Hub, "isthmus-system", nil},
-	"hub, all set":  {charts.Hub, "isthmus-system", map[string]any{"replicas": 2, "podDisruptionBudget": true, "secretNamespaces": []any{"pki"}, "extraArgs": []any{"--zap-log-level=debug"}, "podLabels": map[string]any{"a": "b"}, "image": map[string]any{"registry": "", "tag": "1"}}},
+	"hub, all set":  {charts.Hub, "isthmus-system", map[string]any{"replicas": 2, "podDisruptionBudget": true, "secretNamespaces": []any{"pki"}, "apiAudiences": []any{"https://issuer.example"}, "extraArgs": []any{"--zap-log-level=debug"}, "podLabels": map[string]any{"a": "b"}, "image": map[string]any{"registry": "", "tag": "1"}}},
 	"agent":         {charts.Agent, "isthmus-agent", map[string]any{"cluster": "east"}},
 	"agent, others": {charts.Agent, "isthmus-agent", map[string]any{"cluster": "east", "restartWorkloads": false, "istioNamespaces": []any{"istio-system", "istio-two"}, "proxy": map[string]any{"httpsProxy": "http://proxy:3128", "noProxy": "10.0.0.0/8"}}},
 }

@@ -281,6 +281,8 @@ func TestStolenAgentCredential(t *testing.T) {
 		refusedByPolicy(t, err)
 		_, err = ask(func(r *authenticationv1.TokenRequest) { r.Spec.BoundObjectRef.Name = "other" })
 		refusedByPolicy(t, err)
+		_, err = ask(func(r *authenticationv1.TokenRequest) { r.Spec.Audiences = []string{"vault"} })
+		refusedByPolicy(t, err)
 		_, err = ask(func(r *authenticationv1.TokenRequest) { r.Spec.ExpirationSeconds = new(int64(365 * 24 * 3600)) })
 		refusedByPolicy(t, err)
 		refused(t, w.west.SubResource("token").Create(ctx, serviceAccount("east"), boundToken("isthmus-agent-credential")))

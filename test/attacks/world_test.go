@@ -135,7 +135,7 @@ func (w *world) installChart(t *testing.T) {
 	install := action.NewInstall(&action.Configuration{})
 	install.ClientOnly, install.DryRun, install.ReleaseName, install.Namespace = true, true, "isthmus", system
 	install.KubeVersion = &chartutil.KubeVersion{Version: "v1.36.3", Major: "1", Minor: "36"}
-	release, err := install.Run(chart, nil)
+	release, err := install.Run(chart, map[string]any{"apiAudiences": w.audiences(t)})
 	must(t, err)
 	for _, manifest := range releaseutil.SplitManifests(release.Manifest) {
 		obj := &unstructured.Unstructured{}
@@ -153,6 +153,20 @@ func (w *world) installChart(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// audiences are those that the API server gives a token for which none was asked.
+func (w *world) audiences(t *testing.T) []any {
+	t.Helper()
+	sa := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "default", Namespace: "elsewhere"}}
+	must(t, w.admin.Create(context.Background(), sa))
+	request := &authenticationv1.TokenRequest{}
+	must(t, w.admin.SubResource("token").Create(context.Background(), sa, request))
+	var all []any
+	for _, a := range request.Spec.Audiences {
+		all = append(all, a)
+	}
+	return all
 }
 
 // as is a configuration with the rights of a user.
