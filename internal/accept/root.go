@@ -80,6 +80,9 @@ func (s RootSource) changes(want RootSource) (fs finding.Findings) {
 	return fs
 }
 
+// Same reports whether a root made from s is what want asks for.
+func (s RootSource) Same(want RootSource) bool { return s.Known() && len(s.changes(want)) == 0 }
+
 // restore puts the source of the root in use into t.
 func (s RootSource) restore(t *v1alpha1.SharedTrust) {
 	ca := &v1alpha1.RootCertificateAuthority{Secret: s.Secret}

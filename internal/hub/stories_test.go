@@ -386,12 +386,12 @@ func TestHubRestoredFromBackup(t *testing.T) {
 			t.Errorf("%d roots", n)
 		}
 	})
-	w.run("the count of issuances goes on where it was", func(t *testing.T) {
+	w.run("the count of issuances goes on where it was, without a new certificate", func(t *testing.T) {
 		w.installed("east", w.order("east", 1), latest) // the agent reports what it holds: issuance 2
-		w.carryOut("east", 3)
+		w.order("east", 2)
 	})
 	w.run("a lost root is not replaced silently", func(t *testing.T) {
-		before := w.order("east", 3)
+		before := w.order("east", 2)
 		secrets := w.rootSecrets()
 		if err := w.Delete(context.Background(), &secrets[0]); err != nil {
 			t.Fatal(err)
@@ -404,7 +404,7 @@ func TestHubRestoredFromBackup(t *testing.T) {
 		if n := len(w.rootSecrets()); n != 0 {
 			t.Errorf("%d roots were made", n)
 		}
-		if after := w.order("east", 3); after.Generation != before.Generation {
+		if after := w.order("east", 2); after.Generation != before.Generation {
 			t.Error("an order was changed")
 		}
 	})
@@ -433,6 +433,33 @@ func TestNoRootBeforeAllHaveReported(t *testing.T) {
 		w.uses("west", v1alpha1.MeshCertificateAuthority{Source: v1alpha1.CASourceSelfSigned})
 		w.order("east", 1)
 		w.order("west", 1)
+	})
+}
+
+func TestAnotherRootWhereNoneIsInUse(t *testing.T) {
+	w := start(t)
+	w.register("east")
+	w.create(virtualMesh("one", "east"))
+	first := w.carryOut("east", 1)
+	// Given up: the VirtualMesh is deleted, the mesh released.
+	vm := &v1alpha1.VirtualMesh{}
+	w.get(vm, system, "one")
+	w.remove(vm)
+	w.remove(&v1alpha1.IssuedCertificate{ObjectMeta: metav1.ObjectMeta{Name: meshName("east"), Namespace: "isthmus-east"}})
+	w.uses("east", v1alpha1.MeshCertificateAuthority{Source: v1alpha1.CASourceSelfSigned})
+
+	vm = virtualMesh("one", "east")
+	vm.Spec.MTLSConfig.Shared.RootCertificateAuthority.Generated.OrgName = "Another"
+	w.create(vm)
+	second := w.carryOut("east", 2)
+	if second.Status.Signer == first.Status.Signer {
+		t.Error("the root that was given up signs")
+	}
+	if n := len(w.rootSecrets()); n != 2 {
+		t.Errorf("%d root Secrets", n)
+	}
+	w.sees("one", "trust", func(vm *v1alpha1.VirtualMesh) error {
+		return errors.Join(isTrue(vm.Status.Conditions, v1alpha1.ConditionReady), want(len(vm.Status.Roots), 2))
 	})
 }
 

@@ -157,7 +157,7 @@ func Next(in Intent, evidence map[MeshID]Evidence, now time.Time) Plan {
 		case why != "":
 			order.Issuance = max(e.Order.Issuance, e.LastIssuance) + 1
 		default:
-			order.Issuance = e.Order.Issuance
+			order.Issuance = max(e.Order.Issuance, e.LastIssuance)
 		}
 		plan.Orders[id] = order
 		if why != "" {
@@ -186,7 +186,11 @@ func (in Intent) reissue(want Order, ratio pki.Ratio, e Evidence, now time.Time)
 	case !e.Order.Contents.Equal(want.Contents):
 		return ContentsChanged, again
 	case e.LastIssuance > e.Order.Issuance:
-		return Restored, again // the order is older than what was signed: it came out of a backup
+		// The order is older than what was signed: it came out of a backup. If the mesh holds the latest, that will do.
+		if e.Held != nil && e.Held.Issuance == e.LastIssuance && e.Held.Signer == want.Signer {
+			return "", again
+		}
+		return Restored, again
 	case e.Signed == nil:
 		return "", again // not used up: a lost key is simply replaced by another one
 	case e.KeyLost == e.Order.Issuance:

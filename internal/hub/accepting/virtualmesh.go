@@ -119,17 +119,20 @@ func (r *VirtualMeshes) world(ctx context.Context, vm *v1alpha1.VirtualMesh) (w 
 		}
 	}
 	w.Holders = accept.Holders(vm, virtualMeshes.Items, w.Meshes, orders.Items)
-	return w, own, r.trust(ctx, vm, &w)
+	return w, own, r.trust(ctx, vm, &w, own)
 }
 
 // trust adds what is known of the root in use and of the one that the spec provides.
-func (r *VirtualMeshes) trust(ctx context.Context, vm *v1alpha1.VirtualMesh, w *accept.World) error {
+func (r *VirtualMeshes) trust(ctx context.Context, vm *v1alpha1.VirtualMesh, w *accept.World, orders []v1alpha1.IssuedCertificate) error {
 	list, err := r.Roots.List(ctx, client.ObjectKeyFromObject(vm))
 	if err != nil {
 		return err
 	}
-	if len(list) > 0 && list[len(list)-1].Source.Known() {
-		w.Root = &list[len(list)-1].Source
+	inUse := rootsInUse(vm, orders, w.Meshes)
+	for i := range list {
+		if root := &list[i]; root.Source.Known() && inUse[root.ID().String()] {
+			w.Root = &root.Source
+		}
 	}
 	m := vm.Spec.MTLSConfig
 	if m == nil || m.Shared == nil || m.Shared.RootCertificateAuthority == nil || m.Shared.RootCertificateAuthority.Secret == nil {
@@ -146,6 +149,23 @@ func (r *VirtualMeshes) trust(ctx context.Context, vm *v1alpha1.VirtualMesh, w *
 	}
 	w.ProvidedCA = pki.RootOf(material.Certificate).ID().String()
 	return nil
+}
+
+// rootsInUse are the fingerprints of the roots that orders name, or, without any, that agents report as made for vm.
+func rootsInUse(vm *v1alpha1.VirtualMesh, orders []v1alpha1.IssuedCertificate, meshes []v1alpha1.Mesh) map[string]bool {
+	out := map[string]bool{}
+	for i := range orders {
+		out[orders[i].Spec.Signer] = true
+	}
+	if len(out) > 0 {
+		return out
+	}
+	for i := range meshes {
+		if ca := meshes[i].Status.CertificateAuthority; ca != nil && ca.Source == v1alpha1.CASourceIsthmus && ca.VirtualMesh == accept.MeshKey(vm.Name, vm.Namespace) {
+			out[ca.Signer] = true
+		}
+	}
+	return out
 }
 
 // away are the namespaces of clusters that are registered and not connected, or not registered at all.

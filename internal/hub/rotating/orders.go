@@ -6,6 +6,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
 	"github.com/isthmus-mesh/isthmus/internal/accept"
@@ -22,7 +23,14 @@ func (r *Reconciler) order(ctx context.Context, s *state, plan rotation.Plan) er
 	var errs []error
 	for id, o := range plan.Orders {
 		ic := s.newOrder(id, o)
-		if err := r.write(ctx, ic); err != nil {
+		write := r.write
+		if s.members[id] == nil {
+			if !s.orders[id].Spec.Suspend && s.evidence[id].Order.Equal(o) {
+				continue
+			}
+			write = r.update
+		}
+		if err := write(ctx, ic); err != nil {
 			errs = append(errs, err)
 			continue
 		}
@@ -38,7 +46,7 @@ func (s *state) newOrder(id rotation.MeshID, o rotation.Order) *v1alpha1.IssuedC
 	ic := s.skeleton(id)
 	if live := s.orders[id]; live != nil {
 		live.Spec.DeepCopyInto(&ic.Spec)
-		ic.Spec.Suspend = false
+		ic.UID, ic.Spec.Suspend = live.UID, false
 	}
 	if mesh, shared := s.members[id], accept.SharedTrust(s.accepted); mesh != nil && shared != nil {
 		ic.Spec = v1alpha1.IssuedCertificateSpec{
@@ -78,14 +86,18 @@ func (r *Reconciler) suspend(ctx context.Context, s *state) error {
 		if ref := live.Spec.VirtualMesh; ref.Name != s.name.Name || ref.Namespace != s.name.Namespace {
 			continue
 		}
+		if live.Spec.Suspend {
+			continue
+		}
 		ic := s.skeleton(id)
 		live.Spec.DeepCopyInto(&ic.Spec)
-		ic.Spec.Suspend = true
-		errs = append(errs, r.write(ctx, ic))
+		ic.UID, ic.Spec.Suspend = live.UID, true
+		errs = append(errs, r.update(ctx, ic))
 	}
 	return errors.Join(errs...)
 }
 
+// write creates or updates the order of a member.
 func (r *Reconciler) write(ctx context.Context, ic *v1alpha1.IssuedCertificate) error {
 	u, err := kube.ToUnstructured(r.Client.Scheme(), ic)
 	if err != nil {
@@ -93,4 +105,14 @@ func (r *Reconciler) write(ctx context.Context, ic *v1alpha1.IssuedCertificate) 
 	}
 	_, err = kube.Apply(ctx, r.Client, owner, u)
 	return err
+}
+
+// update writes an order that exists. That of a mesh which is no member any more may be released at any moment, and must not
+// come back: with a UID, the API server does not create what it applies.
+func (r *Reconciler) update(ctx context.Context, ic *v1alpha1.IssuedCertificate) error {
+	u, err := kube.ToUnstructured(r.Client.Scheme(), ic)
+	if err != nil {
+		return err
+	}
+	return r.Client.Apply(ctx, client.ApplyConfigurationFromUnstructured(u), client.FieldOwner(owner), client.ForceOwnership)
 }

@@ -151,13 +151,26 @@ func (r *Reconciler) provideRoot(ctx context.Context, s *state) (*problem, error
 	if len(s.members) == 0 {
 		return &problem{v1alpha1.ReasonWaitingForAgents, "no member to which shared trust can be applied"}, nil
 	}
-	root, reason, err := r.newRoot(ctx, s, shared)
+	root, reason, err := roots.Root{Source: accept.SourceOf(shared, "", r.Namespace)}, ReasonRootGenerated, error(nil)
+	if ca := shared.RootCertificateAuthority; ca != nil && ca.Secret != nil {
+		reason = ReasonRootCopied
+		root, err = r.providedRoot(ctx, shared)
+	}
 	var unusable *roots.ProblemError
 	if errors.As(err, &unusable) {
 		return &problem{v1alpha1.ReasonInvalid, unusable.Error()}, nil
 	}
 	if err != nil {
 		return nil, err
+	}
+	if s.root = s.unused(root.Source); s.root != nil {
+		return nil, nil //nolint:nilnil // it was made just now, before the hub was interrupted
+	}
+	root.Generation, root.Role = s.lastGeneration()+1, v1alpha1.RootSigning
+	if root.Source.Generated != nil {
+		if root.Material, err = r.generate(s.name, root.Generation, root.Source); err != nil {
+			return nil, err
+		}
 	}
 	if err := r.Roots.Create(ctx, s.name, root); err != nil {
 		return nil, err

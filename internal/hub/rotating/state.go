@@ -128,7 +128,7 @@ func (r *Reconciler) observeMembers(ctx context.Context, s *state) error {
 }
 
 // maxAhead bounds how far an agent's word alone can move the count of issuances.
-const maxAhead = 1000
+const maxAhead = 1 << 20
 
 // observeSignatures adds to the agent's evidence what was signed: by the record of the requests, which agents cannot change,
 // and by the agent's word where there is no such record, as after a restore from a backup.
@@ -190,15 +190,22 @@ func (s *state) find(id pki.RootID) *roots.Root {
 	return nil
 }
 
-// current is the root that signs: the one of the orders, or else the one that members report to use, or else the newest.
+// current is the root in use; nil if none is, or if it is lost.
 func (s *state) current() *roots.Root {
 	for _, id := range s.named() {
 		if root := s.find(id.root); root != nil {
 			return root
 		}
 	}
-	if len(s.roots) > 0 {
-		return &s.roots[len(s.roots)-1]
+	return nil
+}
+
+// unused finds a root that was made from a source and that nothing has come to use yet.
+func (s *state) unused(source accept.RootSource) *roots.Root {
+	for i := len(s.roots) - 1; i >= 0; i-- {
+		if r := &s.roots[i]; r.Problem == nil && r.Source.Same(source) {
+			return r
+		}
 	}
 	return nil
 }
@@ -306,27 +313,27 @@ func ratio(s string) pki.Ratio {
 	return r
 }
 
-// newRoot makes the root that shared trust asks for, and says by which event it is announced.
-func (r *Reconciler) newRoot(ctx context.Context, s *state, shared *v1alpha1.SharedTrust) (root roots.Root, reason string, err error) {
-	root = roots.Root{Generation: s.lastGeneration() + 1, Role: v1alpha1.RootSigning}
-	if ca := shared.RootCertificateAuthority; ca != nil && ca.Secret != nil {
-		if root.Material, err = r.Roots.Provided(ctx, *ca.Secret); err != nil {
-			return root, "", err
-		}
-		root.Source = accept.SourceOf(shared, pki.RootOf(root.Material.Certificate).ID().String(), r.Namespace)
-		return root, ReasonRootCopied, nil
+// providedRoot is a copy of the certificate authority that the user provides.
+func (r *Reconciler) providedRoot(ctx context.Context, shared *v1alpha1.SharedTrust) (root roots.Root, err error) {
+	root.Material, err = r.Roots.Provided(ctx, *shared.RootCertificateAuthority.Secret)
+	if err != nil {
+		return root, err
 	}
-	root.Source = accept.SourceOf(shared, "", r.Namespace)
-	o := root.Source.Generated
+	root.Source = accept.SourceOf(shared, pki.RootOf(root.Material.Certificate).ID().String(), r.Namespace)
+	return root, nil
+}
+
+// generate makes a root.
+func (r *Reconciler) generate(name types.NamespacedName, generation int64, source accept.RootSource) (pki.Material, error) {
+	o := source.Generated
 	key, err := pki.NewKey(int(*o.RSAKeySizeBytes))
 	if err != nil {
-		return root, "", err
+		return pki.Material{}, err
 	}
-	root.Material, err = pki.NewRoot(key, pki.RootOptions{
-		Organization: o.OrgName, VirtualMesh: kube.Qualified(s.name.Name, s.name.Namespace), Generation: int(root.Generation),
+	return pki.NewRoot(key, pki.RootOptions{
+		Organization: o.OrgName, VirtualMesh: kube.Qualified(name.Name, name.Namespace), Generation: int(generation),
 		TTL: time.Duration(*o.TTLDays) * 24 * time.Hour,
 	}, r.Now())
-	return root, ReasonRootGenerated, err
 }
 
 // lastGeneration is that of the newest root ever heard of.
