@@ -115,8 +115,8 @@ lab-env = eval "$$(bin/lab env 2>/dev/null)"
 # Sets $unit and $integration: a package is integration if its tests can start API servers.
 define split-packages
 all=$$(go list $(PKG) | grep -v /test/e2e | sort); \
-integration=$$(go list -test -f '{{range .Deps}}{{if eq . "$(MODULE)/internal/testenv"}}{{$$.ImportPath}}{{end}}{{end}}' $$all \
-  | sed -n 's/\.test$$//p' | sort); \
+integration=$$(go list -test -f '{{.ImportPath}} {{.Deps}}' $$all \
+  | awk '$$1 ~ /\.test$$/ && /internal\/testenv[] ]/ { sub(/\.test$$/, "", $$1); print $$1 }' | sort); \
 unit=$$(comm -23 <(echo "$$all") <(echo "$$integration"))
 endef
 
