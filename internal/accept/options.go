@@ -37,7 +37,7 @@ func withDefaults(o *v1alpha1.CertOptions, org string) v1alpha1.CertOptions {
 	if o.RSAKeySizeBytes != nil {
 		bits = *o.RSAKeySizeBytes
 		if n, err := pki.KeyBits(bits); err == nil {
-			bits = int32(n) //nolint:gosec // at most 8192
+			bits = int32(n) // at most 8192
 		}
 	}
 	if o.OrgName != "" {

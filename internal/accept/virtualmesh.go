@@ -60,7 +60,7 @@ func VirtualMesh(prev *v1alpha1.AcceptedVirtualMesh, vm *v1alpha1.VirtualMesh, w
 
 	spec := vm.Spec.DeepCopy()
 	fs := unsupported(spec)
-	trust := checkTrust(spec.MTLSConfig, w)
+	trust := checkTrust(spec.MTLSConfig)
 	secret := checkSecret(spec.MTLSConfig, w)
 	refused := len(trust) > 0 || len(secret) > 0 && !w.copied(spec.MTLSConfig)
 	fs = append(append(fs, trust...), secret...)
@@ -107,7 +107,7 @@ func unsupported(spec *v1alpha1.VirtualMeshSpec) (fs finding.Findings) {
 }
 
 // checkTrust finds what makes the trust configuration as a whole unusable.
-func checkTrust(m *v1alpha1.MTLSConfig, w World) (fs finding.Findings) {
+func checkTrust(m *v1alpha1.MTLSConfig) (fs finding.Findings) {
 	if m == nil || m.Shared == nil {
 		return nil
 	}

@@ -1,6 +1,7 @@
 package hub_test
 
 import (
+	"cmp"
 	"context"
 	"crypto"
 	"errors"
@@ -428,7 +429,7 @@ func TestTwoMeshesComeToTrustOneRoot(t *testing.T) {
 		}
 		testenv.Eventually(t, "deletion", func() error {
 			if err := w.Get(context.Background(), client.ObjectKeyFromObject(vm), vm); !apierrors.IsNotFound(err) {
-				return fmt.Errorf("still there: %v", err)
+				return fmt.Errorf("still there: %w", cmp.Or(err, errors.New("found")))
 			}
 			return nil
 		})

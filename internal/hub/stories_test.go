@@ -1,6 +1,7 @@
 package hub_test
 
 import (
+	"cmp"
 	"context"
 	"encoding/base64"
 	"errors"
@@ -30,7 +31,7 @@ func (w *world) remove(o client.Object) {
 	}
 	testenv.Eventually(w, "deletion", func() error {
 		if err := w.Get(context.Background(), client.ObjectKeyFromObject(o), o); !apierrors.IsNotFound(err) {
-			return fmt.Errorf("%s is still there: %v", o.GetName(), err)
+			return fmt.Errorf("%s is still there: %w", o.GetName(), cmp.Or(err, errors.New("found")))
 		}
 		return nil
 	})

@@ -139,8 +139,7 @@ func (r *VirtualMeshes) trust(ctx context.Context, vm *v1alpha1.VirtualMesh, w *
 		return nil
 	}
 	material, err := r.Roots.Provided(ctx, *m.Shared.RootCertificateAuthority.Secret)
-	var unusable *roots.ProblemError
-	if errors.As(err, &unusable) {
+	if unusable, ok := errors.AsType[*roots.ProblemError](err); ok {
 		w.ProvidedCAProblem = unusable.Error()
 		return nil
 	}

@@ -6,6 +6,7 @@ package registration
 import (
 	"context"
 	"errors"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
@@ -126,9 +127,8 @@ func (r *Reconciler) prepare(ctx context.Context, kc *v1alpha1.KubernetesCluster
 			return ready, stalled, err
 		}
 		_, err = kube.Apply(ctx, r.Client, owner, u)
-		var foreign *kube.ForeignObjectError
-		if errors.As(err, &foreign) {
-			blocked(ReasonNamespaceTaken, err.Error())
+		if foreign, ok := errors.AsType[*kube.ForeignObjectError](err); ok {
+			blocked(ReasonNamespaceTaken, foreign.Error())
 			return ready, stalled, nil
 		}
 		if err != nil {
@@ -168,9 +168,8 @@ func (r *Reconciler) deregister(ctx context.Context, kc *v1alpha1.KubernetesClus
 	if !controllerutil.ContainsFinalizer(kc, v1alpha1.Finalizer) {
 		return nil
 	}
-	objects := r.objects(kc.Name)
-	for i := len(objects) - 1; i >= 0; i-- {
-		if err := r.remove(ctx, kc.Name, objects[i]); err != nil {
+	for _, obj := range slices.Backward(r.objects(kc.Name)) {
+		if err := r.remove(ctx, kc.Name, obj); err != nil {
 			return err
 		}
 	}

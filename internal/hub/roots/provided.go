@@ -46,8 +46,7 @@ func (s Store) Provided(ctx context.Context, ref v1alpha1.SecretRef) (pki.Materi
 		return pki.Material{}, unusable
 	}
 	m, err := pki.ReadMaterial(secret.Data, s.Now())
-	var invalid *pki.InvalidError
-	if errors.As(err, &invalid) {
+	if invalid, ok := errors.AsType[*pki.InvalidError](err); ok {
 		if invalid.Key == "" {
 			return pki.Material{}, unusable
 		}

@@ -156,8 +156,7 @@ func (r *Reconciler) provideRoot(ctx context.Context, s *state) (*problem, error
 		reason = ReasonRootCopied
 		root, err = r.providedRoot(ctx, shared)
 	}
-	var unusable *roots.ProblemError
-	if errors.As(err, &unusable) {
+	if unusable, ok := errors.AsType[*roots.ProblemError](err); ok {
 		return &problem{v1alpha1.ReasonInvalid, unusable.Error()}, nil
 	}
 	if err != nil {
