@@ -75,7 +75,7 @@ func (a *AuthorityReporter) look(ctx context.Context, namespace string) (*v1alph
 		}
 		authority.Source = sourceOf(secret)
 		if authority.Source == v1alpha1.CASourceIsthmus {
-			authority.VirtualMesh = secret.Labels[v1alpha1.LabelVirtualMesh]
+			authority.VirtualMesh = secret.Annotations[v1alpha1.LabelVirtualMesh]
 		}
 		authority.Roots = fingerprints(ca.Roots)
 		authority.Signer = ca.Root.ID().String()

@@ -11,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
+	"github.com/isthmus-mesh/isthmus/internal/kube"
 	"github.com/isthmus-mesh/isthmus/internal/pki"
 )
 
@@ -87,9 +88,16 @@ func compose(live *corev1.Secret, w *wanted, now time.Time) (*corev1.Secret, err
 			next.Labels = map[string]string{}
 		}
 	}
+	if next.Annotations == nil {
+		next.Annotations = map[string]string{}
+	}
 	maps.Copy(next.Labels, labels(w.Order.Spec))
+	// The label may be cut short; this is the whole name.
+	vm := w.Order.Spec.VirtualMesh
+	next.Annotations[v1alpha1.LabelVirtualMesh] = kube.Qualified(vm.Name, vm.Namespace)
 	next.Data = data
-	if live != nil && maps.EqualFunc(live.Data, next.Data, bytes.Equal) && maps.Equal(live.Labels, next.Labels) {
+	if live != nil && maps.EqualFunc(live.Data, next.Data, bytes.Equal) &&
+		maps.Equal(live.Labels, next.Labels) && maps.Equal(live.Annotations, next.Annotations) {
 		return nil, nil
 	}
 	return next, nil
