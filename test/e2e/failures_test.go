@@ -82,6 +82,7 @@ func hubAway(t *testing.T, w *world) {
 // agentKilled: the agent is killed while it carries out an order.
 func agentKilled(t *testing.T, w *world) {
 	before := issuance(w, "remote-cluster")
+	check := w.guard(t, remote)
 	reissue(t, w, "agent-killed")
 	for range 3 {
 		w.kubectl(t, remote, "-n", "isthmus-agent", "delete", "pod", "-l", "app.kubernetes.io/name=isthmus-agent", "--grace-period=0", "--force")
@@ -93,6 +94,7 @@ func agentKilled(t *testing.T, w *world) {
 		return nil
 	})
 	w.ready(t, "virtual-mesh", time.Minute)
+	check()
 }
 
 // apiServerRestarted: the API server of a member goes away and comes back; nothing is rewritten.
@@ -161,6 +163,8 @@ func restored(t *testing.T, w *world) {
 		versions[context] = data(context)
 	}
 
+	checks := []func(){w.guard(t, management), w.guard(t, remote)}
+
 	// The disaster: the hub stops and all that it knew is gone, the orders too; etcd was lost, so no finalizer ran.
 	w.kubectl(t, management, "-n", "isthmus-system", "scale", "deploy/isthmus-hub", "--replicas=0")
 	for _, ns := range []string{"isthmus-management-plane", "isthmus-remote-cluster"} {
@@ -177,6 +181,9 @@ func restored(t *testing.T, w *world) {
 	w.apply(t, management, string(manifest))
 	w.kubectl(t, management, "-n", "isthmus-system", "scale", "deploy/isthmus-hub", "--replicas=1")
 	w.ready(t, "virtual-mesh", 3*time.Minute)
+	for _, check := range checks {
+		check()
+	}
 
 	if now := roots(); now != rootsBefore {
 		t.Fatalf("root Secrets were %q, are %q", rootsBefore, now)

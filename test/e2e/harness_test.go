@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -16,6 +17,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/isthmus-mesh/isthmus/internal/pki"
 )
 
 // The contexts of the guide.
@@ -255,6 +258,68 @@ func (w *world) traffic(t *testing.T, context, deployment string, urls ...string
 	}
 	if sent, failed := send(urls...); failed != 0 || sent < 50 {
 		t.Fatalf("%d of %d requests failed", failed, sent)
+	}
+}
+
+// guard watches cacerts in a cluster from now on; the function that it returns fails the test if the Secret was ever
+// absent, or ever something that istiod would not start with.
+func (w *world) guard(t *testing.T, cluster string) (check func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	t.Cleanup(cancel)
+	cmd := exec.CommandContext(ctx, "kubectl", "--context", cluster, "-n", "istio-system", "get", "secrets",
+		"--field-selector=metadata.name=cacerts", "--watch", "--output-watch-events", "-o", "json")
+	cmd.Env = w.env
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	type event struct {
+		Type   string
+		Object struct{ Data map[string][]byte }
+	}
+	first, done := make(chan struct{}), make(chan []error)
+	go func() {
+		var problems []error
+		decoder := json.NewDecoder(out)
+		for n := 0; ; n++ {
+			var e event
+			if decoder.Decode(&e) != nil {
+				break
+			}
+			if n == 0 {
+				close(first)
+			}
+			if e.Type == "DELETED" {
+				problems = append(problems, errors.New("cacerts was deleted"))
+				continue
+			}
+			ca, err := pki.ReadCACerts(e.Object.Data, time.Now())
+			if err == nil {
+				err = ca.Verify(time.Now())
+			}
+			if err != nil {
+				problems = append(problems, fmt.Errorf("cacerts was inconsistent: %w", err))
+			}
+		}
+		done <- problems
+	}()
+	select {
+	case <-first:
+	case <-time.After(time.Minute):
+		t.Fatalf("%s: cacerts is not to be seen", cluster)
+	}
+	return func() {
+		t.Helper()
+		cancel()
+		problems := <-done
+		_ = cmd.Wait() // ended by the cancelled context
+		for _, p := range problems {
+			t.Errorf("%s: %v", cluster, p)
+		}
 	}
 }
 

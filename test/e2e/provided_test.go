@@ -46,7 +46,7 @@ func refused(t *testing.T, w *world) {
 		default:
 			continue // all of them are tried against the API server alone
 		}
-		name := "wrong-" + strings.ReplaceAll(wrong.Name, " ", "-")
+		name := "wrong-" + strings.ToLower(strings.ReplaceAll(wrong.Name, " ", "-"))
 		w.apply(t, management, secret(name, wrong.Data))
 		patchVM(t, w, fmt.Sprintf(`{"spec":{"mtlsConfig":{"shared":{"rootCertificateAuthority":{"generated":null,"secret":{"name":%q}}}}}}`, name))
 		eventually(t, time.Minute, wrong.Name+" is refused", func() error {
