@@ -92,7 +92,7 @@ func (c *cluster) helm(namespace string) (*action.Configuration, error) {
 	flags := genericclioptions.NewConfigFlags(true).WithDiscoveryBurst(300).WithDiscoveryQPS(50)
 	flags.KubeConfig, flags.Context, flags.Namespace = c.getter.KubeConfig, c.getter.Context, &namespace
 	config := &action.Configuration{}
-	if err := config.Init(flags, namespace, helmDriver, func(string, ...any) {}); err != nil {
+	if err := config.Init(flags, namespace, helmDriver, c.progress.details); err != nil {
 		return nil, fmt.Errorf("%s: %w", c.role, err)
 	}
 	return config, nil

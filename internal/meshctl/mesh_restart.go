@@ -190,17 +190,19 @@ func inUse(order *v1alpha1.IssuedCertificate) bool {
 func (r *restarter) roll(ctx context.Context, what string, waves ...[]restart.Target) error {
 	plan := restart.Plan{Waves: waves, Token: r.token, Limit: r.limit}
 	told := map[restart.Target]bool{}
+	first := true
 	return r.member.until(ctx, func(ctx context.Context) (string, error) {
 		report, err := plan.Advance(ctx, r.member)
 		if err != nil {
 			return "", err
 		}
 		for _, target := range report.Complete {
-			if !told[target] {
-				r.progress.did("restarted %s", target)
+			if !told[target] && !first { // what is complete at once was restarted by an earlier call
+				r.progress.did("Restarted %s", target)
 			}
 			told[target] = true
 		}
+		first = false
 		if len(report.Rolling) == 0 && len(report.Blocked) > 0 {
 			var reasons []string
 			for _, target := range restart.Sort(slices.Collect(maps.Keys(report.Blocked))) {

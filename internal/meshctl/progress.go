@@ -14,7 +14,9 @@ type progress struct {
 	mu   sync.Mutex
 	w    io.Writer
 	live bool
-	last string
+	// verbose tells details too.
+	verbose bool
+	last    string
 }
 
 func newProgress(w io.Writer) *progress {
@@ -48,4 +50,11 @@ func (p *progress) clear() {
 		_, _ = fmt.Fprint(p.w, "\r\x1b[K")
 	}
 	p.last = ""
+}
+
+// details reports what only somebody who looks for a fault wants to know.
+func (p *progress) details(format string, args ...any) {
+	if p.verbose {
+		p.did("  "+format, args...)
+	}
 }

@@ -13,9 +13,12 @@ import (
 	"strings"
 	"time"
 
+	"github.com/go-logr/logr"
 	"github.com/spf13/cobra"
 	"k8s.io/cli-runtime/pkg/genericclioptions"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
+	"k8s.io/klog/v2"
+	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
 )
@@ -48,6 +51,8 @@ type cli struct {
 
 // Run runs the command line args of the program named program (argv[0]) and returns the exit code.
 func Run(ctx context.Context, program string, args []string, streams genericiooptions.IOStreams) int {
+	log.SetLogger(logr.Discard()) // what libraries log is nothing for the user
+	klog.SetLogger(logr.Discard())
 	cmd := newRoot(program, streams)
 	cmd.SetArgs(args)
 	err := cmd.ExecuteContext(ctx)
@@ -92,6 +97,7 @@ Exit codes: 0 success, 1 failure (or check found errors), 2 wrong command line.`
 	f.StringVar(&c.context, "context", "", "context of the hub's cluster; defaults to the current context")
 	f.StringVarP(&c.namespace, "namespace", "n", v1alpha1.SystemNamespace, "namespace of the hub")
 	f.DurationVar(&c.timeout, "timeout", 5*time.Minute, "how long to wait for something to happen")
+	f.BoolVarP(&c.progress.verbose, "verbose", "v", false, "say what Helm does")
 	_ = cmd.RegisterFlagCompletionFunc("context", c.completeContext)
 
 	cmd.AddCommand(

@@ -132,7 +132,7 @@ func runDeployments(ctx context.Context, c client.Client) {
 			continue
 		}
 		for i := range list.Items {
-			_ = rollOut(ctx, c, &list.Items[i])
+			_ = rollOut(ctx, c, &list.Items[i]) // of what changes meanwhile, again
 		}
 	}
 }
@@ -156,6 +156,7 @@ func rollOut(ctx context.Context, c client.Client, d *appsv1.Deployment) error {
 	if err := c.Get(ctx, client.ObjectKeyFromObject(rs), rs); err != nil {
 		return err
 	}
+	rs.Status.ObservedGeneration = rs.Generation
 	rs.Status.Replicas, rs.Status.ReadyReplicas, rs.Status.AvailableReplicas = *d.Spec.Replicas, *d.Spec.Replicas, *d.Spec.Replicas
 	if err := c.Status().Update(ctx, rs); err != nil {
 		return err
@@ -215,4 +216,22 @@ func unauthorized(c client.Client) error {
 		return nil
 	}
 	return fmt.Errorf("want 401, got %w", err)
+}
+
+// clusterOf makes objects in a cluster, with their status.
+type clusterOf struct{ *testenv.Cluster }
+
+func (c *clusterOf) create(t *testing.T, objects ...client.Object) {
+	t.Helper()
+	for _, obj := range objects {
+		want := obj.DeepCopyObject().(client.Object)
+		if err := c.Client.Create(t.Context(), obj); err != nil {
+			t.Fatal(err)
+		}
+		want.SetResourceVersion(obj.GetResourceVersion())
+		want.SetUID(obj.GetUID())
+		if err := c.Client.Status().Update(t.Context(), want); err != nil && !apierrors.IsNotFound(err) {
+			t.Fatalf("status of %s: %v", obj.GetName(), err)
+		}
+	}
 }
