@@ -13,7 +13,6 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
-	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -77,7 +76,7 @@ func NewManager(cfg *rest.Config, o Options) (ctrl.Manager, *hublink.Link, error
 				&appsv1.Deployment{}: {Transform: stripTemplate},
 			},
 		},
-		Controller:             config.Controller{SkipNameValidation: ptr.To(true)}, // several agents may run in one process
+		Controller:             config.Controller{SkipNameValidation: new(true)}, // several agents may run in one process
 		Metrics:                metricsserver.Options{BindAddress: o.MetricsAddress},
 		HealthProbeBindAddress: o.HealthAddress,
 	})

@@ -28,7 +28,7 @@ The member's Secret cacerts stays: without it, istiod would make up a root of it
 trusting each other. From then on nobody renews it.
 
 With --force a member that cannot be reached is left as it is, and what is left in it is told.`,
-		Args: exactly(1),
+		Args: oneArgument,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx, cancel := c.waiting(cmd)
 			defer cancel()

@@ -50,7 +50,7 @@ func newDescribeKind(c *cli, d describer) *cobra.Command {
 		Aliases: d.aliases,
 		Short:   d.short,
 		Long:    d.short + ".\n\nThe object is looked for in all namespaces, or in that of --namespace if it is given.",
-		Args:    exactly(1),
+		Args:    oneArgument,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx, cancel := c.waiting(cmd)
 			defer cancel()

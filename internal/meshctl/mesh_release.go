@@ -24,7 +24,7 @@ func newMeshRelease(c *cli) *cobra.Command {
 		Long: `Deletes the order for the mesh's certificates in the hub and what the agent keeps for it in the member. Secret cacerts stays as it
 is, without our labels, like one that somebody made by hand: from then on its intermediate is not renewed. It is refused while
 a VirtualMesh has the mesh as a member.`,
-		Args: exactly(1),
+		Args: oneArgument,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx, cancel := c.waiting(cmd)
 			defer cancel()

@@ -47,7 +47,7 @@ of ` + "`kubectl rollout restart`" + `, so PodDisruptionBudgets and surge hold. 
 Stopped at any point and run again, it goes on. Where the VirtualMesh has mtlsConfig.autoRestartPods: true, the agent does the
 same by itself.`,
 		Example: "  meshctl mesh restart istiod-istio-system-east --context hub --member-context east",
-		Args:    exactly(1),
+		Args:    oneArgument,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx, cancel := c.waiting(cmd)
 			defer cancel()

@@ -48,7 +48,7 @@ no credential, unless --include-credential is given, for which the hub must regi
 ` + "`meshctl cluster rotate-credentials NAME`" + ` once the manifests of both sides are applied.`,
 		Example: `  meshctl cluster register east --context hub --member-context east
   meshctl cluster register east --context hub --member-context east --output -`,
-		Args: exactly(1),
+		Args: oneArgument,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx, cancel := c.waiting(cmd)
 			defer cancel()

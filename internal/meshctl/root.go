@@ -130,14 +130,12 @@ func group(use, short string, commands ...*cobra.Command) *cobra.Command {
 	return cmd
 }
 
-// exactly wants so many arguments.
-func exactly(n int) cobra.PositionalArgs {
-	return func(cmd *cobra.Command, args []string) error {
-		if err := cobra.ExactArgs(n)(cmd, args); err != nil {
-			return usagef("%w: meshctl %s", err, strings.TrimPrefix(cmd.UseLine(), "meshctl "))
-		}
-		return nil
+// oneArgument is how commands say that they take a name.
+func oneArgument(cmd *cobra.Command, args []string) error {
+	if err := cobra.ExactArgs(1)(cmd, args); err != nil {
+		return usagef("%w: meshctl %s", err, strings.TrimPrefix(cmd.UseLine(), "meshctl "))
 	}
+	return nil
 }
 
 // memberFlags adds the flags that name the member cluster.

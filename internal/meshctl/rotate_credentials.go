@@ -21,7 +21,7 @@ func newClusterRotateCredentials(c *cli) *cobra.Command {
 		Short: "Revoke the credentials of a cluster's agent and give it a new one",
 		Long: `Deletes the Secret in the hub to which every token of the agent is bound, so that all of them are refused from then on, waits
 until the hub has made it anew, and writes a kubeconfig with a new token into the member. The agent goes on by itself.`,
-		Args: exactly(1),
+		Args: oneArgument,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx, cancel := c.waiting(cmd)
 			defer cancel()

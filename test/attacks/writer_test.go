@@ -124,7 +124,7 @@ func TestVirtualMeshWriter(t *testing.T) {
 			t.Fatalf("only %d secrets to look for", len(keys))
 		}
 		for name, key := range keys {
-			for _, line := range bytes.Split(key, []byte("\n")) {
+			for line := range bytes.SplitSeq(key, []byte("\n")) {
 				if len(line) >= 20 && !bytes.HasPrefix(line, []byte("-----")) && bytes.Contains(all, line[:20]) {
 					t.Errorf("%s leaks", name)
 				}

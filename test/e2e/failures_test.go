@@ -171,8 +171,8 @@ func restored(t *testing.T, w *world) {
 		w.kubectl(t, management, "-n", ns, "delete", "issuedcertificates,certificaterequests", "--all")
 	}
 	for _, kind := range []string{"virtualmeshes.isthmus.dev", "kubernetesclusters.isthmus.dev"} {
-		names := strings.Fields(w.jsonpath(management, "{.items[*].metadata.name}", "-n", "isthmus-system", kind))
-		for _, name := range names {
+		names := strings.FieldsSeq(w.jsonpath(management, "{.items[*].metadata.name}", "-n", "isthmus-system", kind))
+		for name := range names {
 			w.kubectl(t, management, "-n", "isthmus-system", "patch", kind, name, "--type=merge", "-p", `{"metadata":{"finalizers":null}}`)
 			w.kubectl(t, management, "-n", "isthmus-system", "delete", kind, name)
 		}

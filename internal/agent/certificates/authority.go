@@ -113,8 +113,7 @@ func (a *AuthorityReporter) stored(ctx context.Context, namespace string) (pki.C
 			return pki.CACerts{}, nil, err
 		}
 		ca, err := pki.ReadCACerts(secret.Data, a.Now())
-		var invalid *pki.InvalidError
-		if errors.As(err, &invalid) {
+		if _, ok := errors.AsType[*pki.InvalidError](err); ok {
 			continue // istiod could not use it either
 		}
 		return ca, secret, err

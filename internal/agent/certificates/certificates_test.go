@@ -11,7 +11,6 @@ import (
 	"maps"
 	"math/big"
 	"net/http"
-
 	"strings"
 	"testing"
 	"time"

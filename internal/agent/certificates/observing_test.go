@@ -6,7 +6,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/utils/ptr"
 
 	"github.com/isthmus-mesh/isthmus/internal/agent/evidence"
 	"github.com/isthmus-mesh/isthmus/internal/agent/restart"
@@ -17,7 +16,7 @@ func TestPlanControlPlane(t *testing.T) {
 	view := func(seen, current, related bool, annotations map[string]string) replicaView {
 		return replicaView{seen: seen, current: current, related: related, Replica: evidence.Replica{Pod: &corev1.Pod{ObjectMeta: metav1.ObjectMeta{
 			Name: "istiod-h-x", Namespace: "istio-system", Annotations: annotations, Labels: map[string]string{"pod-template-hash": "h"},
-			OwnerReferences: []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "ReplicaSet", Name: "istiod-h", Controller: ptr.To(true)}},
+			OwnerReferences: []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "ReplicaSet", Name: "istiod-h", Controller: new(true)}},
 		}}}}
 	}
 	touchedAgo := func(d time.Duration) map[string]string {

@@ -306,7 +306,7 @@ func (w *world) roll() {
 			Labels:      map[string]string{"app": "istiod", "pod-template-hash": hash},
 			Annotations: d.Spec.Template.Annotations,
 			OwnerReferences: []metav1.OwnerReference{{
-				APIVersion: "apps/v1", Kind: "ReplicaSet", Name: "istiod-" + hash, UID: "u", Controller: ptr.To(true),
+				APIVersion: "apps/v1", Kind: "ReplicaSet", Name: "istiod-" + hash, UID: "u", Controller: new(true),
 			}},
 		}, Spec: d.Spec.Template.Spec}
 		w.create(pod)
@@ -554,7 +554,7 @@ func (w *world) podOf(name, kind string, ca pki.CACerts, since time.Time) {
 		Labels:      map[string]string{"app": name, "pod-template-hash": hash},
 		Annotations: d.Spec.Template.Annotations,
 		OwnerReferences: []metav1.OwnerReference{{
-			APIVersion: "apps/v1", Kind: "ReplicaSet", Name: name + "-" + hash, UID: "u", Controller: ptr.To(true),
+			APIVersion: "apps/v1", Kind: "ReplicaSet", Name: name + "-" + hash, UID: "u", Controller: new(true),
 		}},
 	}, Spec: d.Spec.Template.Spec}
 	w.create(pod)
