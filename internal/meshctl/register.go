@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 
 	"github.com/spf13/cobra"
+	"helm.sh/helm/v3/pkg/chartutil"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -90,7 +91,7 @@ func (r *registrar) run(ctx context.Context) (err error) {
 	if r.output != "" {
 		return r.print(ctx, agent, at)
 	}
-	if err := r.check(ctx); err != nil {
+	if err := r.check(ctx, agent); err != nil {
 		return err
 	}
 	if err := r.registerInHub(ctx); err != nil {
@@ -119,7 +120,7 @@ func (r *registrar) run(ctx context.Context) (err error) {
 }
 
 // check finds what would go wrong before anything is changed.
-func (r *registrar) check(ctx context.Context) error {
+func (r *registrar) check(ctx context.Context, agent release) error {
 	for _, c := range []*cluster{r.hub, r.member} {
 		if _, err := c.serverVersion(); err != nil {
 			return err
@@ -147,6 +148,11 @@ func (r *registrar) check(ctx context.Context) error {
 	if other != "" && other != r.name {
 		return fmt.Errorf("the member cluster is registered as %q; run `meshctl cluster deregister %s` first, or register it under that name", other, other)
 	}
+	if other == "" {
+		if err := r.checkIstio(ctx, agent); err != nil {
+			return err
+		}
+	}
 	kc := &v1alpha1.KubernetesCluster{}
 	err = r.hub.Get(ctx, client.ObjectKey{Namespace: r.namespace, Name: r.name}, kc)
 	if client.IgnoreNotFound(err) != nil {
@@ -154,6 +160,29 @@ func (r *registrar) check(ctx context.Context) error {
 	}
 	if other == "" && meta.IsStatusConditionTrue(kc.Status.Conditions, v1alpha1.ConditionConnected) {
 		return fmt.Errorf("the name %s is taken: the agent of another cluster is connected under it; choose another name, or deregister that cluster first", r.name)
+	}
+	return nil
+}
+
+// checkIstio looks for the root namespaces of Istio, in which the agent gets rights.
+func (r *registrar) checkIstio(ctx context.Context, agent release) error {
+	chart, err := charts.Load(agent.chart)
+	if err != nil {
+		return err
+	}
+	values, err := chartutil.CoalesceValues(chart, agent.values)
+	if err != nil {
+		return err
+	}
+	namespaces, _ := values["istioNamespaces"].([]any)
+	for _, name := range namespaces {
+		err := r.member.Get(ctx, client.ObjectKey{Name: fmt.Sprint(name)}, &corev1.Namespace{})
+		if apierrors.IsNotFound(err) {
+			return fmt.Errorf("the member cluster has no namespace %s: install Istio first, or say where istiod runs with --set istioNamespaces={NAMESPACE}", name)
+		}
+		if err != nil {
+			return err
+		}
 	}
 	return nil
 }

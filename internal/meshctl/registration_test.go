@@ -54,6 +54,8 @@ func TestRegistration(t *testing.T) {
 	w.fails(t, 2, "--hub-server", "cluster", "register", "east", "--member-context", "member")
 	w.fails(t, 2, "--member-context is required", "cluster", "register", "east")
 	w.fails(t, 1, "does not exist", "cluster", "register", "east", "--member-context", "nowhere")
+	w.fails(t, 1, "install Istio first", register("east")...)
+	w.member.Namespace(t, "istio-system", nil)
 	w.fails(t, 1, "metadata.name", register("East!")...)
 
 	printed := w.ok(t, register("east", "--output", "-")...)
@@ -155,6 +157,7 @@ func deregistered(w *world) error {
 func TestTakenName(t *testing.T) {
 	w := newWorld(t)
 	w.hub.Namespace(t, "isthmus-system", nil)
+	w.member.Namespace(t, "istio-system", nil)
 	w.startHub(t)
 	ctx := context.Background()
 	if err := w.hub.Client.Create(ctx, &v1alpha1.KubernetesCluster{ObjectMeta: metav1.ObjectMeta{Namespace: "isthmus-system", Name: "east"}}); err != nil {
@@ -182,6 +185,7 @@ func TestTakenName(t *testing.T) {
 func TestWithoutHub(t *testing.T) {
 	w := newWorld(t)
 	w.hub.Namespace(t, "isthmus-system", nil)
+	w.member.Namespace(t, "istio-system", nil)
 	w.fails(t, 1, "see that isthmus-hub runs in namespace isthmus-system", "cluster", "register", "east",
 		"--member-context", "member", "--hub-server", w.hub.Config.Host, "--timeout", "2s")
 }

@@ -3,6 +3,8 @@ package meshctl_test
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/json"
 	"fmt"
 	"path/filepath"
 	"strings"
@@ -141,8 +143,12 @@ func rollOut(ctx context.Context, c client.Client, d *appsv1.Deployment) error {
 	if d.Status.ObservedGeneration == d.Generation {
 		return nil
 	}
-	hash := fmt.Sprint(d.Generation)
 	template := *d.Spec.Template.DeepCopy()
+	text, err := json.Marshal(template)
+	if err != nil {
+		return err
+	}
+	hash := fmt.Sprintf("%x", sha256.Sum256(text))[:10] // one ReplicaSet for each template
 	rs := &appsv1.ReplicaSet{
 		ObjectMeta: metav1.ObjectMeta{
 			Namespace: d.Namespace, Name: d.Name + "-" + hash, Labels: template.Labels,
@@ -154,6 +160,10 @@ func rollOut(ctx context.Context, c client.Client, d *appsv1.Deployment) error {
 		return err
 	}
 	if err := c.Get(ctx, client.ObjectKeyFromObject(rs), rs); err != nil {
+		return err
+	}
+	rs.Spec.Replicas = d.Spec.Replicas
+	if err := c.Update(ctx, rs); err != nil {
 		return err
 	}
 	rs.Status.ObservedGeneration = rs.Generation
