@@ -28,7 +28,6 @@ const (
 	ReasonKeyLost         = "KeyLost"         // the private key of the issuance is gone
 	ReasonInvalidAnswer   = "InvalidAnswer"   // the signed chain is not what was ordered
 	ReasonNotUsed         = "NotUsed"         // istiod does not use cacerts even after a restart
-	ReasonRestartRefused  = "RestartRefused"  // the agent has no right to restart
 	ReasonRestartBlocked  = "RestartBlocked"  // a rollout does not finish
 	ReasonWaitingForHub   = "WaitingForHub"   // the hub has not signed yet
 	ReasonInstalling      = "Installing"      // istiod is on its way
