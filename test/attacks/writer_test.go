@@ -115,9 +115,12 @@ func TestVirtualMeshWriter(t *testing.T) {
 		var roots corev1.SecretList
 		must(t, w.admin.List(ctx, &roots, client.InNamespace(system)))
 		keys := map[string][]byte{"the password": []byte(password), "the provided key": ca.KeyPEM(t)}
+		// A private key holds its public key, which may well be read in a certificate.
+		public := ca.PEM()
 		for _, s := range roots.Items {
 			if k := s.Data["ca-key.pem"]; k != nil {
 				keys[s.Name] = k
+				public = append(public, s.Data["ca-cert.pem"]...)
 			}
 		}
 		if len(keys) < 5 {
@@ -125,7 +128,7 @@ func TestVirtualMeshWriter(t *testing.T) {
 		}
 		for name, key := range keys {
 			for line := range bytes.SplitSeq(key, []byte("\n")) {
-				if len(line) >= 20 && !bytes.HasPrefix(line, []byte("-----")) && bytes.Contains(all, line[:20]) {
+				if len(line) >= 20 && !bytes.HasPrefix(line, []byte("-----")) && bytes.Contains(all, line[:20]) && !bytes.Contains(public, line[:20]) {
 					t.Errorf("%s leaks", name)
 				}
 			}
