@@ -2,12 +2,9 @@ package discovery
 
 import (
 	"context"
-	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
@@ -88,52 +85,17 @@ func (r *destinations) known(ctx context.Context) []request {
 	return out
 }
 
+// destinationKind is how Destinations are kept.
+var destinationKind = kind[v1alpha1.DestinationSpec]{
+	empty: func() client.Object { return &v1alpha1.Destination{} },
+	spec:  func(o client.Object) *v1alpha1.DestinationSpec { return &o.(*v1alpha1.Destination).Spec },
+	mesh:  func(s *v1alpha1.DestinationSpec) string { return s.Mesh },
+	gone:  "the Service is gone or in no mesh",
+}
+
 // Reconcile makes the hub have what is true of one Service.
 func (r *destinations) Reconcile(ctx context.Context, req request) (reconcile.Result, error) {
-	v := r.view.Load()
-	if v == nil {
-		return reconcile.Result{}, nil
-	}
-	name := kube.Qualified(req.Name, req.Namespace)
-	have := &v1alpha1.Destination{}
-	err := r.hub.Get(ctx, types.NamespacedName{Namespace: r.namespace, Name: name}, have)
-	exists := err == nil
-	if client.IgnoreNotFound(err) != nil {
-		return reconcile.Result{}, err
-	}
-	want, state, err := r.observe(ctx, v, req)
-	if err != nil {
-		return reconcile.Result{}, err
-	}
-	if req.Stray != "" {
-		return r.removeStray(ctx, req.Stray, &v1alpha1.Destination{}, exists || state == istio.Outside)
-	}
-	switch state {
-	case istio.Inside:
-		if !exists {
-			obj := &v1alpha1.Destination{Spec: want}
-			obj.Name = name
-			return reconcile.Result{}, r.put(ctx, nil, obj)
-		}
-		if !equality.Semantic.DeepEqual(have.Spec, want) {
-			obj := have.DeepCopy()
-			obj.Spec = want
-			return reconcile.Result{}, r.put(ctx, have, obj)
-		}
-	case istio.Outside:
-		if exists {
-			return reconcile.Result{}, r.remove(ctx, have, "the Service is gone or in no mesh")
-		}
-	case istio.Unknown:
-		if exists {
-			gone, err := r.orphaned(ctx, v, have.Spec.Mesh)
-			if err == nil && gone {
-				err = r.remove(ctx, have, "its mesh is gone")
-			}
-			return reconcile.Result{}, err
-		}
-	}
-	return reconcile.Result{}, nil
+	return keep(ctx, r.discovery, destinationKind, req, kube.Qualified(req.Name, req.Namespace), r.observe)
 }
 
 // observe describes a Service. That it is gone is believed of the API server only, not of the cache.
@@ -161,29 +123,4 @@ func (r *destinations) observe(ctx context.Context, v *view, req request) (v1alp
 		spec.Cluster, spec.Mesh = r.cluster, r.meshName(mesh)
 	}
 	return spec, state, nil
-}
-
-// absent says what may be concluded from an error of reading an object from the cache: that the object is gone, if the API
-// server says so too. If it has the object the cache is behind, and its event will come.
-func (d *discovery) absent(ctx context.Context, cached error, key types.NamespacedName, obj client.Object) (istio.Membership, error) {
-	if !apierrors.IsNotFound(cached) {
-		return istio.Unknown, cached
-	}
-	err := d.live.Get(ctx, key, obj)
-	if apierrors.IsNotFound(err) {
-		return istio.Outside, nil
-	}
-	return istio.Unknown, err
-}
-
-// removeStray deletes an object whose name discovery does not give, once nothing is lost by it: the one with the right
-// name exists, or none is called for.
-func (d *discovery) removeStray(ctx context.Context, name string, obj client.Object, replaced bool) (reconcile.Result, error) {
-	if !replaced {
-		return reconcile.Result{RequeueAfter: 5 * time.Second}, nil
-	}
-	if err := d.hub.Get(ctx, types.NamespacedName{Namespace: d.namespace, Name: name}, obj); err != nil {
-		return reconcile.Result{}, client.IgnoreNotFound(err)
-	}
-	return reconcile.Result{}, d.remove(ctx, obj, "its name is not the one that its source has now")
 }

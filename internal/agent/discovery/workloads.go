@@ -102,52 +102,17 @@ func (r *workloads) known(ctx context.Context) []request {
 	return out
 }
 
+// workloadKind is how Workloads are kept.
+var workloadKind = kind[v1alpha1.WorkloadSpec]{
+	empty: func() client.Object { return &v1alpha1.Workload{} },
+	spec:  func(o client.Object) *v1alpha1.WorkloadSpec { return &o.(*v1alpha1.Workload).Spec },
+	mesh:  func(s *v1alpha1.WorkloadSpec) string { return s.Mesh },
+	gone:  "the controller is gone or in no mesh",
+}
+
 // Reconcile makes the hub have what is true of one controller.
 func (r *workloads) Reconcile(ctx context.Context, req request) (reconcile.Result, error) {
-	v := r.view.Load()
-	if v == nil {
-		return reconcile.Result{}, nil
-	}
-	name := WorkloadName(req.Kind, req.Name, req.Namespace)
-	have := &v1alpha1.Workload{}
-	err := r.hub.Get(ctx, types.NamespacedName{Namespace: r.namespace, Name: name}, have)
-	exists := err == nil
-	if client.IgnoreNotFound(err) != nil {
-		return reconcile.Result{}, err
-	}
-	want, state, err := r.observe(ctx, v, req)
-	if err != nil {
-		return reconcile.Result{}, err
-	}
-	if req.Stray != "" {
-		return r.removeStray(ctx, req.Stray, &v1alpha1.Workload{}, exists || state == istio.Outside)
-	}
-	switch state {
-	case istio.Inside:
-		if !exists {
-			obj := &v1alpha1.Workload{Spec: want}
-			obj.Name = name
-			return reconcile.Result{}, r.put(ctx, nil, obj)
-		}
-		if !equality.Semantic.DeepEqual(have.Spec, want) {
-			obj := have.DeepCopy()
-			obj.Spec = want
-			return reconcile.Result{}, r.put(ctx, have, obj)
-		}
-	case istio.Outside:
-		if exists {
-			return reconcile.Result{}, r.remove(ctx, have, "the controller is gone or in no mesh")
-		}
-	case istio.Unknown:
-		if exists {
-			gone, err := r.orphaned(ctx, v, have.Spec.Mesh)
-			if err == nil && gone {
-				err = r.remove(ctx, have, "its mesh is gone")
-			}
-			return reconcile.Result{}, err
-		}
-	}
-	return reconcile.Result{}, nil
+	return keep(ctx, r.discovery, workloadKind, req, WorkloadName(req.Kind, req.Name, req.Namespace), r.observe)
 }
 
 // observe describes a controller. That it is gone is believed of the API server only, not of the cache.
