@@ -90,7 +90,7 @@ func (f *hubFlags) endpoint(ctx context.Context, hub, member *cluster) (endpoint
 		// Every namespace has the CA under which the API server is seen from inside.
 		key := client.ObjectKey{Namespace: "default", Name: "kube-root-ca.crt"}
 		if one == two && hub.Get(ctx, key, root) == nil {
-			return endpoint{server: "https://kubernetes.default.svc", ca: []byte(root.Data["ca.crt"])}, nil
+			return endpoint{server: inside, ca: []byte(root.Data["ca.crt"])}, nil
 		}
 		if one != two && loopback(e.server) {
 			return e, usagef("the hub's context has the address %s, which no other cluster reaches; give the one that members see with --hub-server", e.server)
@@ -98,6 +98,9 @@ func (f *hubFlags) endpoint(ctx context.Context, hub, member *cluster) (endpoint
 	}
 	return e, nil
 }
+
+// inside is the hub's address for the agent of the hub's own cluster.
+const inside = "https://kubernetes.default.svc"
 
 func loopback(server string) bool {
 	u, err := url.Parse(server)
@@ -168,7 +171,8 @@ func credential(ctx context.Context, hub *cluster, at endpoint, cluster string) 
 	if err != nil {
 		return nil, err
 	}
-	if err := at.answers(token); err != nil {
+	// The inside name is known inside only.
+	if err := at.answers(token); err != nil && at.server != inside {
 		hub.progress.did("Note: the hub does not answer at %s from here: %v", at.server, err)
 	}
 	kubeconfig, err := at.kubeconfig(cluster, token)

@@ -79,13 +79,13 @@ func hubAway(t *testing.T, w *world) {
 	w.ready(t, "virtual-mesh", time.Minute)
 }
 
-// agentKilled: the agent is killed while it carries out an order.
-func agentKilled(t *testing.T, w *world) {
+// killed kills a component again and again while an order is carried out.
+func killed(t *testing.T, w *world, context, component string) {
 	before := issuance(w, "remote-cluster")
 	check := w.guard(t, remote)
-	reissue(t, w, "agent-killed")
+	reissue(t, w, component)
 	for range 3 {
-		w.kubectl(t, remote, "-n", "isthmus-agent", "delete", "pod", "-l", "app.kubernetes.io/name=isthmus-agent", "--grace-period=0", "--force")
+		w.kubectl(t, context, "-n", component, "delete", "pod", "-l", "app.kubernetes.io/part-of=isthmus", "--grace-period=0", "--force")
 	}
 	eventually(t, 3*time.Minute, "the new intermediate is in use", func() error {
 		if got := issuance(w, "remote-cluster"); got == before || !strings.HasSuffix(got, "/FINISHED") {
@@ -95,6 +95,61 @@ func agentKilled(t *testing.T, w *world) {
 	})
 	w.ready(t, "virtual-mesh", time.Minute)
 	check()
+}
+
+func agentKilled(t *testing.T, w *world) { killed(t, w, remote, "isthmus-agent") }
+
+func hubKilled(t *testing.T, w *world) { killed(t, w, management, "isthmus-system") }
+
+// clusterAway: a member that cannot reach the hub is shown as away, and nothing of it is deleted.
+func clusterAway(t *testing.T, w *world) {
+	connected := func(want string) func() error {
+		return func() error {
+			got := w.jsonpath(management, `{.status.conditions[?(@.type=="Connected")].status}`, "-n", "isthmus-system", "kubernetescluster", "remote-cluster")
+			if got != want {
+				return fmt.Errorf("Connected is %q", got)
+			}
+			return nil
+		}
+	}
+	objects := func() string {
+		return w.kubectl(t, management, "-n", "isthmus-remote-cluster", "get", "meshes,workloads,destinations,issuedcertificates", "-o",
+			`jsonpath={range .items[*]}{.kind}/{.metadata.name} {.metadata.uid}{"\n"}{end}`)
+	}
+	before := objects()
+	w.run(t, time.Minute, "lab", "partition", "--name", w.name, "--cluster", "remote-cluster", "--from", "management-plane", "--api-server")
+	eventually(t, 4*time.Minute, "the cluster is shown as away", connected("False"))
+	if now := objects(); now != before {
+		t.Errorf("objects of the cluster were\n%s\nand while it was away are\n%s", before, now)
+	}
+	w.run(t, time.Minute, "lab", "heal", "--name", w.name)
+	eventually(t, 2*time.Minute, "the cluster is back", connected("True"))
+	if now := objects(); now != before {
+		t.Errorf("objects of the cluster were\n%s\nand when it came back are\n%s", before, now)
+	}
+	w.ready(t, "virtual-mesh", time.Minute)
+}
+
+// credentialRotated: the agent goes on with its new credential; what the old one is good for is tried with the attacks.
+func credentialRotated(t *testing.T, w *world) {
+	renewed := func() string {
+		return w.jsonpath(management, "{.spec.renewTime}", "-n", "isthmus-remote-cluster", "lease", "isthmus-agent")
+	}
+	anchor := func() string {
+		return w.jsonpath(management, "{.metadata.uid}", "-n", "isthmus-remote-cluster", "secret", "isthmus-agent-credential")
+	}
+	before := anchor()
+	w.run(t, 2*time.Minute, "meshctl", "cluster", "rotate-credentials", "remote-cluster", "--context", management, "--member-context", remote)
+	if now := anchor(); now == before || now == "" {
+		t.Fatalf("the Secret that the old credential is bound to was %s, is %s", before, now)
+	}
+	last := renewed()
+	eventually(t, time.Minute, "a heartbeat with the new credential", func() error {
+		if renewed() == last {
+			return errors.New("none since " + last)
+		}
+		return nil
+	})
 }
 
 // apiServerRestarted: the API server of a member goes away and comes back; nothing is rewritten.
