@@ -12,10 +12,11 @@ if [ -t 1 ]; then bold=$(tput bold || true) dim=$(tput dim || true) off=$(tput s
 step() { printf '\n%s== %s%s\n' "$bold" "$*" "$off"; }
 run() { printf '%s$ %s%s\n' "$dim" "$*" "$off"; "$@"; }
 
-# presented CONTEXT DEPLOYMENT: the certificates that ratings presents to the deployment's sidecar, one line each.
+# presented CONTEXT DEPLOYMENT DIR: writes the certificates that ratings presents to the deployment's sidecar into DIR.
 presented() {
-  kubectl --context "$1" exec "deploy/$2" -c istio-proxy -- openssl s_client -showcerts -connect ratings.default:9080 </dev/null 2>/dev/null |
-    awk '/BEGIN CERT/{n++} n{print > (dir "/" n ".pem")} /END CERT/{close(dir "/" n ".pem")}' dir="$3"
+  # openssl ends with an error after the handshake, because it has no client certificate to show.
+  { kubectl --context "$1" exec "deploy/$2" -c istio-proxy -- openssl s_client -showcerts -connect ratings.default:9080 </dev/null 2>/dev/null || true; } |
+    awk '/BEGIN CERT/ {file = dir "/" ++n ".pem"} file {print > file} /END CERT/ {close(file); file = ""}' dir="$3"
 }
 show_chain() {
   local dir; dir=$(mktemp -d)
