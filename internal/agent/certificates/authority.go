@@ -38,6 +38,10 @@ type AuthorityReporter struct {
 	Now func() time.Time
 }
 
+// unsettled is when a mesh is looked at again whose istiod does not serve under the CA of its Secret (yet): that it has
+// changed over is seen by a handshake only.
+const unsettled = 5 * time.Second
+
 // Reconcile looks at one Mesh.
 func (a *AuthorityReporter) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
 	mesh := &v1alpha1.Mesh{}
@@ -54,7 +58,11 @@ func (a *AuthorityReporter) Reconcile(ctx context.Context, req ctrl.Request) (ct
 	}
 	want := &v1alpha1.Mesh{ObjectMeta: metav1.ObjectMeta{Namespace: mesh.Namespace, Name: mesh.Name}}
 	want.Status.CertificateAuthority = authority
-	return ctrl.Result{RequeueAfter: review}, kube.ApplyStatus(ctx, a.Hub, authorityOwner, mesh, want)
+	again := review
+	if !slices.Equal(authority.InUse, []string{authority.Signer}) {
+		again = unsettled
+	}
+	return ctrl.Result{RequeueAfter: again}, kube.ApplyStatus(ctx, a.Hub, authorityOwner, mesh, want)
 }
 
 // look finds the CA of a root namespace: in cacerts, else in istio-ca-secret, else only its roots where istiod publishes
