@@ -1,4 +1,5 @@
-package v1alpha1_test
+// Package validation_test holds the rules in the CustomResourceDefinitions against a real API server.
+package validation_test
 
 import (
 	"context"
