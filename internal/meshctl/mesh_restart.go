@@ -86,6 +86,9 @@ func (r *restarter) run(ctx context.Context, name string) (err error) {
 	if err != nil {
 		return err
 	}
+	if err := r.seen(ctx); err != nil {
+		return err
+	}
 	r.progress.did("istiod of %s uses its certificates and has published the roots", r.mesh.Name)
 	waves, alone, err := r.proxies(ctx, since)
 	if err != nil {
@@ -219,6 +222,30 @@ func (r *restarter) roll(ctx context.Context, what string, waves ...[]restart.Ta
 		}
 		return waiting, nil
 	}, changesOf(&appsv1.DeploymentList{}), changesOf(&appsv1.StatefulSetList{}), changesOf(&appsv1.DaemonSetList{}))
+}
+
+// seenWithin bounds for how long seen waits.
+const seenWithin = 20 * time.Second
+
+// seen waits until the agent has seen that istiod uses its certificates, too: a gateway that shows no certificate counts as
+// restarted only if it was after that. An agent that is away is not waited for; it looks when it is back.
+func (r *restarter) seen(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, seenWithin)
+	defer cancel()
+	order := &v1alpha1.IssuedCertificate{}
+	err := r.hub.until(ctx, func(ctx context.Context) (string, error) {
+		if err := r.hub.Get(ctx, client.ObjectKeyFromObject(r.mesh), order); err != nil {
+			return "", client.IgnoreNotFound(err)
+		}
+		if order.Status.State == v1alpha1.IssuedCertificateFinished {
+			return "", nil
+		}
+		return "waiting for the agent to see that istiod uses its certificates", nil
+	}, changesOf(&v1alpha1.IssuedCertificateList{}, client.InNamespace(r.mesh.Namespace)))
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
 }
 
 // published waits until no istiod of before is left and the ConfigMaps hold the new roots: a workload restarted earlier

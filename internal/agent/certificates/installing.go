@@ -303,7 +303,7 @@ func (i *Installer) survey(ctx context.Context, proxies []evidence.ProxyPod, w *
 		if root, ok := i.proven[p.UID]; ok {
 			known[p.UID] = root
 		}
-		if known[p.UID] == signer || p.Started.After(w.InUse.Since) {
+		if known[p.UID] == signer || !p.Started.Before(w.InUse.Since.Truncate(time.Second)) {
 			s.signed++
 			continue
 		}
