@@ -229,6 +229,18 @@ type IngressGateway struct {
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=63
 	Namespace string `json:"namespace"`
+	// class says what the gateway was recognised as.
+	// +optional
+	Class GatewayClass `json:"class,omitempty"`
+	// labels of the gateway's Service.
+	// +optional
+	// +kubebuilder:validation:MaxProperties=32
+	Labels map[string]string `json:"labels,omitempty"`
+	// tlsPortName is the name of the port for TLS pass-through that Settings give for this cluster. Defaults to "tls".
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=63
+	TLSPortName string `json:"tlsPortName,omitempty"`
 	// selector of the gateway's pods.
 	// +optional
 	// +kubebuilder:validation:MaxProperties=32
@@ -246,6 +258,21 @@ type IngressGateway struct {
 	// +kubebuilder:validation:MaxItems=64
 	Ports []GatewayPort `json:"ports,omitempty"`
 }
+
+// GatewayClass is what a gateway was recognised as.
+//
+// +kubebuilder:validation:Enum=EastWest;Ingress;Other
+type GatewayClass string
+
+// Classes of gateways, the preferred first.
+const (
+	// GatewayEastWest is labelled istio=eastwestgateway, or as Settings say. Federation prefers it.
+	GatewayEastWest GatewayClass = "EastWest"
+	// GatewayIngress is labelled istio=ingressgateway. Federation takes it where there is no other.
+	GatewayIngress GatewayClass = "Ingress"
+	// GatewayOther is any other gateway. Federation takes it only if ingressGatewaySelectors choose it.
+	GatewayOther GatewayClass = "Other"
+)
 
 // GatewayPort is a port of a gateway.
 type GatewayPort struct {
@@ -283,6 +310,12 @@ type MeshStatus struct {
 	// +listMapKey=name
 	// +kubebuilder:validation:MaxItems=16
 	AppliedVirtualMeshes []AppliedVirtualMesh `json:"appliedVirtualMeshes,omitempty"`
+	// appliedAccessPolicies says which generation of each AccessPolicy is in force at every destination of this mesh.
+	// +optional
+	// +listType=map
+	// +listMapKey=name
+	// +kubebuilder:validation:MaxItems=2048
+	AppliedAccessPolicies []AppliedAccessPolicy `json:"appliedAccessPolicies,omitempty"`
 	// errors found in this mesh; 50 at most.
 	// +optional
 	// +listType=atomic
@@ -338,6 +371,16 @@ type AppliedVirtualMesh struct {
 	Generation int64 `json:"generation,omitempty"`
 }
 
+// AppliedAccessPolicy says which generation of an AccessPolicy was applied.
+type AppliedAccessPolicy struct {
+	// name of the AccessPolicy, "<name>.<namespace>".
+	// +required
+	Name string `json:"name"`
+	// generation of the accepted spec that was applied.
+	// +optional
+	Generation int64 `json:"generation,omitempty"`
+}
+
 // Workload is a controller whose pods are in a mesh, named "<kind>.<name>.<namespace>". Written by the agent of the cluster.
 //
 // +kubebuilder:object:root=true
@@ -384,6 +427,10 @@ type WorkloadSpec struct {
 	// controller of the pods.
 	// +required
 	Controller ControllerRef `json:"controller"`
+	// podSelector is the selector by which the controller finds its pods, if it is one of labels alone.
+	// +optional
+	// +kubebuilder:validation:MaxProperties=64
+	PodSelector map[string]string `json:"podSelector,omitempty"`
 	// podLabels of the pod template.
 	// +optional
 	// +kubebuilder:validation:MaxProperties=64
@@ -591,10 +638,28 @@ type DestinationStatus struct {
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=64
 	AppliedAccessPolicies []string `json:"appliedAccessPolicies,omitempty"`
+	// rejectedAccessPolicies are policies that select this destination and cannot be enforced at it: nobody is allowed by them.
+	// +optional
+	// +listType=map
+	// +listMapKey=name
+	// +kubebuilder:validation:MaxItems=64
+	RejectedAccessPolicies []RejectedAccessPolicy `json:"rejectedAccessPolicies,omitempty"`
 	// errors found.
 	// +optional
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=50
+	Errors []string `json:"errors,omitempty"`
+}
+
+// RejectedAccessPolicy is a policy that cannot be enforced at a destination.
+type RejectedAccessPolicy struct {
+	// name of the AccessPolicy, "<name>.<namespace>".
+	// +required
+	Name string `json:"name"`
+	// errors say why.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=16
 	Errors []string `json:"errors,omitempty"`
 }
 
@@ -603,7 +668,7 @@ type AppliedFederation struct {
 	// federatedHostname is its name in other meshes.
 	// +optional
 	FederatedHostname string `json:"federatedHostname,omitempty"`
-	// federatedToMeshes are the meshes that have it, "<name>.<namespace>".
+	// federatedToMeshes are the meshes that may have it, "<name>.<namespace>"; the one entry "*" stands for every other member.
 	// +optional
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=256
@@ -611,4 +676,28 @@ type AppliedFederation struct {
 	// virtualMesh that asks for it, "<name>.<namespace>".
 	// +optional
 	VirtualMesh string `json:"virtualMesh,omitempty"`
+	// subsets are the names of the subsets that a DestinationRule of the home mesh defines for the service; they have the
+	// same names in other meshes.
+	// +optional
+	// +listType=set
+	// +kubebuilder:validation:MaxItems=32
+	Subsets []string `json:"subsets,omitempty"`
+	// endpoints are the pods themselves, where the network is flat.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=1000
+	Endpoints []FederatedEndpoint `json:"endpoints,omitempty"`
+}
+
+// FederatedEndpoint is a pod behind a federated destination in a flat network.
+type FederatedEndpoint struct {
+	// address of the pod.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=64
+	Address string `json:"address"`
+	// ports of the pod by name of the Service's port; "port-<number>" stands for a port without name.
+	// +optional
+	// +kubebuilder:validation:MaxProperties=256
+	Ports map[string]int32 `json:"ports,omitempty"`
 }

@@ -19,6 +19,12 @@ const (
 	// ConditionMembersRetained is true on a VirtualMesh while meshes that are no members any more still get intermediates
 	// under its root.
 	ConditionMembersRetained = "MembersRetained"
+	// ConditionClientMeshEnforced is false on a VirtualMesh that federates destinations to some members only while a member
+	// that is left out cannot be told apart by its identities.
+	ConditionClientMeshEnforced = "ClientMeshEnforced"
+	// ConditionGatewayExclusive is false on a Mesh while something else than Isthmus lets traffic pass through the gateways
+	// that federation uses.
+	ConditionGatewayExclusive = "GatewayExclusive"
 	// ConditionConnected is true on a KubernetesCluster whose agent has renewed its Lease in time.
 	ConditionConnected = "Connected"
 	// ConditionRestartPending is true on an IssuedCertificate and a VirtualMesh while something has to be restarted by hand.
@@ -61,6 +67,14 @@ const (
 	LabelRootFingerprint = "isthmus.dev/root-fingerprint"
 	// LabelRootRole is the role of a root Secret: Incoming, Signing or Outgoing.
 	LabelRootRole = "isthmus.dev/root-role"
+	// LabelFederated marks Destinations that their home mesh federates. Other agents find them by it, and judge for themselves.
+	LabelFederated = "isthmus.dev/federated"
+	// AnnotationExports holds, on the Lease of an agent, what each of its meshes federates: a JSON object from the name of the
+	// Mesh to a generation of the VirtualMesh and a digest of the names of Destinations.
+	AnnotationExports = "isthmus.dev/exports"
+	// AnnotationDestination names, on what an agent makes in its cluster, the Destination it was made for: "<namespace>/<name>" in
+	// the hub.
+	AnnotationDestination = "isthmus.dev/destination"
 	// AnnotationAgentVersion is the version of the agent, on its Lease.
 	AnnotationAgentVersion = "isthmus.dev/agent-version"
 )

@@ -1,0 +1,107 @@
+// Package membership is what federation and access policy have in common: which meshes are in a virtual mesh, and what a
+// selector selects. It is functions over values and knows neither Istio's objects nor clients.
+//
+// From which cluster something is follows from the namespace of the hub that it lies in, and from nothing that it says.
+package membership
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
+)
+
+// VirtualMesh is a virtual mesh in force.
+type VirtualMesh struct {
+	// Name, in the form "<name>.<namespace>".
+	Name string
+	// Generation of the spec that was accepted.
+	Generation int64
+	// Spec that was accepted: every reference to a mesh has its namespace.
+	Spec *v1alpha1.VirtualMeshSpec
+	// Members are the Meshes that the spec lists, as their agents report them. One that is listed and not reported is absent.
+	Members []*v1alpha1.Mesh
+}
+
+// Of returns the virtual mesh that is in force by a VirtualMesh; nil if nothing is.
+func Of(vm *v1alpha1.VirtualMesh, meshes []v1alpha1.Mesh) *VirtualMesh {
+	if vm.Status.Accepted == nil {
+		return nil
+	}
+	out := &VirtualMesh{Name: vm.Name + "." + vm.Namespace, Generation: vm.Status.Accepted.Generation, Spec: &vm.Status.Accepted.Spec}
+	for i := range meshes {
+		if out.Lists(&meshes[i]) {
+			out.Members = append(out.Members, &meshes[i])
+		}
+	}
+	return out
+}
+
+// Lists reports whether the spec lists a mesh.
+func (vm *VirtualMesh) Lists(m *v1alpha1.Mesh) bool {
+	return slices.Contains(vm.Spec.Meshes, v1alpha1.ObjectRef{Name: m.Name, Namespace: m.Namespace})
+}
+
+// Cluster returns the registered cluster whose namespace in the hub is given; "" for any other namespace.
+func Cluster(namespace string) string {
+	cluster, ok := strings.CutPrefix(namespace, v1alpha1.ClusterNamespacePrefix)
+	if !ok || namespace == v1alpha1.SystemNamespace || namespace == v1alpha1.AgentNamespace {
+		return ""
+	}
+	return cluster
+}
+
+// MeshKey is the form "<name>.<namespace>" that names a mesh in status fields.
+func MeshKey(m *v1alpha1.Mesh) string { return m.Name + "." + m.Namespace }
+
+// Selects reports whether one of the selectors selects a destination. No selectors select everything.
+func Selects(selectors []v1alpha1.DestinationSelector, d *v1alpha1.Destination) bool {
+	return len(selectors) == 0 || slices.ContainsFunc(selectors, func(s v1alpha1.DestinationSelector) bool {
+		return selects(s, Cluster(d.Namespace), d.Spec.KubeService.Name, d.Spec.KubeService.Namespace, d.Spec.KubeService.Labels)
+	})
+}
+
+// SelectsService is Selects for a Service of a cluster of which there need not be a Destination.
+func SelectsService(selectors []v1alpha1.DestinationSelector, cluster, name, namespace string, labels map[string]string) bool {
+	return len(selectors) == 0 || slices.ContainsFunc(selectors, func(s v1alpha1.DestinationSelector) bool {
+		return selects(s, cluster, name, namespace, labels)
+	})
+}
+
+// SelectsNamespace reports whether one of the selectors selects every service that a namespace of a cluster has or will ever
+// have.
+func SelectsNamespace(selectors []v1alpha1.DestinationSelector, cluster, namespace string) bool {
+	return len(selectors) == 0 || slices.ContainsFunc(selectors, func(s v1alpha1.DestinationSelector) bool {
+		m := s.KubeServiceMatcher
+		if m == nil {
+			return s.KubeServiceRefs == nil
+		}
+		return len(m.Labels) == 0 && oneOf(m.Namespaces, namespace) && oneOf(m.Clusters, cluster)
+	})
+}
+
+// selects holds if the matcher or one of the references does; a selector that has neither selects everything.
+func selects(s v1alpha1.DestinationSelector, cluster, name, namespace string, labels map[string]string) bool {
+	if s.KubeServiceMatcher == nil && s.KubeServiceRefs == nil {
+		return true
+	}
+	if m := s.KubeServiceMatcher; m != nil && oneOf(m.Namespaces, namespace) && oneOf(m.Clusters, cluster) && within(m.Labels, labels) {
+		return true
+	}
+	return s.KubeServiceRefs != nil && slices.ContainsFunc(s.KubeServiceRefs.Services, func(r v1alpha1.ClusterObjectRef) bool {
+		return r.Name == name && r.Namespace == namespace && (r.ClusterName == "" || r.ClusterName == cluster)
+	})
+}
+
+// oneOf reports whether a list that restricts names v; an empty list restricts nothing.
+func oneOf(list []string, v string) bool { return len(list) == 0 || slices.Contains(list, v) }
+
+// within reports whether m has all pairs of want.
+func within(want, m map[string]string) bool {
+	for k, v := range want {
+		if m[k] != v {
+			return false
+		}
+	}
+	return true
+}
