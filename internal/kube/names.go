@@ -1,25 +1,14 @@
 package kube
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"strings"
 
 	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
+	"github.com/isthmus-mesh/isthmus/internal/naming"
 )
 
-// hashLen is the number of hexadecimal digits that stand for what ShortName cuts off.
-const hashLen = 10
-
-// ShortName returns s if it has at most limit bytes. Otherwise it cuts s and appends "-" and a hash of the whole, so that
-// different long names stay different. limit must exceed 11.
-func ShortName(s string, limit int) string {
-	if len(s) <= limit {
-		return s
-	}
-	sum := sha256.Sum256([]byte(s))
-	return strings.TrimRight(s[:limit-hashLen-1], "-.") + "-" + hex.EncodeToString(sum[:])[:hashLen]
-}
+// ShortName is naming.Short.
+func ShortName(s string, limit int) string { return naming.Short(s, limit) }
 
 // MeshName is the name of the Mesh of an Istio root namespace in a cluster.
 func MeshName(rootNamespace, cluster string) string {
