@@ -5,6 +5,7 @@
 package membership
 
 import (
+	"regexp"
 	"slices"
 	"strings"
 
@@ -105,3 +106,10 @@ func within(want, m map[string]string) bool {
 	}
 	return true
 }
+
+// trustDomain is the form of the SPIFFE ID specification, section 2.1.
+var trustDomain = regexp.MustCompile(`^[a-z0-9._-]{1,255}$`)
+
+// IsTrustDomain reports whether a trust domain can be part of an identity. One that cannot, such as "*", must not get into
+// what is matched against identities.
+func IsTrustDomain(td string) bool { return trustDomain.MatchString(td) }
