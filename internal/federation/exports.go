@@ -1,0 +1,119 @@
+package federation
+
+import (
+	"fmt"
+	"hash/fnv"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
+	"github.com/isthmus-mesh/isthmus/internal/membership"
+)
+
+// Exports is the set of destinations that one mesh federates. It is kept by adding and removing one at a time. The zero value
+// is empty.
+type Exports struct {
+	services map[string]exported
+	digest   digest
+	// sorted holds the services, each once, in the order of their full names, as long as the set stays as it is.
+	sorted []exported
+}
+
+// exported is a Service.
+type exported struct {
+	// name is "<service>.<namespace>." with a dot at its end: so names sort as the full ones do.
+	name      string
+	namespace string
+}
+
+// Set says that a destination, by the name of its object, is federated as a Service, or with an empty service not at all. It
+// reports whether the set has changed.
+func (e *Exports) Set(destination, service, namespace string) (changed bool) {
+	was, known := e.services[destination]
+	want := exported{service + "." + namespace + ".", namespace}
+	switch {
+	case service == "" && !known, known && was == want:
+		return false
+	case service == "":
+		delete(e.services, destination)
+		e.digest.remove(destination)
+	default:
+		if e.services == nil {
+			e.services = map[string]exported{}
+		}
+		e.services[destination] = want
+		if !known {
+			e.digest.add(destination)
+		}
+	}
+	e.sorted = nil
+	return true
+}
+
+// Hosts that the gateways admit, sorted: full names, and "*.<namespace>.svc.<cluster domain>" where a selector admits every
+// present and future service of a namespace that has exports; never "*" and never "<namespace>/…".
+func (e *Exports) Hosts(vm *membership.VirtualMesh, home *v1alpha1.Mesh) []string {
+	if e.sorted == nil {
+		e.sorted = slices.SortedFunc(maps.Values(e.services), func(a, b exported) int { return strings.Compare(a.name, b.name) })
+		e.sorted = slices.Compact(e.sorted)
+	}
+	domain := "svc." + clusterDomain(home)
+	wild := map[string]bool{}
+	var wildcards, names []string
+	for _, x := range e.sorted {
+		whole, known := wild[x.namespace]
+		if !known {
+			whole = admitsNamespace(vm, home, x.namespace)
+			wild[x.namespace] = whole
+			if whole {
+				wildcards = append(wildcards, "*."+x.namespace+"."+domain)
+			}
+		}
+		if !whole {
+			names = append(names, x.name+domain)
+		}
+	}
+	slices.Sort(wildcards)
+	return append(wildcards, names...) // an asterisk sorts before what DNS labels are made of
+}
+
+// admitsNamespace reports whether a selector federates every service that a namespace has or will ever have. Where one of
+// them is a gateway's the answer is no: a gateway must not admit itself.
+func admitsNamespace(vm *membership.VirtualMesh, home *v1alpha1.Mesh, namespace string) bool {
+	if slices.ContainsFunc(home.Spec.Istio.Gateways, func(g v1alpha1.IngressGateway) bool { return g.Namespace == namespace }) {
+		return false
+	}
+	return slices.ContainsFunc(selectors(vm, home), func(s v1alpha1.FederationSelector) bool {
+		return membership.SelectsNamespace(s.DestinationSelectors, membership.Cluster(home.Namespace), namespace)
+	})
+}
+
+// Digest of the names of the destinations. Equal sets have equal digests.
+func (e *Exports) Digest() string { return e.digest.String() }
+
+// DigestOf returns the digest of a set of names of destinations.
+func DigestOf(names []string) string {
+	var d digest
+	for _, name := range names {
+		d.add(name)
+	}
+	return d.String()
+}
+
+// digest of a set of names, in no order, to which one can be added and from which one can be taken. It finds what is not up
+// to date; whoever makes the set could as well lie.
+type digest struct {
+	sum   uint64
+	count int
+}
+
+func (d *digest) add(name string)    { d.sum += hash(name); d.count++ }
+func (d *digest) remove(name string) { d.sum -= hash(name); d.count-- }
+func (d *digest) String() string     { return fmt.Sprintf("%016x-%x", d.sum, d.count) }
+
+func hash(name string) uint64 {
+	h := fnv.New64a()
+	h.Write([]byte(name))
+	return h.Sum64()
+}

@@ -1,0 +1,82 @@
+package federation
+
+import (
+	"math"
+	"slices"
+	"strings"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+	networkingapi "istio.io/api/networking/v1alpha3"
+	networkingv1 "istio.io/client-go/pkg/apis/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
+	"github.com/isthmus-mesh/isthmus/internal/membership"
+	"github.com/isthmus-mesh/isthmus/internal/naming"
+)
+
+// Keepalive is the DestinationRule that gives connections to an external service the virtual mesh's keepalive; nil without
+// one, or for a host that allows none.
+func Keepalive(vm *membership.VirtualMesh, client *v1alpha1.Mesh, external *networkingv1.ServiceEntry) (out []*networkingv1.DestinationRule) {
+	f := vm.Spec.Federation
+	if f == nil || f.TCPKeepalive == nil || !vm.Lists(client) || external.Spec.Location != networkingapi.ServiceEntry_MESH_EXTERNAL {
+		return nil
+	}
+	for _, host := range slices.Compact(slices.Sorted(slices.Values(external.Spec.Hosts))) {
+		name, ok := keepaliveName(host)
+		pool := connectionPool(f.TCPKeepalive)
+		if !ok || pool == nil {
+			continue
+		}
+		out = append(out, &networkingv1.DestinationRule{
+			TypeMeta:   metav1.TypeMeta{APIVersion: apiVersion, Kind: "DestinationRule"},
+			ObjectMeta: metav1.ObjectMeta{Namespace: client.Spec.Istio.RootNamespace, Name: name},
+			Spec: networkingapi.DestinationRule{
+				Host:          host,
+				TrafficPolicy: &networkingapi.TrafficPolicy{ConnectionPool: pool},
+				ExportTo:      []string{"*"},
+			},
+		})
+	}
+	return out
+}
+
+// keepaliveName is the name of the DestinationRule for a host; false for a host that can have none.
+func keepaliveName(host string) (string, bool) {
+	prefix, rest := "isthmus-keepalive-", host
+	if after, wildcard := strings.CutPrefix(host, "*."); wildcard {
+		prefix, rest = "isthmus-wildcard-keepalive-", after
+	}
+	if !isFQDN(rest) {
+		return "", false
+	}
+	return naming.Short(prefix+rest, maxName), true
+}
+
+// Limits of Linux (include/net/tcp.h); it refuses a connection's socket options beyond them.
+const (
+	maxKeepaliveTime   = 32767 * time.Second
+	maxKeepaliveProbes = 127
+)
+
+// connectionPool is the part of a traffic policy that sets a keepalive; nil without one.
+func connectionPool(k *v1alpha1.TCPKeepalive) *networkingapi.ConnectionPoolSettings {
+	if k == nil {
+		return nil
+	}
+	out := &networkingapi.ConnectionPoolSettings_TCPSettings_TcpKeepalive{Time: seconds(k.Time), Interval: seconds(k.Interval)}
+	if k.Probes != nil && *k.Probes > 0 {
+		out.Probes = uint32(min(*k.Probes, maxKeepaliveProbes))
+	}
+	return &networkingapi.ConnectionPoolSettings{Tcp: &networkingapi.ConnectionPoolSettings_TCPSettings{TcpKeepalive: out}}
+}
+
+// seconds rounds up, as sockets know whole seconds only.
+func seconds(d *metav1.Duration) *durationpb.Duration {
+	if d == nil || d.Duration <= 0 {
+		return nil
+	}
+	whole := time.Duration(math.Ceil(min(d.Duration, maxKeepaliveTime).Seconds())) * time.Second
+	return durationpb.New(whole)
+}

@@ -1,0 +1,74 @@
+package federation
+
+import (
+	"fmt"
+	"strings"
+
+	networkingapi "istio.io/api/networking/v1alpha3"
+	networkingv1 "istio.io/client-go/pkg/apis/networking/v1"
+
+	"github.com/isthmus-mesh/isthmus/internal/finding"
+)
+
+// maxShownPorts is how many ports a finding about a DestinationRule shows.
+const maxShownPorts = 16
+
+// Shadows finds that a DestinationRule of somebody else takes the place of ours for a federated host in some namespaces: it
+// returns a finding that names the rule and the tls block to copy, or nil.
+func Shadows(rule *networkingv1.DestinationRule, rootNamespace string, imported *networkingv1.DestinationRule) *finding.Finding {
+	host := imported.Spec.Host
+	own := rule.Namespace == rootNamespace
+	// A short host means a Service of the rule's own cluster, and is none of another's.
+	if !strings.HasPrefix(rule.Spec.Host, "*") && rule.Spec.Host != host || !covers(rule.Spec.Host, host) {
+		return nil
+	}
+	if own && (rule.Spec.Host != host || rule.Spec.TrafficPolicy == nil) || !own && !exportedTo(rule, rule.Namespace) {
+		return nil
+	}
+	if connectsAs(rule.Spec.TrafficPolicy, imported.Spec.TrafficPolicy) {
+		return nil
+	}
+	where := "in namespace " + rule.Namespace
+	if own {
+		where = "in all namespaces, if it is the older"
+	}
+	return &finding.Finding{Reason: ReasonShadowed, Message: fmt.Sprintf(
+		"DestinationRule %s/%s takes the place of ours for %s %s, so that connections to it fail: copy into its spec `trafficPolicy: {%s}`, or exclude the host from it",
+		rule.Namespace, rule.Name, host, where, tlsBlock(imported.Spec.TrafficPolicy))}
+}
+
+// connectsAs reports whether a traffic policy has the TLS settings that another one has.
+func connectsAs(have, want *networkingapi.TrafficPolicy) bool {
+	if len(want.GetPortLevelSettings()) == 0 {
+		return have.GetTls().GetMode() == want.GetTls().GetMode()
+	}
+	for _, w := range want.GetPortLevelSettings() {
+		tls := have.GetTls()
+		for _, h := range have.GetPortLevelSettings() {
+			if h.GetPort().GetNumber() == w.GetPort().GetNumber() {
+				tls = h.GetTls()
+			}
+		}
+		if tls.GetMode() != w.GetTls().GetMode() || tls.GetSni() != w.GetTls().GetSni() {
+			return false
+		}
+	}
+	return true
+}
+
+// tlsBlock is the TLS settings of a traffic policy, as YAML in one line.
+func tlsBlock(p *networkingapi.TrafficPolicy) string {
+	ports := p.GetPortLevelSettings()
+	if len(ports) == 0 {
+		return fmt.Sprintf("tls: {mode: %s}", p.GetTls().GetMode())
+	}
+	var list []string
+	for i, s := range ports {
+		if i == maxShownPorts {
+			list = append(list, fmt.Sprintf("# and %d more as in ours", len(ports)-i))
+			break
+		}
+		list = append(list, fmt.Sprintf("{port: {number: %d}, tls: {mode: %s, sni: %s}}", s.GetPort().GetNumber(), s.GetTls().GetMode(), s.GetTls().GetSni()))
+	}
+	return "portLevelSettings: [" + strings.Join(list, ", ") + "]"
+}
