@@ -24,8 +24,8 @@ const (
 	ProxyPort = 15987
 )
 
-// alpnMesh is the application protocol by which Envoy tells Istio's mutual TLS from an application's own TLS.
-const alpnMesh = "istio"
+// ALPNMesh is the application protocol by which Envoy tells Istio's mutual TLS from an application's own TLS.
+const ALPNMesh = "istio"
 
 // timeout of one handshake.
 const timeout = 5 * time.Second
@@ -46,11 +46,10 @@ func Istiod(ctx context.Context, podIP string) (Presented, error) {
 // Proxy asks a sidecar at its pod's address. A proxy that takes no mutual TLS at inbound ports, as a gateway, cannot be
 // asked in this way and yields an error.
 func Proxy(ctx context.Context, podIP string) (Presented, error) {
-	return handshake(ctx, podIP, ProxyPort, alpnMesh)
+	return handshake(ctx, podIP, ProxyPort, ALPNMesh)
 }
 
-// handshake does as much of a TLS handshake as it takes to see the server's certificates. It offers none itself, so the
-// server may well end it then.
+// handshake asks what listens at a pod's address.
 func handshake(ctx context.Context, ip string, port int, alpn ...string) (Presented, error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
@@ -59,9 +58,16 @@ func handshake(ctx context.Context, ip string, port int, alpn ...string) (Presen
 		return Presented{}, err
 	}
 	defer conn.Close()
+	return Ask(ctx, conn, "", alpn...)
+}
+
+// Ask does, over a connection, as much of a TLS handshake as it takes to see the certificates of the server of that name (SNI;
+// "" names none). It offers none itself, so the server may well end it then. The caller closes the connection.
+func Ask(ctx context.Context, conn net.Conn, name string, alpn ...string) (Presented, error) {
 	var p Presented
 	client := tls.Client(conn, &tls.Config{
 		MinVersion: tls.VersionTLS12,
+		ServerName: name,
 		NextProtos: alpn,
 		// The point is to see whatever is shown; the caller verifies it.
 		InsecureSkipVerify: true, //nolint:gosec // see above
