@@ -107,6 +107,16 @@ func TestHubAway(t *testing.T) {
 		return link, run(t, mgr)
 	}
 	create(hubCluster, &v1alpha1.KubernetesCluster{ObjectMeta: metav1.ObjectMeta{Namespace: v1alpha1.SystemNamespace, Name: "east"}})
+	// The Mesh of another cluster is in the agent's cache of the hub; with these rights it could be written.
+	hubCluster.Namespace(t, "isthmus-west", nil)
+	foreign := &v1alpha1.Mesh{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "isthmus-west", Name: "istiod-istio-system-west"},
+		Spec: v1alpha1.MeshSpec{Cluster: "west", Istio: v1alpha1.IstioMesh{
+			RootNamespace: "istio-system", TrustDomain: "cluster.local", ClusterDomain: "cluster.local", IstiodServiceAccount: "istiod",
+			CertificateAuthority: v1alpha1.CertificateAuthorityIstiod, Topology: v1alpha1.TopologyLocal,
+		}},
+	}
+	create(hubCluster, foreign)
 	_, stop := start()
 	bits := ptr.To[int32](2048)
 	create(hubCluster, &v1alpha1.VirtualMesh{
@@ -212,5 +222,8 @@ func TestHubAway(t *testing.T) {
 	}
 	if len(after) != len(before)+1 {
 		t.Errorf("%d objects became %d, not one more", len(before), len(after))
+	}
+	if err := hubCluster.Client.Get(ctx, client.ObjectKeyFromObject(foreign), foreign); err != nil || foreign.Status.CertificateAuthority != nil {
+		t.Errorf("the Mesh of another cluster was reported on: %+v, %v", foreign.Status, err)
 	}
 }

@@ -186,7 +186,8 @@ func (a *agent) setupAuthority(_ context.Context, mgr ctrl.Manager, hub cluster.
 		return reqs
 	}
 	return builder.ControllerManagedBy(mgr).Named("authority").
-		WatchesRawSource(source.Kind(hub.GetCache(), &v1alpha1.Mesh{}, &handler.TypedEnqueueRequestForObject[*v1alpha1.Mesh]{})).
+		WatchesRawSource(source.Kind(hub.GetCache(), &v1alpha1.Mesh{}, &handler.TypedEnqueueRequestForObject[*v1alpha1.Mesh]{},
+			predicate.NewTypedPredicateFuncs(func(m *v1alpha1.Mesh) bool { return m.Namespace == namespace }))).
 		WatchesMetadata(&corev1.Secret{}, handler.EnqueueRequestsFromMapFunc(func(_ context.Context, o client.Object) []reconcile.Request { return local(o) })).
 		Watches(&corev1.Pod{}, handler.EnqueueRequestsFromMapFunc(func(_ context.Context, o client.Object) []reconcile.Request { return local(o) }),
 			builder.WithPredicates(podMatters(), predicate.NewPredicateFuncs(func(o client.Object) bool {

@@ -42,7 +42,7 @@ func (d *discovery) addDestinations(mgr ctrl.Manager, local, hub cache.Cache) (s
 		watch(local, &corev1.Namespace{}, labelsChanged, func(ctx context.Context, ns *corev1.Namespace) []request {
 			return r.services(ctx, client.InNamespace(ns.Name))
 		}),
-		watch(hub, &v1alpha1.Destination{}, specChanged, func(_ context.Context, o *v1alpha1.Destination) []request {
+		watchOwn(d, hub, &v1alpha1.Destination{}, specChanged, func(_ context.Context, o *v1alpha1.Destination) []request {
 			req := request{Namespace: o.Spec.KubeService.Namespace, Name: o.Spec.KubeService.Name}
 			if o.Name != kube.Qualified(req.Name, req.Namespace) {
 				req.Stray = o.Name

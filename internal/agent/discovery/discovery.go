@@ -18,6 +18,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
@@ -240,7 +241,9 @@ func newController(mgr ctrl.Manager, name string, concurrent int, r reconcile.Ty
 
 // watch makes a source that asks which requests an object concerns: when it comes, goes, and, as it was and is, when it
 // changed.
-func watch[T client.Object](c cache.Cache, kind T, changed func(was, is T) bool, concerns func(context.Context, T) []request) source.TypedSource[request] {
+func watch[T client.Object](c cache.Cache, kind T, changed func(was, is T) bool, concerns func(context.Context, T) []request,
+	which ...predicate.TypedPredicate[T],
+) source.TypedSource[request] {
 	type queue = workqueue.TypedRateLimitingInterface[request]
 	add := func(ctx context.Context, o T, q queue) {
 		for _, r := range concerns(ctx, o) {
@@ -256,7 +259,14 @@ func watch[T client.Object](c cache.Cache, kind T, changed func(was, is T) bool,
 				add(ctx, e.ObjectNew, q)
 			}
 		},
-	}))
+	}), which...)
+}
+
+// watchOwn watches what lies in the cluster's namespace of the hub.
+func watchOwn[T client.Object](d *discovery, hub cache.Cache, kind T, changed func(was, is T) bool,
+	concerns func(context.Context, T) []request,
+) source.TypedSource[request] {
+	return watch(hub, kind, changed, concerns, predicate.NewTypedPredicateFuncs(func(o T) bool { return o.GetNamespace() == d.namespace }))
 }
 
 // signal is how one reconciler tells others that everything has to be looked at again.

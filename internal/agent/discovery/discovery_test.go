@@ -549,6 +549,25 @@ func TestHubAway(t *testing.T) {
 		ObjectMeta: metav1.ObjectMeta{Namespace: v1alpha1.AgentNamespace, Name: "hub"},
 		Data:       map[string][]byte{hublink.KubeconfigKey: w.hub.Kubeconfig(t, w.hub.Config, proxy.Server)},
 	})
+	// What lies in other namespaces, and is in the cache of the link, is none of discovery's business.
+	w.hub.Namespace(t, "isthmus-west", nil)
+	foreign := metav1.ObjectMeta{Namespace: "isthmus-west", Name: "istiod-istio-system-west", Labels: map[string]string{
+		v1alpha1.LabelManagedBy: "isthmus-agent-discovery", v1alpha1.LabelFederated: "true",
+	}}
+	theirs := []client.Object{
+		&v1alpha1.Mesh{ObjectMeta: foreign, Spec: v1alpha1.MeshSpec{Cluster: "west", Istio: v1alpha1.IstioMesh{
+			RootNamespace: "istio-system", TrustDomain: "cluster.local", ClusterDomain: "cluster.local", IstiodServiceAccount: "istiod",
+			CertificateAuthority: v1alpha1.CertificateAuthorityIstiod, Topology: v1alpha1.TopologyLocal,
+		}}},
+		&v1alpha1.Destination{ObjectMeta: foreign, Spec: v1alpha1.DestinationSpec{
+			Cluster: "west", Mesh: foreign.Name, KubeService: v1alpha1.KubeService{Name: "reviews", Namespace: "shop"},
+		}},
+	}
+	for _, o := range theirs {
+		if err := w.hub.Client.Create(w.ctx, o); err != nil {
+			t.Fatal(err)
+		}
+	}
 	mgr := w.manager()
 	link, err := hublink.New(mgr, hublink.Options{
 		Cluster: "east", Identity: "test",
@@ -585,6 +604,12 @@ func TestHubAway(t *testing.T) {
 	}
 	if !maps.Equal(before, after) {
 		t.Errorf("more than the differences was written: before %v, after %v", before, after)
+	}
+	for _, o := range theirs {
+		version := o.GetResourceVersion()
+		if err := w.hub.Client.Get(w.ctx, client.ObjectKeyFromObject(o), o); err != nil || o.GetResourceVersion() != version {
+			t.Errorf("%T of another cluster: version %s was %s: %v", o, o.GetResourceVersion(), version, err)
+		}
 	}
 	stop()
 }

@@ -64,7 +64,7 @@ func (d *discovery) addMeshes(mgr ctrl.Manager, local, hub cache.Cache, changed 
 			return nil
 		}),
 		watch(local, &corev1.Node{}, nodeMoved, func(context.Context, *corev1.Node) []request { return always }),
-		watch(hub, &v1alpha1.Mesh{}, specChanged, func(context.Context, *v1alpha1.Mesh) []request { return always }),
+		watchOwn(d, hub, &v1alpha1.Mesh{}, specChanged, func(context.Context, *v1alpha1.Mesh) []request { return always }),
 		watch(hub, &v1alpha1.Settings{}, versionChanged, func(context.Context, *v1alpha1.Settings) []request { return always }),
 	} {
 		if err := c.Watch(s); err != nil {

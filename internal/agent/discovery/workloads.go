@@ -52,7 +52,7 @@ func (d *discovery) addWorkloads(mgr ctrl.Manager, local, hub cache.Cache) (sign
 		watch(local, &corev1.Namespace{}, labelsChanged, func(ctx context.Context, ns *corev1.Namespace) []request {
 			return r.controllers(ctx, client.InNamespace(ns.Name))
 		}),
-		watch(hub, &v1alpha1.Workload{}, specChanged, func(_ context.Context, o *v1alpha1.Workload) []request {
+		watchOwn(d, hub, &v1alpha1.Workload{}, specChanged, func(_ context.Context, o *v1alpha1.Workload) []request {
 			ref := o.Spec.Controller
 			req := request{Kind: ref.Kind, Namespace: ref.Namespace, Name: ref.Name}
 			if o.Name != WorkloadName(ref.Kind, ref.Name, ref.Namespace) {

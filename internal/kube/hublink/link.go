@@ -3,22 +3,19 @@ package hublink
 import (
 	"context"
 	"fmt"
-	"net/http"
+	"maps"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/go-logr/logr"
 	"github.com/prometheus/client_golang/prometheus"
-	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/wait"
 	coordinationv1ac "k8s.io/client-go/applyconfigurations/coordination/v1"
 	"k8s.io/client-go/rest"
 	ctrl "sigs.k8s.io/controller-runtime"
-	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/client/apiutil"
 	"sigs.k8s.io/controller-runtime/pkg/cluster"
 	"sigs.k8s.io/controller-runtime/pkg/metrics"
 
@@ -68,8 +65,9 @@ type Link struct {
 	transport *transport
 	log       logr.Logger
 
-	mu     sync.Mutex
-	setups []setup
+	mu       sync.Mutex
+	setups   []setup
+	annotate func() map[string]string
 
 	credential chan struct{} // another credential is in use
 
@@ -98,31 +96,20 @@ func New(mgr ctrl.Manager, opts Options) (*Link, error) {
 		UserAgent: "isthmus-agent/" + version.Version,
 		QPS:       -1, // the hub's API priority and fairness decides
 	}
-	var err error
+	held, err := cached(l.namespace)
+	if err != nil {
+		return nil, err
+	}
 	l.hub, err = cluster.New(cfg, func(o *cluster.Options) {
 		o.Scheme = mgr.GetScheme()
 		o.Logger = l.log
 		o.MapperProvider = mapper
-		o.Cache = cache.Options{
-			DefaultNamespaces: map[string]cache.Config{l.namespace: {}},
-			ByObject: map[client.Object]cache.ByObject{
-				&v1alpha1.Settings{}: {Namespaces: map[string]cache.Config{v1alpha1.SystemNamespace: {}}},
-			},
-		}
+		o.Cache = held
 	})
 	if err != nil {
 		return nil, err
 	}
 	return l, mgr.Add(l)
-}
-
-// mapper knows without asking the hub what the cache has to know of Settings when it is made.
-func mapper(cfg *rest.Config, c *http.Client) (meta.RESTMapper, error) {
-	settings := meta.NewDefaultRESTMapper(nil)
-	resource := v1alpha1.GroupVersion.WithResource("settings")
-	settings.AddSpecific(v1alpha1.GroupVersion.WithKind("Settings"), resource, resource, meta.RESTScopeNamespace)
-	dynamic, err := apiutil.NewDynamicRESTMapper(cfg, c)
-	return meta.FirstHitRESTMapper{MultiRESTMapper: meta.MultiRESTMapper{settings, dynamic}}, err
 }
 
 // Setup registers a function that is called once, when the hub's cache holds the given kinds. It must be called before
@@ -133,8 +120,21 @@ func (l *Link) Setup(f SetupFunc, kinds ...client.Object) {
 	l.setups = append(l.setups, setup{f, kinds})
 }
 
-// Hub is the hub. Its cache holds what lies in the namespace of this cluster, and Settings. Reads of it fail, or wait for their context,
-// until the hub has answered once.
+// Annotate has every heartbeat put on the Lease, beside the agent's version, the annotations that f returns at that time. An
+// annotation that is returned no more goes away. It must be called before the manager starts; f is called from another
+// goroutine and must not wait for anything.
+func (l *Link) Annotate(f func() map[string]string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.annotate = f
+}
+
+// Refresh has a heartbeat sent at once, as when what it says has changed.
+func (l *Link) Refresh() { signal(l.credential) }
+
+// Hub is the hub. Its cache holds what lies in the namespace of this cluster; of other clusters, stripped, Meshes and the
+// Destinations that are labelled as federated; and VirtualMeshes, AccessPolicies and Settings. So who watches or lists Meshes
+// or Destinations says of which namespace. Reads of it fail, or wait for their context, until the hub has answered once.
 func (l *Link) Hub() cluster.Cluster { return l.hub }
 
 // Namespace is the namespace of this cluster in the hub.
@@ -276,10 +276,23 @@ func (l *Link) beat(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, RenewInterval)
 	defer cancel()
 	lease := coordinationv1ac.Lease(v1alpha1.AgentName, l.namespace).
-		WithAnnotations(map[string]string{v1alpha1.AnnotationAgentVersion: version.Version}).
+		WithAnnotations(l.annotations()).
 		WithSpec(coordinationv1ac.LeaseSpec().
 			WithHolderIdentity(l.opts.Identity).
 			WithLeaseDurationSeconds(int32(LeaseDuration / time.Second)).
 			WithRenewTime(metav1.NowMicro()))
 	return l.hub.GetClient().Apply(ctx, lease, client.FieldOwner(fieldOwner), client.ForceOwnership)
+}
+
+// annotations of the Lease.
+func (l *Link) annotations() map[string]string {
+	l.mu.Lock()
+	f := l.annotate
+	l.mu.Unlock()
+	out := map[string]string{}
+	if f != nil {
+		maps.Copy(out, f())
+	}
+	out[v1alpha1.AnnotationAgentVersion] = version.Version
+	return out
 }

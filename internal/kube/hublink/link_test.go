@@ -37,7 +37,7 @@ type agent struct {
 	ended chan error
 }
 
-func startAgent(t *testing.T, member *testenv.Cluster, name string) *agent {
+func startAgent(t *testing.T, member *testenv.Cluster, name string, more ...func(*hublink.Link)) *agent {
 	t.Helper()
 	mgr, err := ctrl.NewManager(member.Config, ctrl.Options{
 		Scheme:     testenv.Scheme(),
@@ -64,6 +64,9 @@ func startAgent(t *testing.T, member *testenv.Cluster, name string) *agent {
 				return reconcile.Result{}, hub.GetClient().Get(ctx, r.NamespacedName, &v1alpha1.IssuedCertificate{})
 			}))
 	}, &v1alpha1.IssuedCertificate{})
+	for _, f := range more {
+		f(a.link)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	go func() { a.ended <- mgr.Start(ctx) }()
 	t.Cleanup(func() {
