@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -25,13 +26,15 @@ type Summary struct {
 	Sent   int `json:"sent"`
 	OK     int `json:"ok"`
 	Failed int `json:"failed"`
-	// Outcomes counts by kind: "ok", "http 503", "timeout", "refused", "reset", "eof", "dns", "other".
+	// Outcomes counts by kind: "ok", "http 503", "grpc Unavailable", "timeout", "refused", "reset", "eof", "dns", "tls", "other".
 	Outcomes map[string]int `json:"outcomes"`
+	// URLs counts the same for each URL.
+	URLs map[string]map[string]int `json:"urls"`
 	// Latency is of successful requests, in milliseconds, from the moment when they were due.
 	Latency Latency `json:"latencyMilliseconds"`
 	// Seconds is how long requests were sent.
 	Seconds float64 `json:"seconds"`
-	// Failures are the first ones of every kind.
+	// Failures are the first ones of every kind at every URL.
 	Failures []Failure `json:"failures,omitempty"`
 }
 
@@ -51,22 +54,26 @@ type Failure struct {
 	Error string    `json:"error"`
 }
 
-// maxFailures is how many failures of one kind a Summary describes.
+// maxFailures is how many failures of one kind at one URL a Summary describes.
 const maxFailures = 5
 
-// kindOK is the outcome of a request that succeeded.
-const kindOK = "ok"
+// Kinds that are named in more than one place: of a request that succeeded, and of one that took too long.
+const (
+	kindOK      = "ok"
+	kindTimeout = "timeout"
+)
 
 // load sends requests at a fixed rate whatever becomes of them (an open model: a slow server does not slow it down) and
 // prints a Summary when the duration is over, stdin ends (with a duration of 0) or it is told to stop.
 func load(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("sample load", flag.ExitOnError)
 	var urls list
-	flags.Var(&urls, "url", "`URL` to ask: http://HOST:PORT/PATH, or tcp://HOST:PORT of an echo (repeatable, taken in turn)")
+	flags.Var(&urls, "url", "`URL` to ask: http://HOST:PORT/PATH, grpc://HOST:PORT, or tcp://HOST:PORT of an echo (repeatable, taken in turn)")
 	rate := flags.Float64("rate", 10, "requests per second")
 	duration := flags.Duration("duration", 10*time.Second, "how long; 0 means until stdin ends")
 	timeout := flags.Duration("timeout", 2*time.Second, "deadline of each request")
-	keep := flags.Bool("keep", false, "keep connections and use them again, instead of a new one for every request")
+	options := options{method: http.MethodGet}
+	flags.BoolVar(&options.keep, "keep", false, "keep connections and use them again, instead of a new one for every request")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -75,7 +82,7 @@ func load(ctx context.Context, args []string) error {
 	}
 	clients := make([]client, len(urls))
 	for i, u := range urls {
-		c, err := newClient(u, *keep)
+		c, err := newClient(u, options)
 		if err != nil {
 			return err
 		}
@@ -110,7 +117,7 @@ func send(ctx context.Context, clients []client, rate float64, timeout time.Dura
 			// The run's end cuts no request short.
 			request, cancel := context.WithTimeout(context.WithoutCancel(ctx), timeout)
 			defer cancel()
-			err := c.request(request)
+			_, err := c.request(request)
 			r.record(c.url(), due, time.Now(), err)
 		})
 	}
@@ -133,6 +140,7 @@ func waitUntil(ctx context.Context, t time.Time) bool {
 type recorder struct {
 	mu       sync.Mutex
 	outcomes map[string]int
+	urls     map[string]map[string]int
 	latency  []time.Duration
 	failures []Failure
 }
@@ -142,19 +150,23 @@ func (r *recorder) record(url string, due, end time.Time, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.outcomes == nil {
-		r.outcomes = map[string]int{}
+		r.outcomes, r.urls = map[string]int{}, map[string]map[string]int{}
+	}
+	if r.urls[url] == nil {
+		r.urls[url] = map[string]int{}
 	}
 	r.outcomes[kind]++
+	r.urls[url][kind]++
 	if err == nil {
 		r.latency = append(r.latency, end.Sub(due))
-	} else if r.outcomes[kind] <= maxFailures {
+	} else if r.urls[url][kind] <= maxFailures {
 		r.failures = append(r.failures, Failure{At: end.UTC(), URL: url, Kind: kind, Error: err.Error()})
 	}
 }
 
 func (r *recorder) summary(sent int, seconds float64) Summary {
 	ok := r.outcomes[kindOK]
-	s := Summary{Sent: sent, OK: ok, Failed: sent - ok, Outcomes: r.outcomes, Failures: r.failures, Seconds: seconds}
+	s := Summary{Sent: sent, OK: ok, Failed: sent - ok, Outcomes: r.outcomes, URLs: r.urls, Failures: r.failures, Seconds: seconds}
 	slices.Sort(r.latency)
 	at := func(quantile float64) float64 {
 		if len(r.latency) == 0 {
@@ -179,13 +191,16 @@ func kindOf(err error) string {
 	var status statusError
 	var network net.Error
 	var dns *net.DNSError
+	var op *net.OpError
 	switch {
 	case err == nil:
 		return kindOK
 	case errors.As(err, &status):
 		return "http " + strconv.Itoa(status.code)
 	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &network) && network.Timeout():
-		return "timeout"
+		return kindTimeout
+	case errors.As(err, &op) && (op.Op == "remote error" || op.Op == "local error"): // so says crypto/tls of alerts
+		return "tls"
 	case errors.As(err, &dns):
 		return "dns"
 	case errors.Is(err, syscall.ECONNREFUSED):
@@ -195,62 +210,110 @@ func kindOf(err error) string {
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		return "eof"
 	}
+	if kind := grpcKind(err); kind != "" {
+		return kind
+	}
 	return "other"
 }
 
 // client sends requests to one URL.
 type client interface {
 	url() string
-	request(context.Context) error
+	request(context.Context) (Outcome, error)
 }
 
-func newClient(rawURL string, keep bool) (client, error) {
+// options of a client.
+type options struct {
+	// keep connections and use them again.
+	keep bool
+	// method of HTTP.
+	method string
+	// tls is a session of the client's own; nil for none.
+	tls *session
+}
+
+func newClient(rawURL string, o options) (client, error) {
 	u, err := url.Parse(rawURL)
 	if err != nil {
 		return nil, err
 	}
 	switch u.Scheme {
-	case "http", "https":
-		t := &http.Transport{DisableKeepAlives: !keep, MaxIdleConnsPerHost: 1000}
-		return &httpClient{rawURL, http.Client{Transport: t}}, nil
+	case "http":
+		return newHTTPClient(rawURL, o), nil
 	case "tcp":
-		return &tcpClient{rawURL: rawURL, address: u.Host, keep: keep}, nil
+		return &tcpClient{rawURL: rawURL, address: u.Host, options: o}, nil
+	case "grpc":
+		if o.tls != nil {
+			return nil, fmt.Errorf("url %q: TLS is for http:// and tcp://", rawURL)
+		}
+		return newGRPCClient(rawURL, u.Host, u.Path, o.keep)
 	}
-	return nil, fmt.Errorf("url %q: use http://, https:// or tcp://", rawURL)
+	return nil, fmt.Errorf("url %q: use http://, grpc:// or tcp://", rawURL)
 }
 
 type httpClient struct {
 	rawURL string
-	client http.Client
+	options
+	client *http.Client
 }
+
+func newHTTPClient(rawURL string, o options) *httpClient {
+	t := &http.Transport{DisableKeepAlives: !o.keep, MaxIdleConnsPerHost: 1000}
+	if o.tls != nil {
+		t.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
+			var d net.Dialer
+			conn, err := d.DialContext(ctx, network, address)
+			if err != nil {
+				return nil, err
+			}
+			tlsConn, shown, err := o.tls.open(ctx, conn)
+			if err != nil {
+				conn.Close()
+				return nil, err
+			}
+			if out, ok := ctx.Value(handshakeKey{}).(**Handshake); ok {
+				*out = shown
+			}
+			return tlsConn, nil
+		}
+	}
+	return &httpClient{rawURL, o, &http.Client{Transport: t}}
+}
+
+// handshakeKey is the key of a context in which a request's handshake is put down.
+type handshakeKey struct{}
 
 func (c *httpClient) url() string { return c.rawURL }
 
-func (c *httpClient) request(ctx context.Context) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, c.rawURL, nil)
+func (c *httpClient) request(ctx context.Context) (out Outcome, err error) {
+	req, err := http.NewRequestWithContext(context.WithValue(ctx, handshakeKey{}, &out.Handshake), c.method, c.rawURL, http.NoBody)
 	if err != nil {
-		return err
+		return out, err
 	}
 	resp, err := c.client.Do(req)
 	if err != nil {
-		return err
+		return out, err
 	}
 	defer resp.Body.Close()
+	out.Status = resp.StatusCode
 	body, err := io.ReadAll(resp.Body)
 	if err != nil {
-		return err
+		return out, err
 	}
 	if resp.StatusCode/100 != 2 {
-		return statusError{resp.StatusCode, strings.TrimSpace(string(body[:min(len(body), 200)]))}
+		return out, statusError{resp.StatusCode, strings.TrimSpace(string(body[:min(len(body), 200)]))}
 	}
-	return nil
+	if json.Valid(body) {
+		out.Answer = bytes.TrimSpace(body)
+	}
+	return out, nil
 }
 
 // tcpClient sends a line and wants it back. Through sidecars every new connection is a TLS handshake of its own, which
 // HTTP requests are not: proxies share connections among those.
 type tcpClient struct {
 	rawURL, address string
-	keep            bool
+	options
 
 	mu   sync.Mutex
 	idle []net.Conn
@@ -258,19 +321,27 @@ type tcpClient struct {
 
 func (c *tcpClient) url() string { return c.rawURL }
 
-func (c *tcpClient) request(ctx context.Context) error {
+func (c *tcpClient) request(ctx context.Context) (out Outcome, err error) {
 	conn, err := c.conn(ctx)
 	if err != nil {
-		return err
+		return out, err
+	}
+	if c.tls != nil {
+		var inner net.Conn
+		if inner, out.Handshake, err = c.tls.open(ctx, conn); err != nil {
+			conn.Close()
+			return out, err
+		}
+		conn = inner
 	}
 	if err := ping(ctx, conn); err != nil || !c.keep {
 		conn.Close()
-		return err
+		return out, err
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.idle = append(c.idle, conn)
-	return nil
+	return out, nil
 }
 
 func (c *tcpClient) conn(ctx context.Context) (net.Conn, error) {

@@ -61,6 +61,7 @@ func serve(ctx context.Context, args []string) error {
 	flags.Var(&s.calls, "call", "`URL` to ask before answering (repeatable)")
 	httpAddr := flags.String("http", ":9080", "`address` of the HTTP service")
 	tcpAddr := flags.String("tcp", ":9000", "`address` of the TCP echo")
+	grpcAddr := flags.String("grpc", ":9090", "`address` of gRPC's health service")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -70,11 +71,17 @@ func serve(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
+	rpc, err := net.Listen("tcp", *grpcAddr)
+	if err != nil {
+		return err
+	}
 	web := &http.Server{Addr: *httpAddr, Handler: s.handler(), ReadHeaderTimeout: 10 * time.Second}
-	failed := make(chan error, 2)
+	failed := make(chan error, 3)
 	go func() { failed <- web.ListenAndServe() }()
 	var echoes sync.WaitGroup
 	go func() { failed <- serveEcho(echo, &echoes) }()
+	rpcs := s.newGRPCServer()
+	go func() { failed <- rpcs.Serve(rpc) }()
 	select {
 	case err := <-failed:
 		return err
@@ -88,10 +95,11 @@ func serve(ctx context.Context, args []string) error {
 	echo.Close()
 	err = web.Shutdown(drain)
 	done := make(chan struct{})
-	go func() { echoes.Wait(); close(done) }()
+	go func() { rpcs.GracefulStop(); echoes.Wait(); close(done) }()
 	select {
 	case <-done:
 	case <-drain.Done():
+		rpcs.Stop()
 	}
 	return err
 }

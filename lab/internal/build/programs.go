@@ -134,7 +134,8 @@ func (b *builder) compileSample(ctx context.Context, t target) error {
 	dst := filepath.Join(b.parts.Dir, t.files()[0])
 	fresh := dst + ".new"
 	defer os.Remove(fresh)
-	args := append([]string{"build", "-ldflags=-s -w", "-o", fresh}, compilerFlags...)
+	// Tags as for the programs: what they have compiled of gRPC is used again.
+	args := append([]string{"build", "-tags=" + tags, "-ldflags=-s -w", "-o", fresh}, compilerFlags...)
 	if err := runGo(ctx, string(b.source), append(args, "./cmd/sample"), nil, func(string) {}); err != nil {
 		return err
 	}
