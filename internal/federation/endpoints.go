@@ -19,52 +19,16 @@ import (
 func (s *service) endpoints(vm *membership.VirtualMesh, client Client, home *v1alpha1.Mesh, d *v1alpha1.Destination) (
 	out []*networkingapi.WorkloadEntry, byName bool, fs finding.Findings,
 ) {
-	add := func(field, address string, named bool, ports map[string]uint32) {
-		a, name, problem := client.judge(address)
-		if problem == "" && name && !named {
-			problem = "it is no IP address"
-		}
-		if problem != "" {
-			fs = append(fs, finding.Finding{Field: field, Reason: ReasonForbiddenAddress, Message: fmt.Sprintf("address %q is left out: %s", address, problem)})
-			return
-		}
-		out = append(out, &networkingapi.WorkloadEntry{Address: a, Ports: ports})
-		byName = byName || name
-	}
-
-	field := "status.appliedFederation.endpoints"
+	var field string
 	if vm.Spec.Federation.FlatNetwork {
-		if applied := d.Status.AppliedFederation; applied != nil {
-			for _, e := range applied.Endpoints {
-				if ports, ok := s.portsOf(e); ok {
-					add(field, e.Address, false, ports)
-				} else {
-					fs = append(fs, finding.Finding{Field: field, Reason: ReasonInvalidPorts, Message: fmt.Sprintf(
-						"address %q is left out: it does not have all ports of the Service", e.Address)})
-				}
-			}
-		}
+		field = "status.appliedFederation.endpoints"
+		out, fs = s.pods(client, field, d)
 	} else {
-		gateways, problems := ChosenGateways(vm, home)
-		fs, field = append(fs, problems...), "spec.istio.gateways"
-		for _, g := range gateways {
-			if g.TLSPort.ExternalPort < 1 || g.TLSPort.ExternalPort > 65535 {
-				fs = append(fs, finding.Finding{Field: field, Reason: ReasonInvalidPorts, Message: fmt.Sprintf(
-					"gateway %s is left out: %d is no port number", g, g.TLSPort.ExternalPort)})
-				continue
-			}
-			for _, address := range g.Addresses {
-				ports := make(map[string]uint32, len(s.ports))
-				for _, p := range s.ports {
-					ports[p.name] = uint32(g.TLSPort.ExternalPort)
-				}
-				add(field, address, true, ports)
-			}
-		}
+		field = "spec.istio.gateways"
+		out, byName, fs = s.gateways(vm, client, field, home)
 	}
-
 	byAddress := func(a, b *networkingapi.WorkloadEntry) int {
-		first := s.ports[0].name // two gateways at one address differ in all ports, two pods cannot have one
+		first := s.ports[0].name // two gateways at one address differ in all ports, and two pods cannot have one
 		return cmp.Or(strings.Compare(a.Address, b.Address), cmp.Compare(a.Ports[first], b.Ports[first]))
 	}
 	slices.SortStableFunc(out, byAddress)
@@ -74,47 +38,95 @@ func (s *service) endpoints(vm *membership.VirtualMesh, client Client, home *v1a
 		fs = append(fs, finding.Finding{Field: field, Reason: ReasonTooMany, Message: fmt.Sprintf(
 			"only %d addresses are used: no more are possible for a Service of %d ports", limit, len(s.ports))})
 	}
-	switch {
-	case len(out) > 0 || len(fs.With(ReasonNoGateway)) > 0:
-	case len(fs) == 0:
-		fs = finding.Findings{{Field: field, Reason: ReasonNoEndpoints, Message: "no pod is known: see that pods behind the Service run and are ready"}}
-	default:
+	if len(out) == 0 && len(fs) > 1 {
 		fs = append(fs, finding.Finding{Field: field, Reason: fs[0].Reason, Message: "nothing is left to send to: " + finding.Join(fs.Errors())})
 	}
 	return out, byName, fs
 }
 
-// portsOf returns the ports of a pod, by name of the service's port; false unless it has all.
-func (s *service) portsOf(e v1alpha1.FederatedEndpoint) (map[string]uint32, bool) {
-	ports := make(map[string]uint32, len(s.ports))
-	for _, p := range s.ports {
-		n := e.Ports[p.name]
-		if n < 1 || n > 65535 {
-			return nil, false
+// gateways are the endpoints of a service behind the gateways of its home: at each address one, with all ports at that for
+// TLS.
+func (s *service) gateways(vm *membership.VirtualMesh, client Client, field string, home *v1alpha1.Mesh) (
+	out []*networkingapi.WorkloadEntry, byName bool, fs finding.Findings,
+) {
+	gateways, fs := ChosenGateways(vm, home)
+	for _, g := range gateways {
+		for _, address := range g.Addresses {
+			a, name, problem := client.judge(address, g.TLSPort.ExternalPort)
+			if problem != nil {
+				problem.Field = field
+				fs = append(fs, *problem)
+				continue
+			}
+			ports := make(map[string]uint32, len(s.ports))
+			for _, p := range s.ports {
+				ports[p.name] = uint32(g.TLSPort.ExternalPort)
+			}
+			out = append(out, &networkingapi.WorkloadEntry{Address: a, Ports: ports})
+			byName = byName || name
 		}
-		ports[p.name] = uint32(n)
 	}
-	return ports, true
+	return out, byName, fs
 }
 
-// judge says in what form an address is written, whether it is a name, and what speaks against sending to it: it would
-// lead back to the client's own host or cluster.
-func (c Client) judge(address string) (canonical string, name bool, problem string) {
+// pods are the endpoints of a service in a flat network. One that lacks a port of the Service is left out: Istio would take
+// the number of the Service's port for it.
+func (s *service) pods(client Client, field string, d *v1alpha1.Destination) (out []*networkingapi.WorkloadEntry, fs finding.Findings) {
+	applied := d.Status.AppliedFederation
+	if applied == nil || len(applied.Endpoints) == 0 {
+		return nil, finding.Findings{{Field: field, Reason: ReasonNoEndpoints, Message: "no pod is known: see that pods behind the Service run and are ready"}}
+	}
+	for _, e := range applied.Endpoints {
+		ports := make(map[string]uint32, len(s.ports))
+		var numbers []int32
+		for _, p := range s.ports {
+			numbers = append(numbers, e.Ports[p.of])
+			ports[p.name] = uint32(e.Ports[p.of])
+		}
+		a, name, problem := client.judge(e.Address, numbers...)
+		if problem == nil && name {
+			problem = leftOut(ReasonForbiddenAddress, e.Address, "it is no IP address")
+		}
+		if problem != nil {
+			problem.Field = field
+			fs = append(fs, *problem)
+			continue
+		}
+		out = append(out, &networkingapi.WorkloadEntry{Address: a, Ports: ports})
+	}
+	return out, fs
+}
+
+func leftOut(reason, address, why string) *finding.Finding {
+	return &finding.Finding{Reason: reason, Message: fmt.Sprintf("address %q is left out: %s", address, why)}
+}
+
+// judge says in what form an address is written, whether it is a name, and what speaks against sending to ports of it:
+// above all that it would lead back to the client's own host or cluster.
+func (c Client) judge(address string, ports ...int32) (canonical string, name bool, problem *finding.Finding) {
+	for _, p := range ports {
+		if p < 1 || p > 65535 {
+			return "", false, leftOut(ReasonInvalidPorts, address, fmt.Sprintf("%d is no port number", p))
+		}
+	}
 	ip, err := netip.ParseAddr(address)
 	if err != nil {
 		canonical = strings.ToLower(strings.TrimSuffix(address, "."))
-		return canonical, true, misnamed(canonical, clusterDomain(c.Mesh))
+		if why := misnamed(canonical, clusterDomain(c.Mesh)); why != "" {
+			return "", true, leftOut(ReasonForbiddenAddress, address, why)
+		}
+		return canonical, true, nil
 	}
 	ip = ip.Unmap()
 	if ip.Zone() != "" {
-		return "", false, "it has a zone"
+		return "", false, leftOut(ReasonForbiddenAddress, address, "it has a zone")
 	}
 	for _, a := range append(embedded(ip), ip) {
-		if internal(a) || c.Forbidden != nil && c.Forbidden(a.String()) {
-			return "", false, "it is none at which another cluster can be"
+		if internal(a) || c.Forbidden != nil && slices.ContainsFunc(ports, func(p int32) bool { return c.Forbidden(a.String(), p) }) {
+			return "", false, leftOut(ReasonForbiddenAddress, address, "it is none at which another cluster can be")
 		}
 	}
-	return ip.String(), false, ""
+	return ip.String(), false, nil
 }
 
 // internal reports whether an address leads to the host itself, to its link, or to what a cloud tells its machines.

@@ -148,7 +148,9 @@ func federatedTo(vm *membership.VirtualMesh, home *v1alpha1.Mesh, d *v1alpha1.De
 	return slices.Compact(to)
 }
 
-func refTo(m *v1alpha1.Mesh) v1alpha1.ObjectRef { return v1alpha1.ObjectRef{Name: m.Name, Namespace: m.Namespace} }
+func refTo(m *v1alpha1.Mesh) v1alpha1.ObjectRef {
+	return v1alpha1.ObjectRef{Name: m.Name, Namespace: m.Namespace}
+}
 
 // isOf reports whether a destination is one of a mesh. An agent writes its mesh's name into it; that it lies in the
 // mesh's namespace proves that the agent may.

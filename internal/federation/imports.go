@@ -45,9 +45,9 @@ type Client struct {
 	Mesh *v1alpha1.Mesh
 	// Address of the destination in this mesh, an IP address that nothing else has; "" for none.
 	Address string
-	// Forbidden reports whether an IP address must not be an endpoint, as those of API servers. nil forbids none. Loopback,
-	// link-local, multicast and unspecified addresses never are.
-	Forbidden func(ip string) bool
+	// Forbidden reports whether a port of an IP address must not be an endpoint, as those of API servers. nil forbids none.
+	// Loopback, link-local, multicast and unspecified addresses never are.
+	Forbidden func(ip string, port int32) bool
 	// Imported says that the destination is imported already: whether the meshes trust each other is not asked again.
 	Imported bool
 }

@@ -42,6 +42,12 @@ func Keepalive(vm *membership.VirtualMesh, client *v1alpha1.Mesh, external *netw
 	return out
 }
 
+// Displaces reports whether a DestinationRule that Keepalive made would take the place of one of somebody else, or be merged
+// with it: in the root namespace one for the same host, or a less specific one. Rules of other namespaces come before it anyway.
+func Displaces(keepalive, other *networkingv1.DestinationRule) bool {
+	return other.Namespace == keepalive.Namespace && covers(other.Spec.Host, keepalive.Spec.Host)
+}
+
 // keepaliveName is the name of the DestinationRule for a host; false for a host that can have none.
 func keepaliveName(host string) (string, bool) {
 	prefix, rest := "isthmus-keepalive-", host

@@ -14,11 +14,12 @@ import (
 	"github.com/isthmus-mesh/isthmus/internal/membership"
 )
 
-// Limits. Honest agents keep to those of the API by themselves.
+// Limits. Honest agents keep to those of our API by themselves.
 const (
 	maxName       = 253
 	maxSNI        = 255 // of Envoy's UpstreamTlsContext.sni; a longer one would have it refuse all clusters of a proxy
-	maxPorts      = 256
+	maxPorts      = 128 // of endpoints in Istio's ServiceEntry
+	maxPortName   = 62  // the same
 	maxIdentities = 64
 )
 
@@ -32,7 +33,8 @@ type service struct {
 }
 
 type port struct {
-	name     string
+	// name in objects of Istio, and of is that in the home mesh's endpoints.
+	name, of string
 	number   uint32
 	protocol string // of Istio; empty for Istio to find out
 }
@@ -113,7 +115,12 @@ func (s *service) takePorts(k *v1alpha1.KubeService) *finding.Finding {
 		if p.Port < 1 || p.Port > 65535 {
 			return problem(ReasonInvalidPorts, "%d is no port number", p.Port)
 		}
-		name := cmp.Or(p.Name, fmt.Sprintf("port-%d", p.Port))
+		numbered := fmt.Sprintf("port-%d", p.Port)
+		of := cmp.Or(p.Name, numbered)
+		name := of
+		if len(name) > maxPortName {
+			name = numbered
+		}
 		if len(validation.IsDNS1123Label(name)) > 0 {
 			return problem(ReasonInvalidPorts, "%q is no DNS label (RFC 1123), as names of ports must be", name)
 		}
@@ -123,7 +130,7 @@ func (s *service) takePorts(k *v1alpha1.KubeService) *finding.Finding {
 			return problem(ReasonInvalidPorts, "port %d, %s, is there twice", number, name)
 		}
 		names[name], numbers[number] = struct{}{}, struct{}{}
-		s.ports = append(s.ports, port{name, number, protocol})
+		s.ports = append(s.ports, port{name, of, number, protocol})
 		if sni := s.sni(number, ""); len(sni) > maxSNI {
 			return problem(ReasonInvalidName, "the server name %s has more than %d characters: rename the Service", sni, maxSNI)
 		}
@@ -196,9 +203,9 @@ func isGateway(home *v1alpha1.Mesh, name, namespace string) bool {
 	})
 }
 
-// isFQDN reports whether a name is one of DNS labels, at most 253 characters long.
+// isFQDN reports whether a name is one of DNS labels in lower case, the last no number, and at most 253 characters long.
 func isFQDN(name string) bool {
-	if len(name) > maxName {
+	if len(name) > maxName || strings.Trim(name[strings.LastIndexByte(name, '.')+1:], "0123456789") == "" {
 		return false
 	}
 	for label := range strings.SplitSeq(name, ".") {
@@ -209,4 +216,6 @@ func isFQDN(name string) bool {
 	return true
 }
 
-func clusterDomain(m *v1alpha1.Mesh) string { return cmp.Or(m.Spec.Istio.ClusterDomain, defaultClusterDomain) }
+func clusterDomain(m *v1alpha1.Mesh) string {
+	return cmp.Or(m.Spec.Istio.ClusterDomain, defaultClusterDomain)
+}

@@ -2,6 +2,8 @@ package federation
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 
 	networkingapi "istio.io/api/networking/v1alpha3"
@@ -17,24 +19,47 @@ const maxShownPorts = 16
 // returns a finding that names the rule and the tls block to copy, or nil.
 func Shadows(rule *networkingv1.DestinationRule, rootNamespace string, imported *networkingv1.DestinationRule) *finding.Finding {
 	host := imported.Spec.Host
-	own := rule.Namespace == rootNamespace
-	// A short host means a Service of the rule's own cluster, and is none of another's.
-	if !strings.HasPrefix(rule.Spec.Host, "*") && rule.Spec.Host != host || !covers(rule.Spec.Host, host) {
-		return nil
-	}
-	if own && (rule.Spec.Host != host || rule.Spec.TrafficPolicy == nil) || !own && !exportedTo(rule, rule.Namespace) {
-		return nil
-	}
-	if connectsAs(rule.Spec.TrafficPolicy, imported.Spec.TrafficPolicy) {
+	if !covers(rule.Spec.Host, host) || connectsAs(rule.Spec.TrafficPolicy, imported.Spec.TrafficPolicy) {
 		return nil
 	}
 	where := "in namespace " + rule.Namespace
-	if own {
+	switch {
+	case rule.Namespace == rootNamespace:
+		// Beside ours, istiod takes no less specific one, and merges one for the same host, of which the older keeps its say.
+		if rule.Spec.Host != host || rule.Spec.TrafficPolicy == nil {
+			return nil
+		}
 		where = "in all namespaces, if it is the older"
+	case !exportedTo(rule, rule.Namespace):
+		return nil
 	}
 	return &finding.Finding{Reason: ReasonShadowed, Message: fmt.Sprintf(
 		"DestinationRule %s/%s takes the place of ours for %s %s, so that connections to it fail: copy into its spec `trafficPolicy: {%s}`, or exclude the host from it",
 		rule.Namespace, rule.Name, host, where, tlsBlock(imported.Spec.TrafficPolicy))}
+}
+
+// Shadowing finds what Shadows does, of several rules in which some take the place of others: in each namespace those count
+// that cover the host most closely.
+func Shadowing(rules []*networkingv1.DestinationRule, rootNamespace string, imported *networkingv1.DestinationRule) (fs finding.Findings) {
+	byNamespace := map[string][]*networkingv1.DestinationRule{}
+	for _, r := range rules {
+		if r.Spec.WorkloadSelector == nil && exportedTo(r, r.Namespace) {
+			byNamespace[r.Namespace] = append(byNamespace[r.Namespace], r)
+		} else if f := Shadows(r, rootNamespace, imported); f != nil { // for some workloads of its namespace
+			fs = append(fs, *f)
+		}
+	}
+	for _, namespace := range slices.Sorted(maps.Keys(byNamespace)) {
+		merged := mostSpecific(byNamespace[namespace], imported.Spec.Host, defaultClusterDomain)
+		i := slices.IndexFunc(merged, func(r *networkingv1.DestinationRule) bool { return r.Spec.TrafficPolicy != nil })
+		if len(merged) == 0 {
+			continue
+		}
+		if f := Shadows(merged[max(i, 0)], rootNamespace, imported); f != nil {
+			fs = append(fs, *f)
+		}
+	}
+	return fs
 }
 
 // connectsAs reports whether a traffic policy has the TLS settings that another one has.
