@@ -43,17 +43,18 @@ func rulesOf(vm *membership.VirtualMesh, home *v1alpha1.Mesh, spec *v1alpha1.Acc
 	if len(spec.SourceSelector) == 0 {
 		return []*securityapi.Rule{{To: to}}, nil
 	}
-	var anywhere []*securityapi.Rule_From
+	var plain, tokens []*securityapi.Rule_From // apart, as Istio ignores a rule with tokens as a whole where it is not HTTP
 	var conditional []*securityapi.Rule
 	var fs finding.Findings
 	for i, s := range spec.SourceSelector {
 		c := compiler{vm: vm, home: home, field: fmt.Sprintf("spec.sourceSelector[%d]", i)}
-		if s.KubeServiceAccountRefs == nil {
-			if source := c.identities(s); source != nil {
-				anywhere = append(anywhere, &securityapi.Rule_From{Source: source})
-			}
-		} else {
+		switch {
+		case s.KubeServiceAccountRefs != nil:
 			conditional = append(conditional, c.serviceAccounts(s)...)
+		case s.RequestIdentityMatcher != nil:
+			tokens = append(tokens, &securityapi.Rule_From{Source: c.identities(s)})
+		default:
+			plain = append(plain, &securityapi.Rule_From{Source: c.identities(s)})
 		}
 		fs = append(fs, c.findings...)
 	}
@@ -61,8 +62,10 @@ func rulesOf(vm *membership.VirtualMesh, home *v1alpha1.Mesh, spec *v1alpha1.Acc
 		return nil, fs
 	}
 	var rules []*securityapi.Rule
-	if len(anywhere) > 0 {
-		rules = append(rules, &securityapi.Rule{From: anywhere, To: to})
+	for _, from := range [][]*securityapi.Rule_From{plain, tokens} {
+		if len(from) > 0 {
+			rules = append(rules, &securityapi.Rule{From: from, To: to})
+		}
 	}
 	for _, r := range conditional {
 		r.To = to
