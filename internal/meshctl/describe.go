@@ -33,9 +33,10 @@ type describer struct {
 func newDescribe(c *cli) *cobra.Command {
 	var commands []*cobra.Command
 	for _, d := range []describer{
-		{"virtualmesh", "Its members, their trust and its roots", []string{"vmesh"}, func() client.ObjectList { return &v1alpha1.VirtualMeshList{} }, describeVirtualMesh},
-		{"mesh", "Its control planes, its CA and its order", nil, func() client.ObjectList { return &v1alpha1.MeshList{} }, describeMesh},
-		{"destination", "A service of a mesh", []string{"dest"}, func() client.ObjectList { return &v1alpha1.DestinationList{} }, describeDestination},
+		{"virtualmesh", "Its members, their trust and its roots, what it federates and what it allows", []string{"vmesh"}, func() client.ObjectList { return &v1alpha1.VirtualMeshList{} }, describeVirtualMesh},
+		{"mesh", "Its control planes, its CA and its order, its gateways, and what is applied to it", nil, func() client.ObjectList { return &v1alpha1.MeshList{} }, describeMesh},
+		{"destination", "A service of a mesh: as what it is federated, and who may call it", []string{"dest"}, func() client.ObjectList { return &v1alpha1.DestinationList{} }, describeDestination},
+		{"accesspolicy", "Who may call what, and where that is in force", []string{"accesspol"}, func() client.ObjectList { return &v1alpha1.AccessPolicyList{} }, describeAccessPolicy},
 		{"workload", "A workload of a mesh", []string{"wl"}, func() client.ObjectList { return &v1alpha1.WorkloadList{} }, describeWorkload},
 	} {
 		commands = append(commands, newDescribeKind(c, d))
@@ -153,6 +154,8 @@ func describeVirtualMesh(ctx context.Context, hub *cluster, obj client.Object, w
 	} else if accepted.Generation != vm.Generation {
 		w.field("Accepted", fmt.Sprintf("generation %d; the present one is %d", accepted.Generation, vm.Generation))
 	}
+	w.field("Access", global(vm.Spec.GlobalAccessPolicy))
+	w.field("TLS at servers", enforced(vm.Spec.Federation))
 	w.conditions(vm.Status.Conditions)
 	w.list("Errors", vm.Status.Errors)
 	if len(vm.Status.Roots) > 0 {
@@ -191,6 +194,7 @@ func describeVirtualMesh(ctx context.Context, hub *cluster, obj client.Object, w
 			w.row(append([]string{o.Name, "not a member"}, orderCells(o)...)...)
 		}
 	}
+	w.federation(vm)
 	return nil
 }
 
@@ -233,8 +237,10 @@ func describeMesh(ctx context.Context, hub *cluster, obj client.Object, w *descr
 	w.field("Cluster", mesh.Spec.Cluster)
 	w.field("Root namespace", istio.RootNamespace)
 	w.field("Trust domain", istio.TrustDomain)
+	w.field("Its aliases", strings.Join(istio.TrustDomainAliases, " "))
 	w.field("Cluster domain", istio.ClusterDomain)
 	w.field("Network", istio.Network)
+	w.field("DNS capture", yes(istio.SmartDNSProxyingEnabled))
 	w.field("Signed by", strings.TrimSpace(string(istio.CertificateAuthority)+" "+istio.CertificateAuthorityMessage))
 	if len(istio.Revisions) > 0 {
 		w.section("Control planes")
@@ -273,38 +279,10 @@ func describeMesh(ctx context.Context, hub *cluster, obj client.Object, w *descr
 			}
 		}
 	}
-	if len(istio.Gateways) > 0 {
-		w.section("Gateways")
-		for _, g := range istio.Gateways {
-			w.row(kube.Qualified(g.Name, g.Namespace), strings.Join(g.Addresses, " "))
-		}
-	}
+	w.gateways(istio.Gateways)
+	w.applied(mesh)
+	w.conditions(mesh.Status.Conditions)
 	w.list("Errors", mesh.Status.Errors)
-	return nil
-}
-
-func describeDestination(_ context.Context, _ *cluster, obj client.Object, w *description) error {
-	d := obj.(*v1alpha1.Destination)
-	s := d.Spec.KubeService
-	w.field("Cluster", d.Spec.Cluster)
-	w.field("Mesh", d.Spec.Mesh)
-	w.field("Service", kube.Qualified(s.Name, s.Namespace)+" ("+s.Type+")")
-	w.field("Selector", pairs(s.Selector))
-	if len(s.Ports) > 0 {
-		w.section("Ports")
-		w.row("NAME", "PORT", "PROTOCOL", "TARGET")
-		for _, p := range s.Ports {
-			w.row(p.Name, fmt.Sprint(p.Port), strings.Trim(p.Protocol+"/"+p.AppProtocol, "/"), p.TargetPort)
-		}
-	}
-	w.list("Identities", d.Spec.Identities)
-	if f := d.Status.AppliedFederation; f != nil {
-		w.section("Federation")
-		w.row("Hostname", f.FederatedHostname)
-		w.row("To", strings.Join(f.FederatedToMeshes, " "))
-	}
-	w.list("Access policies", d.Status.AppliedAccessPolicies)
-	w.list("Errors", d.Status.Errors)
 	return nil
 }
 
