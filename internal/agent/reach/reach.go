@@ -89,9 +89,9 @@ type Verdict struct {
 
 // Prober probes. The zero value is ready to use.
 type Prober struct {
-	// Forbidden reports whether an IP address must not be asked; a name is judged by what it resolves to. nil forbids what
-	// Local does.
-	Forbidden func(ip string) bool
+	// Forbidden reports whether a port of an IP address must not be asked; a name is judged by what it resolves to. nil forbids
+	// what Local does.
+	Forbidden func(ip string, port int32) bool
 	// Now is the clock. Defaults to time.Now.
 	Now func() time.Time
 }
@@ -180,12 +180,12 @@ func (t Target) endpoint() string { return net.JoinHostPort(t.Address, strconv.I
 func (p Prober) dialer() *net.Dialer {
 	forbidden := p.Forbidden
 	if forbidden == nil {
-		forbidden = Local
+		forbidden = func(ip string, _ int32) bool { return Local(ip) }
 	}
 	return &net.Dialer{ControlContext: func(_ context.Context, _, address string, _ syscall.RawConn) error {
-		ip, _, err := net.SplitHostPort(address)
-		if err == nil && forbidden(ip) {
-			return errors.New(ip + " cannot be a gateway's address")
+		resolved, err := netip.ParseAddrPort(address)
+		if err == nil && forbidden(resolved.Addr().String(), int32(resolved.Port())) {
+			return errors.New(address + " cannot be a gateway's")
 		}
 		return err
 	}}

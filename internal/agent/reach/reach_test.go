@@ -25,7 +25,7 @@ const (
 )
 
 // anywhere allows the loopback address, at which the servers of this test are.
-var anywhere = reach.Prober{Forbidden: func(string) bool { return false }}
+var anywhere = reach.Prober{Forbidden: func(string, int32) bool { return false }}
 
 // gateway lets TLS through to the proxy of reviews as a pass-through gateway does: by server name and Istio's ALPN. Of anything
 // else it ends the connection. It returns what a client of reviews in another mesh would ask.
@@ -116,8 +116,8 @@ func TestProbe(t *testing.T) {
 		"roots are not known":         {target: gateway(t, leaf), edit: func(t *reach.Target) { t.Roots = pki.Bundle{} }, identity: reviews},
 		"nobody listens":              {target: unused(t, leaf), want: reach.Unreachable},
 		"name that does not exist":    {target: gateway(t, leaf), edit: func(t *reach.Target) { t.Address = "nowhere.invalid" }, want: reach.Unreachable},
-		"loopback":                    {target: gateway(t, leaf), prober: reach.Prober{Forbidden: reach.Local}, want: reach.Unreachable},
-		"name of loopback":            {target: gateway(t, leaf), prober: reach.Prober{Forbidden: reach.Local}, edit: func(t *reach.Target) { t.Address = "localhost" }, want: reach.Unreachable},
+		"loopback":                    {target: gateway(t, leaf), prober: reach.Prober{Forbidden: local}, want: reach.Unreachable},
+		"name of loopback":            {target: gateway(t, leaf), prober: reach.Prober{Forbidden: local}, edit: func(t *reach.Target) { t.Address = "localhost" }, want: reach.Unreachable},
 		"destination is not admitted": {target: gateway(t, leaf), edit: func(t *reach.Target) { t.SNI = strings.Replace(t.SNI, "reviews", "ratings", 1) }, want: reach.NotAdmitted},
 		"no pod is behind it":         {target: listen(t, leaf, func(net.Conn) {}), want: reach.NotAdmitted},
 		"plain HTTP":                  {target: listen(t, leaf, func(c net.Conn) { _, _ = c.Write([]byte("HTTP/1.1 400 Bad Request\r\n\r\n")) }), want: reach.NotAdmitted},
@@ -151,6 +151,8 @@ func TestProbe(t *testing.T) {
 		})
 	}
 }
+
+func local(ip string, _ int32) bool { return reach.Local(ip) }
 
 func clock(now time.Time) reach.Prober { return reach.Prober{Now: func() time.Time { return now }} }
 
