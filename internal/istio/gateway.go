@@ -16,44 +16,73 @@ const (
 	maxAddresses = 64
 )
 
-// gatewayLabels mark gateways where Settings say nothing else, the preferred first.
-var gatewayLabels = []map[string]string{
-	{LabelGateway: "eastwestgateway"},
-	{LabelGateway: "ingressgateway"},
+// gatewayLabels mark gateways where Settings say nothing else.
+var gatewayLabels = []marked{
+	{v1alpha1.GatewayEastWest, map[string]string{LabelGateway: "eastwestgateway"}},
+	{v1alpha1.GatewayIngress, map[string]string{LabelGateway: "ingressgateway"}},
+}
+
+// gatewayClasses, the preferred first.
+var gatewayClasses = []v1alpha1.GatewayClass{v1alpha1.GatewayEastWest, v1alpha1.GatewayIngress, v1alpha1.GatewayOther}
+
+type marked struct {
+	class  v1alpha1.GatewayClass
+	labels map[string]string
 }
 
 // GatewayDetector recognises the Services of gateways.
 type GatewayDetector struct {
-	labels []map[string]string
+	marks       []marked
+	tlsPortName string
 }
 
 // NewGatewayDetector makes the detector for a cluster from Settings, in which "*" stands for all clusters that are not
 // named.
 func NewGatewayDetector(s *v1alpha1.IstioDiscoverySettings, cluster string) GatewayDetector {
-	if s != nil {
-		d, ok := s.IngressGatewayDetectors[cluster]
-		if !ok {
-			d = s.IngressGatewayDetectors["*"]
-		}
-		if len(d.GatewayWorkloadLabels) > 0 {
-			return GatewayDetector{[]map[string]string{d.GatewayWorkloadLabels}}
+	out := GatewayDetector{marks: gatewayLabels}
+	if s == nil {
+		return out
+	}
+	d, ok := s.IngressGatewayDetectors[cluster]
+	if !ok {
+		d = s.IngressGatewayDetectors["*"]
+	}
+	if len(d.GatewayWorkloadLabels) > 0 {
+		out.marks = []marked{{v1alpha1.GatewayEastWest, d.GatewayWorkloadLabels}}
+	}
+	out.tlsPortName = d.GatewayTLSPortName
+	return out
+}
+
+// Equal reports whether two detectors say the same.
+func (d GatewayDetector) Equal(other GatewayDetector) bool {
+	return d.tlsPortName == other.tlsPortName && slices.EqualFunc(d.marks, other.marks, func(a, b marked) bool {
+		return a.class == b.class && maps.Equal(a.labels, b.labels)
+	})
+}
+
+// Class is what a Service is marked as; empty if it is not marked as a gateway's. A gateway's Service selects its pods by the
+// detector's labels or carries them itself.
+func (d GatewayDetector) Class(s *corev1.Service) v1alpha1.GatewayClass {
+	for _, m := range d.marks {
+		if len(s.Spec.Selector) > 0 && (within(m.labels, s.Spec.Selector) || within(m.labels, s.Labels)) {
+			return m.class
 		}
 	}
-	return GatewayDetector{gatewayLabels}
+	return ""
 }
 
-// Equal reports whether two detectors recognise the same.
-func (d GatewayDetector) Equal(other GatewayDetector) bool {
-	return slices.EqualFunc(d.labels, other.labels, maps.Equal)
-}
-
-// Rank is the place of a Service in the order of preference, from 0; false if it is not a gateway's. A gateway's Service
-// selects its pods by the detector's labels or carries them itself.
-func (d GatewayDetector) Rank(s *corev1.Service) (int, bool) {
-	i := slices.IndexFunc(d.labels, func(want map[string]string) bool {
-		return len(s.Spec.Selector) > 0 && (within(want, s.Spec.Selector) || within(want, s.Labels))
-	})
-	return i, i >= 0
+// GatewayClass is what a Service is, marked or not, whose backends are given; empty if it is not a gateway's. Not marked but a
+// gateway's is a Service with proxies behind it that stand alone: a pod that is one, or a template that makes them.
+func (in *Installation) GatewayClass(d GatewayDetector, s *corev1.Service, ns *corev1.Namespace, b Backends) v1alpha1.GatewayClass {
+	if class := d.Class(s); class != "" {
+		return class
+	}
+	if slices.ContainsFunc(b.Pods, func(p *corev1.Pod) bool { return Live(p) && ProxyOf(p, ns).DataPlane == v1alpha1.DataPlaneGateway }) ||
+		slices.ContainsFunc(b.Controllers, func(c Controller) bool { return in.Expected(c.Template, ns).DataPlane == v1alpha1.DataPlaneGateway }) {
+		return v1alpha1.GatewayOther
+	}
+	return ""
 }
 
 // within reports whether m has all pairs of want.
@@ -73,27 +102,27 @@ type Gateway struct {
 	Pods []*corev1.Pod
 	// Nodes of these pods.
 	Nodes []*corev1.Node
-	// Rank in the order of preference.
-	Rank int
+	// Class of the gateway.
+	Class v1alpha1.GatewayClass
 }
 
-// Gateways describes the gateways of a mesh, the preferred first.
-func Gateways(gateways []Gateway) []v1alpha1.IngressGateway {
-	slices.SortFunc(gateways, func(a, b Gateway) int {
-		return cmp.Or(cmp.Compare(a.Rank, b.Rank), cmp.Compare(a.Service.Namespace, b.Service.Namespace), cmp.Compare(a.Service.Name, b.Service.Name))
+// Preferred sorts gateways, the preferred first, and leaves out those beyond the limit of the API.
+func Preferred(gateways []v1alpha1.IngressGateway) []v1alpha1.IngressGateway {
+	rank := func(g v1alpha1.IngressGateway) int { return slices.Index(gatewayClasses, g.Class) }
+	slices.SortFunc(gateways, func(a, b v1alpha1.IngressGateway) int {
+		return cmp.Or(cmp.Compare(rank(a), rank(b)), cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
 	})
-	var out []v1alpha1.IngressGateway
-	for _, g := range gateways[:min(len(gateways), maxGateways)] {
-		out = append(out, g.describe())
-	}
-	return out
+	return gateways[:min(len(gateways), maxGateways)]
 }
 
-// describe finds the addresses at which a gateway is reachable from outside: those of its load balancer and its
+// Describe describes a gateway with the addresses at which it is reachable from outside: those of its load balancer and its
 // externalIPs, at the Service's ports; where it has none of these, its nodes, at the node ports.
-func (g *Gateway) describe() v1alpha1.IngressGateway {
+func (d GatewayDetector) Describe(g Gateway) v1alpha1.IngressGateway {
 	s := g.Service
-	out := v1alpha1.IngressGateway{Name: s.Name, Namespace: s.Namespace, Selector: atMost(s.Spec.Selector, 32)}
+	out := v1alpha1.IngressGateway{
+		Name: s.Name, Namespace: s.Namespace, Class: g.Class, Labels: atMost(s.Labels, 32), TLSPortName: d.tlsPortName,
+		Selector: atMost(s.Spec.Selector, 32),
+	}
 	if s.Spec.Type == corev1.ServiceTypeLoadBalancer {
 		for _, in := range s.Status.LoadBalancer.Ingress {
 			out.Addresses = append(out.Addresses, cmp.Or(in.IP, in.Hostname))

@@ -1,6 +1,7 @@
 package istio_test
 
 import (
+	"cmp"
 	"fmt"
 	"reflect"
 	"slices"
@@ -206,6 +207,9 @@ func TestKubeService(t *testing.T) {
 }
 
 func TestGateways(t *testing.T) {
+	detector := istio.NewGatewayDetector(&v1alpha1.IstioDiscoverySettings{IngressGatewayDetectors: map[string]v1alpha1.IngressGatewayDetector{
+		"east": {GatewayTLSPortName: "mtls"},
+	}}, "east")
 	service := func(name, label string, kind corev1.ServiceType, change func(*corev1.Service)) istio.Gateway {
 		s := istiotest.Service("istio-system", name, map[string]string{"istio": label})
 		s.Spec.Type = kind
@@ -213,15 +217,12 @@ func TestGateways(t *testing.T) {
 		if change != nil {
 			change(s)
 		}
-		rank, ok := istio.NewGatewayDetector(nil, "east").Rank(s)
-		if !ok {
-			t.Fatalf("%s is no gateway", name)
-		}
+		class := cmp.Or(detector.Class(s), v1alpha1.GatewayOther)
 		pod := &corev1.Pod{Spec: corev1.PodSpec{Containers: []corev1.Container{{Ports: []corev1.ContainerPort{{Name: "sni", ContainerPort: 8443}}}}}}
 		node := func(addresses ...corev1.NodeAddress) *corev1.Node {
 			return &corev1.Node{Status: corev1.NodeStatus{Addresses: addresses}}
 		}
-		return istio.Gateway{Service: s, Rank: rank, Pods: []*corev1.Pod{pod}, Nodes: []*corev1.Node{
+		return istio.Gateway{Service: s, Class: class, Pods: []*corev1.Pod{pod}, Nodes: []*corev1.Node{
 			node(corev1.NodeAddress{Type: "InternalIP", Address: "10.0.0.2"}, corev1.NodeAddress{Type: "ExternalIP", Address: "192.0.2.2"}),
 			node(corev1.NodeAddress{Type: "Hostname", Address: "n1"}, corev1.NodeAddress{Type: "InternalIP", Address: "10.0.0.1"}),
 		}}
@@ -230,31 +231,56 @@ func TestGateways(t *testing.T) {
 		s.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "198.51.100.2"}, {Hostname: "lb.example.org"}, {IP: "198.51.100.2"}}
 	}
 	external := func(s *corev1.Service) { s.Spec.ExternalIPs = []string{"203.0.113.1"} }
-	got := istio.Gateways([]istio.Gateway{
+	labelled := func(s *corev1.Service) {
+		s.Labels = map[string]string{}
+		for i := range 40 {
+			s.Labels[fmt.Sprintf("l%02d", i)] = ""
+		}
+	}
+	var got []v1alpha1.IngressGateway
+	for _, g := range []istio.Gateway{
+		service("a-custom", "custom", corev1.ServiceTypeClusterIP, labelled),
 		service("a-ingress", "ingressgateway", corev1.ServiceTypeLoadBalancer, balanced),
 		service("nodes", "eastwestgateway", corev1.ServiceTypeNodePort, nil),
 		service("external", "eastwestgateway", corev1.ServiceTypeNodePort, external),
 		service("pending", "eastwestgateway", corev1.ServiceTypeLoadBalancer, nil),
-	})
+	} {
+		got = append(got, detector.Describe(g))
+	}
+	got = istio.Preferred(got)
 	type answer struct {
 		name, addresses string
 		external        int32
+		class           v1alpha1.GatewayClass
+		labels          int
 	}
 	var have []answer
 	for _, g := range got {
-		have = append(have, answer{g.Name, strings.Join(g.Addresses, " "), g.Ports[0].ExternalPort})
+		have = append(have, answer{g.Name, strings.Join(g.Addresses, " "), g.Ports[0].ExternalPort, g.Class, len(g.Labels)})
+		if g.TLSPortName != "mtls" {
+			t.Errorf("%s: tlsPortName %q", g.Name, g.TLSPortName)
+		}
 		if g.Ports[0].TargetPort != 8443 || g.Ports[0].Port != 15443 {
 			t.Errorf("%s: %+v", g.Name, g.Ports)
 		}
 	}
 	want := []answer{
-		{"external", "203.0.113.1", 15443},
-		{"nodes", "10.0.0.1 192.0.2.2", 31443},
-		{"pending", "", 15443},
-		{"a-ingress", "198.51.100.2 lb.example.org", 15443},
+		{"external", "203.0.113.1", 15443, v1alpha1.GatewayEastWest, 0},
+		{"nodes", "10.0.0.1 192.0.2.2", 31443, v1alpha1.GatewayEastWest, 0},
+		{"pending", "", 15443, v1alpha1.GatewayEastWest, 0},
+		{"a-ingress", "198.51.100.2 lb.example.org", 15443, v1alpha1.GatewayIngress, 0},
+		{"a-custom", "", 15443, v1alpha1.GatewayOther, 32},
 	}
 	if !slices.Equal(have, want) {
 		t.Errorf("gateways %v", have)
+	}
+	for i := range 80 {
+		got = append(got, v1alpha1.IngressGateway{Name: fmt.Sprint(i), Class: v1alpha1.GatewayIngress})
+	}
+	if cut := istio.Preferred(got); len(cut) != 64 || cut[0].Name != "external" || slices.ContainsFunc(cut, func(g v1alpha1.IngressGateway) bool {
+		return g.Class == v1alpha1.GatewayOther
+	}) {
+		t.Errorf("of too many are left: %v", cut)
 	}
 }
 
@@ -273,20 +299,53 @@ func TestGatewayDetector(t *testing.T) {
 		settings *v1alpha1.IstioDiscoverySettings
 		want     []string
 	}{
-		{nil, []string{"usual", "labelled"}},
-		{settings("west"), []string{"usual", "labelled"}},
-		{settings("east"), []string{"edge"}},
-		{settings("*"), []string{"edge"}},
+		{nil, []string{"usual Ingress", "labelled EastWest"}},
+		{settings("west"), []string{"usual Ingress", "labelled EastWest"}},
+		{settings("east"), []string{"edge EastWest"}},
+		{settings("*"), []string{"edge EastWest"}},
 	} {
 		d := istio.NewGatewayDetector(tc.settings, "east")
 		var got []string
 		for _, s := range []*corev1.Service{edge, usual, labelled, none} {
-			if _, ok := d.Rank(s); ok {
-				got = append(got, s.Name)
+			if class := d.Class(s); class != "" {
+				got = append(got, s.Name+" "+string(class))
 			}
 		}
 		if !slices.Equal(got, tc.want) {
 			t.Errorf("%+v: %v", tc.settings, got)
+		}
+	}
+}
+
+// TestGatewayClass: a Service that nothing marks is a gateway's if a proxy behind it stands alone, or will.
+func TestGatewayClass(t *testing.T) {
+	in := read(t, "sidecar")
+	ns := istiotest.Namespace("edge", map[string]string{"istio-injection": "enabled"})
+	app := map[string]string{"app": "edge"}
+	service := istiotest.Service("edge", "edge", app)
+	marked := istiotest.Service("edge", "marked", map[string]string{"istio": "ingressgateway"})
+	sidecar, gateway := istiotest.Deployment("edge", "edge", app, "edge"), istiotest.Deployment("edge", "edge", app, "edge")
+	gateway.Spec.Template.Annotations = map[string]string{istio.AnnotationTemplates: "gateway"}
+	pod := func(d *appsv1.Deployment) *corev1.Pod {
+		return istiotest.Injected(istiotest.Pod(d, "aaa", "1"), "default", true)
+	}
+	ended := pod(gateway)
+	ended.Status.Phase = corev1.PodSucceeded
+	for _, tc := range []struct {
+		name    string
+		service *corev1.Service
+		behind  istio.Backends
+		want    v1alpha1.GatewayClass
+	}{
+		{"an application", service, istio.Backends{Pods: []*corev1.Pod{pod(sidecar)}, Controllers: []istio.Controller{controller(sidecar)}}, ""},
+		{"nothing behind it", service, istio.Backends{}, ""},
+		{"a template of gateways", service, istio.Backends{Controllers: []istio.Controller{controller(sidecar), controller(gateway)}}, v1alpha1.GatewayOther},
+		{"a pod that is one", service, istio.Backends{Pods: []*corev1.Pod{pod(sidecar), pod(gateway)}}, v1alpha1.GatewayOther},
+		{"a pod that was one", service, istio.Backends{Pods: []*corev1.Pod{pod(sidecar), ended}}, ""},
+		{"a mark counts first", marked, istio.Backends{Pods: []*corev1.Pod{pod(gateway)}}, v1alpha1.GatewayIngress},
+	} {
+		if got := in.GatewayClass(istio.NewGatewayDetector(nil, "east"), tc.service, ns, tc.behind); got != tc.want {
+			t.Errorf("%s: %q", tc.name, got)
 		}
 	}
 }

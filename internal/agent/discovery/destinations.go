@@ -95,32 +95,59 @@ var destinationKind = kind[v1alpha1.DestinationSpec]{
 
 // Reconcile makes the hub have what is true of one Service.
 func (r *destinations) Reconcile(ctx context.Context, req request) (reconcile.Result, error) {
-	return keep(ctx, r.discovery, destinationKind, req, kube.Qualified(req.Name, req.Namespace), r.observe)
+	return keep(ctx, r.discovery, destinationKind, req, kube.Qualified(req.Name, req.Namespace), r.observeAndTell)
 }
 
-// observe describes a Service. That it is gone is believed of the API server only, not of the cache.
+// observeAndTell describes a Service and tells the reconciler of Meshes if it became a gateway's or is one no more.
+func (r *destinations) observeAndTell(ctx context.Context, v *view, req request) (v1alpha1.DestinationSpec, istio.Membership, error) {
+	o, err := r.inspect(ctx, v, types.NamespacedName{Namespace: req.Namespace, Name: req.Name})
+	if err == nil && o.state != istio.Unknown {
+		r.gateways.set(o.key, o.gateway != "")
+	}
+	return o.spec, o.state, err
+}
+
+// observe describes a Service.
 func (r *destinations) observe(ctx context.Context, v *view, req request) (v1alpha1.DestinationSpec, istio.Membership, error) {
-	var none v1alpha1.DestinationSpec
-	if v.excludes(req.Namespace) {
-		return none, istio.Outside, nil
+	o, err := r.inspect(ctx, v, types.NamespacedName{Namespace: req.Namespace, Name: req.Name})
+	return o.spec, o.state, err
+}
+
+// observed is what is true of a Service.
+type observed struct {
+	key     types.NamespacedName
+	state   istio.Membership
+	spec    v1alpha1.DestinationSpec
+	mesh    *v1alpha1.IstioMesh
+	gateway v1alpha1.GatewayClass // empty if it is not a gateway's
+	service *corev1.Service
+	behind  istio.Backends
+}
+
+// inspect looks at a Service and what is behind it. That it is gone is believed of the API server only, not of the cache.
+func (d *discovery) inspect(ctx context.Context, v *view, key types.NamespacedName) (observed, error) {
+	o := observed{key: key, state: istio.Unknown}
+	if v.excludes(key.Namespace) {
+		o.state = istio.Outside
+		return o, nil
 	}
 	s := &corev1.Service{}
-	key := types.NamespacedName{Namespace: req.Namespace, Name: req.Name}
-	if err := r.local.Get(ctx, key, s); err != nil {
-		state, err := r.absent(ctx, err, key, s)
-		return none, state, err
+	if err := d.local.Get(ctx, key, s); err != nil {
+		o.state, err = d.absent(ctx, err, key, s)
+		return o, err
 	}
-	ns, err := r.namespaceOf(ctx, s.Namespace)
+	ns, err := d.namespaceOf(ctx, s.Namespace)
 	if err != nil {
-		return none, istio.Unknown, err
+		return o, err
 	}
-	behind, err := r.backends(ctx, s)
-	if err != nil {
-		return none, istio.Unknown, err
+	if o.behind, err = d.backends(ctx, s); err != nil {
+		return o, err
 	}
-	spec, mesh, state := v.Destination(s, ns, behind)
-	if state == istio.Inside {
-		spec.Cluster, spec.Mesh = r.cluster, r.meshName(mesh)
+	o.service = s
+	o.spec, o.mesh, o.state = v.Destination(s, ns, o.behind)
+	if o.state == istio.Inside {
+		o.spec.Cluster, o.spec.Mesh = d.cluster, d.meshName(o.mesh)
+		o.gateway = v.GatewayClass(v.detector, s, ns, o.behind)
 	}
-	return spec, state, nil
+	return o, nil
 }

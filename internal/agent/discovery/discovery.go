@@ -35,6 +35,7 @@ type discovery struct {
 	live      client.Reader // the cluster's API server itself
 	hub       client.Client
 	view      atomic.Pointer[view]
+	gateways  gatewaySet
 }
 
 // view is what every answer depends on. Reconcilers of services and workloads wait for the first one and are told of each
@@ -42,12 +43,12 @@ type discovery struct {
 type view struct {
 	*istio.Installation
 	excluded []string
-	gateways istio.GatewayDetector
+	detector istio.GatewayDetector
 }
 
 func (v *view) equal(other *view) bool {
 	return other != nil && v.Installation.Equal(other.Installation) && slices.Equal(v.excluded, other.excluded) &&
-		v.gateways.Equal(other.gateways)
+		v.detector.Equal(other.detector)
 }
 
 // excludes reports whether a namespace is not to be looked at.

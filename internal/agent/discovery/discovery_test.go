@@ -31,6 +31,7 @@ import (
 
 	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
 	"github.com/isthmus-mesh/isthmus/internal/agent/discovery"
+	"github.com/isthmus-mesh/isthmus/internal/istio"
 	"github.com/isthmus-mesh/isthmus/internal/istio/istiotest"
 	"github.com/isthmus-mesh/isthmus/internal/kube/hublink"
 	"github.com/isthmus-mesh/isthmus/internal/testenv"
@@ -254,6 +255,28 @@ func work(t testing.TB) (busy, done float64) {
 	return busy, done
 }
 
+// reconciles counts what a controller was asked to do so far.
+func reconciles(t testing.TB, controller string) (n float64) {
+	t.Helper()
+	families, err := metrics.Registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() != "controller_runtime_reconcile_total" {
+			continue
+		}
+		for _, m := range f.GetMetric() {
+			for _, l := range m.GetLabel() {
+				if l.GetName() == "controller" && l.GetValue() == controller {
+					n += m.GetCounter().GetValue()
+				}
+			}
+		}
+	}
+	return n
+}
+
 // unchanged fails if f leads to a write to the hub.
 func (w *world) unchanged(what string, f func()) {
 	w.Helper()
@@ -367,6 +390,84 @@ func TestDiscovery(t *testing.T) {
 				t.Errorf("reported: %s", d.Name)
 			}
 		}
+	})
+
+	w.story("every gateway is listed, and nothing else makes gateways be looked at", func(t *testing.T) {
+		w.member.Namespace(t, "edge", map[string]string{"istio-injection": "enabled"})
+		labels := map[string]string{"app": "edge"}
+		edge, d := istiotest.Service("edge", "edge", labels), istiotest.Deployment("edge", "edge", labels, "edge")
+		d.Spec.Template.Annotations = map[string]string{istio.AnnotationTemplates: "gateway"}
+		listed := func(what string, want func(*v1alpha1.IngressGateway) error) {
+			t.Helper()
+			w.eventually(meshName, &v1alpha1.Mesh{}, func(o client.Object) error {
+				list := o.(*v1alpha1.Mesh).Spec.Istio.Gateways
+				if len(list) == 0 || list[0].Class != v1alpha1.GatewayEastWest {
+					return fmt.Errorf("gateways = %+v", list)
+				}
+				var other *v1alpha1.IngressGateway
+				if len(list) > 1 {
+					other = &list[1]
+				}
+				if err := want(other); err != nil {
+					return fmt.Errorf("%s: %w: %+v", what, err, list)
+				}
+				return nil
+			})
+		}
+		there := func(g *v1alpha1.IngressGateway) error {
+			if g == nil || g.Name != "edge" || g.Namespace != "edge" || g.Class != v1alpha1.GatewayOther {
+				return errors.New("it is not listed")
+			}
+			return nil
+		}
+		w.create(edge, d)
+		listed("a template of gateways", there)
+		p := istiotest.Injected(istiotest.Pod(d, "aaa", "1"), "default", true)
+		w.create(p)
+		w.edit(edge, func() { edge.Labels = map[string]string{"zone": "b"} })
+		listed("its labels", func(g *v1alpha1.IngressGateway) error {
+			if g == nil || g.Labels["zone"] != "b" {
+				return errors.New("they are not there")
+			}
+			return nil
+		})
+		w.destination("edge.edge", identities("spiffe://cluster.local/ns/edge/sa/edge"))
+
+		w.settle()
+		before := reconciles(t, "discovery-mesh")
+		w.edit(service, func() { service.Labels = map[string]string{"round": "1"} })
+		w.edit(deployment, func() { deployment.Spec.Template.Annotations = map[string]string{"round": "1"} })
+		w.settle()
+		if after := reconciles(t, "discovery-mesh"); after != before {
+			t.Errorf("a change of another Service had Meshes looked at %v times", after-before)
+		}
+
+		w.delete(p, d)
+		w.settle()
+		listed("nothing behind it for a moment", there)
+		w.unchanged("a restart then", func() {
+			stop()
+			stop = w.agent()
+		})
+		listed("after it", there)
+		d = istiotest.Deployment("edge", "edge", labels, "edge")
+		w.create(d)
+		listed("an application in its place", func(g *v1alpha1.IngressGateway) error {
+			if g != nil {
+				return errors.New("it is still listed")
+			}
+			return nil
+		})
+		w.edit(d, func() { d.Spec.Template.Annotations = map[string]string{istio.AnnotationTemplates: "gateway"} })
+		listed("a gateway again", there)
+		w.delete(edge)
+		listed("it is gone", func(g *v1alpha1.IngressGateway) error {
+			if g != nil {
+				return errors.New("it is still listed")
+			}
+			return nil
+		})
+		w.delete(d)
 	})
 
 	w.story("a rollout writes nothing", func(t *testing.T) {

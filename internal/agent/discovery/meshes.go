@@ -32,6 +32,7 @@ func (d *discovery) addMeshes(mgr ctrl.Manager, local, hub cache.Cache, changed 
 	if err != nil {
 		return err
 	}
+	d.gateways.changed = newSignal()
 	always := []request{{}}
 	for _, s := range []reconcileSource{
 		watch(local, &appsv1.Deployment{}, planeChanged, func(_ context.Context, o *appsv1.Deployment) []request {
@@ -50,13 +51,12 @@ func (d *discovery) addMeshes(mgr ctrl.Manager, local, hub cache.Cache, changed 
 			return nil
 		}),
 		watch(local, &corev1.Service{}, versionChanged, func(_ context.Context, o *corev1.Service) []request {
-			if v := r.view.Load(); v != nil {
-				if _, gateway := v.gateways.Rank(o); !gateway && !r.isRoot(o.Namespace) {
-					return nil
-				}
+			if r.view.Load() == nil || r.isRoot(o.Namespace) || r.gateways.has(client.ObjectKeyFromObject(o)) {
+				return always
 			}
-			return always
+			return nil
 		}),
+		d.gateways.changed.source(func(context.Context) []request { return always }),
 		watch(local, &corev1.Pod{}, podMoved, func(_ context.Context, o *corev1.Pod) []request {
 			if istio.ProxyOf(o, &corev1.Namespace{}).DataPlane == v1alpha1.DataPlaneGateway {
 				return always
@@ -104,14 +104,14 @@ func (r *meshes) Reconcile(ctx context.Context, _ request) (reconcile.Result, er
 		return reconcile.Result{}, err
 	}
 	if !v.equal(r.view.Load()) {
+		// Afterwards the reconciler of Destinations says what changes.
+		if err := r.scan(ctx, v); err != nil {
+			return reconcile.Result{}, err
+		}
 		r.view.Store(v)
 		for _, s := range r.changed {
 			s.send()
 		}
-	}
-	gateways, err := r.findGateways(ctx, v)
-	if err != nil {
-		return reconcile.Result{}, err
 	}
 	var list v1alpha1.MeshList
 	if err := r.hub.List(ctx, &list, client.InNamespace(r.namespace), client.UnsafeDisableDeepCopy); err != nil {
@@ -121,8 +121,12 @@ func (r *meshes) Reconcile(ctx context.Context, _ request) (reconcile.Result, er
 	for i := range list.Items {
 		have[list.Items[i].Name] = &list.Items[i]
 	}
+	gateways, err := r.findGateways(ctx, v, list.Items)
+	if err != nil {
+		return reconcile.Result{}, err
+	}
 	for _, mesh := range v.Meshes {
-		mesh.Gateways = istio.Gateways(gateways[mesh.RootNamespace])
+		mesh.Gateways = istio.Preferred(gateways[mesh.RootNamespace])
 		want := v1alpha1.MeshSpec{Cluster: r.cluster, Istio: mesh}
 		name := r.meshName(&mesh)
 		old := have[name]
@@ -168,12 +172,12 @@ func (r *meshes) look(ctx context.Context) (*view, error) {
 	case err == nil && accepted == nil:
 		// Settings that nobody has judged yet change nothing.
 		if old := r.view.Load(); old != nil {
-			v.excluded, v.gateways = old.excluded, old.gateways
+			v.excluded, v.detector = old.excluded, old.detector
 			return v, nil
 		}
 	}
 	v.excluded = slices.Sorted(slices.Values(discovery.ExcludedNamespaces))
-	v.gateways = istio.NewGatewayDetector(discovery.Istio, r.cluster)
+	v.detector = istio.NewGatewayDetector(discovery.Istio, r.cluster)
 	return v, nil
 }
 
@@ -248,60 +252,4 @@ func (r *meshes) prune(ctx context.Context, mesh *v1alpha1.Mesh) error {
 		s.send()
 	}
 	return nil
-}
-
-// findGateways finds the gateways of each mesh, by root namespace.
-func (r *meshes) findGateways(ctx context.Context, v *view) (map[string][]istio.Gateway, error) {
-	var services corev1.ServiceList
-	if err := r.local.List(ctx, &services, client.UnsafeDisableDeepCopy); err != nil {
-		return nil, err
-	}
-	out := map[string][]istio.Gateway{}
-	for i := range services.Items {
-		s := &services.Items[i]
-		rank, ok := v.gateways.Rank(s)
-		if !ok || v.excludes(s.Namespace) {
-			continue
-		}
-		ns, err := r.namespaceOf(ctx, s.Namespace)
-		if err != nil {
-			return nil, err
-		}
-		behind, err := r.backends(ctx, s)
-		if err != nil {
-			return nil, err
-		}
-		_, mesh, state := v.Destination(s, ns, behind)
-		if state != istio.Inside {
-			continue
-		}
-		g := istio.Gateway{Service: s, Pods: behind.Pods, Rank: rank}
-		if s.Spec.Type == corev1.ServiceTypeNodePort {
-			if g.Nodes, err = r.nodes(ctx, behind.Pods); err != nil {
-				return nil, err
-			}
-		}
-		out[mesh.RootNamespace] = append(out[mesh.RootNamespace], g)
-	}
-	return out, nil
-}
-
-// nodes on which pods run.
-func (r *meshes) nodes(ctx context.Context, pods []*corev1.Pod) ([]*corev1.Node, error) {
-	var out []*corev1.Node
-	seen := map[string]bool{"": true}
-	for _, pod := range pods {
-		name := pod.Spec.NodeName
-		if seen[name] {
-			continue
-		}
-		seen[name] = true
-		node := &corev1.Node{}
-		if err := r.local.Get(ctx, types.NamespacedName{Name: name}, node); err == nil {
-			out = append(out, node)
-		} else if client.IgnoreNotFound(err) != nil {
-			return nil, err
-		}
-	}
-	return out, nil
 }
