@@ -24,6 +24,7 @@ func Shadows(rule *networkingv1.DestinationRule, rootNamespace string, imported 
 	}
 	where := "in namespace " + rule.Namespace
 	switch {
+	case private(rule): // the first that proxies of its namespace look at, also where that is the root namespace
 	case rule.Namespace == rootNamespace:
 		// Beside ours, istiod takes no less specific one, and merges one for the same host, of which the older keeps its say.
 		if rule.Spec.Host != host || rule.Spec.TrafficPolicy == nil {
@@ -43,9 +44,9 @@ func Shadows(rule *networkingv1.DestinationRule, rootNamespace string, imported 
 func Shadowing(rules []*networkingv1.DestinationRule, rootNamespace string, imported *networkingv1.DestinationRule) (fs finding.Findings) {
 	byNamespace := map[string][]*networkingv1.DestinationRule{}
 	for _, r := range rules {
-		if r.Spec.WorkloadSelector == nil && exportedTo(r, r.Namespace) {
+		if exportedTo(r, r.Namespace) && r.Spec.WorkloadSelector == nil && (r.Namespace != rootNamespace || !private(r)) {
 			byNamespace[r.Namespace] = append(byNamespace[r.Namespace], r)
-		} else if f := Shadows(r, rootNamespace, imported); f != nil { // for some workloads of its namespace
+		} else if f := Shadows(r, rootNamespace, imported); f != nil { // for some workloads of its namespace, or those of the root namespace
 			fs = append(fs, *f)
 		}
 	}
