@@ -17,6 +17,7 @@ const (
 	maxSubsetKeys   = 32
 	maxSubsetValues = 64
 	maxPorts        = 256
+	maxPodSelector  = 64
 )
 
 // volatileLabels differ from pod to pod, or from rollout to rollout, by themselves.

@@ -21,7 +21,7 @@ import (
 )
 
 func controller(d *appsv1.Deployment) istio.Controller {
-	return istio.Controller{Kind: "Deployment", Name: d.Name, Template: &d.Spec.Template}
+	return istio.Controller{Kind: "Deployment", Name: d.Name, Selector: d.Spec.Selector, Template: &d.Spec.Template}
 }
 
 func TestDestination(t *testing.T) {
@@ -152,6 +152,35 @@ func TestWorkload(t *testing.T) {
 		}
 		if state == istio.Inside && (mesh.RootNamespace != "istio-system" || spec.ServiceAccount != "default" || spec.Controller.Kind != "Deployment") {
 			t.Errorf("%s: %+v", tc.name, spec)
+		}
+	}
+}
+
+// TestPodSelector: a selector is told whole or not at all.
+func TestPodSelector(t *testing.T) {
+	in := read(t, "sidecar")
+	ns := istiotest.Namespace("shop", map[string]string{"istio-injection": "enabled"})
+	many := map[string]string{}
+	for i := range 65 {
+		many[fmt.Sprint(i)] = ""
+	}
+	app := map[string]string{"app": "reviews"}
+	for _, tc := range []struct {
+		name     string
+		selector *metav1.LabelSelector
+		want     map[string]string
+	}{
+		{"labels", &metav1.LabelSelector{MatchLabels: app}, app},
+		{"labels and an expression", &metav1.LabelSelector{MatchLabels: app, MatchExpressions: []metav1.LabelSelectorRequirement{
+			{Key: "canary", Operator: metav1.LabelSelectorOpDoesNotExist},
+		}}, nil},
+		{"more labels than there is room for", &metav1.LabelSelector{MatchLabels: many}, nil},
+		{"none", nil, nil},
+	} {
+		d := istiotest.Deployment("shop", "reviews", map[string]string{"app": "reviews", "version": "v1"}, "")
+		d.Spec.Selector = tc.selector
+		if spec, _, _ := in.Workload(controller(d), ns, nil); !reflect.DeepEqual(spec.PodSelector, tc.want) {
+			t.Errorf("%s: %v", tc.name, spec.PodSelector)
 		}
 	}
 }

@@ -25,7 +25,17 @@ const (
 // Controller is what makes pods from a template: a Deployment, StatefulSet or DaemonSet.
 type Controller struct {
 	Kind, Name string
+	Selector   *metav1.LabelSelector
 	Template   *corev1.PodTemplateSpec
+}
+
+// podSelector is the selector of a controller if it is one of labels alone. One that the API cannot hold whole is left out:
+// a part of it would select more.
+func (c Controller) podSelector() map[string]string {
+	if c.Selector == nil || len(c.Selector.MatchExpressions) > 0 || len(c.Selector.MatchLabels) > maxPodSelector {
+		return nil
+	}
+	return c.Selector.MatchLabels
 }
 
 // Owner identifies a controller within its namespace.
@@ -109,6 +119,7 @@ func (in *Installation) Workload(c Controller, ns *corev1.Namespace, pods []*cor
 	}
 	return v1alpha1.WorkloadSpec{
 		Controller:     v1alpha1.ControllerRef{APIVersion: appsv1.SchemeGroupVersion.String(), Kind: c.Kind, Name: c.Name, Namespace: ns.Name},
+		PodSelector:    c.podSelector(),
 		PodLabels:      atMost(c.Template.Labels, 64),
 		ServiceAccount: serviceAccount(&c.Template.Spec),
 		DataPlane:      m.proxy.DataPlane,

@@ -134,6 +134,19 @@ func template(o client.Object) *corev1.PodTemplateSpec {
 	return nil
 }
 
+// selector of a Deployment, StatefulSet or DaemonSet.
+func selector(o client.Object) *metav1.LabelSelector {
+	switch o := o.(type) {
+	case *appsv1.Deployment:
+		return o.Spec.Selector
+	case *appsv1.StatefulSet:
+		return o.Spec.Selector
+	case *appsv1.DaemonSet:
+		return o.Spec.Selector
+	}
+	return nil
+}
+
 // stripMeta removes bookkeeping from an object for the cache.
 func stripMeta(obj any) (any, error) {
 	if o, ok := obj.(client.Object); ok {
@@ -162,17 +175,17 @@ func strip(obj any) (any, error) {
 	case *appsv1.Deployment:
 		return &appsv1.Deployment{
 			ObjectMeta: stripObjectMeta(&o.ObjectMeta),
-			Spec:       appsv1.DeploymentSpec{Replicas: o.Spec.Replicas, Template: stripTemplate(&o.Spec.Template)},
+			Spec:       appsv1.DeploymentSpec{Replicas: o.Spec.Replicas, Selector: o.Spec.Selector, Template: stripTemplate(&o.Spec.Template)},
 		}, nil
 	case *appsv1.StatefulSet:
 		return &appsv1.StatefulSet{
 			ObjectMeta: stripObjectMeta(&o.ObjectMeta),
-			Spec:       appsv1.StatefulSetSpec{Template: stripTemplate(&o.Spec.Template)},
+			Spec:       appsv1.StatefulSetSpec{Selector: o.Spec.Selector, Template: stripTemplate(&o.Spec.Template)},
 		}, nil
 	case *appsv1.DaemonSet:
 		return &appsv1.DaemonSet{
 			ObjectMeta: stripObjectMeta(&o.ObjectMeta),
-			Spec:       appsv1.DaemonSetSpec{Template: stripTemplate(&o.Spec.Template)},
+			Spec:       appsv1.DaemonSetSpec{Selector: o.Spec.Selector, Template: stripTemplate(&o.Spec.Template)},
 		}, nil
 	}
 	return obj, nil

@@ -6,6 +6,8 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/isthmus-mesh/isthmus/internal/istio"
 	"github.com/isthmus-mesh/isthmus/internal/istio/istiotest"
@@ -51,7 +53,7 @@ func TestStripLosesNothing(t *testing.T) {
 		pod := istiotest.Injected(istiotest.Pod(d, "aaa", "1"), "default", native)
 		pod.Status.Phase = corev1.PodRunning
 		describe := func(d *appsv1.Deployment, p *corev1.Pod) []any {
-			c := istio.Controller{Kind: "Deployment", Name: d.Name, Template: &d.Spec.Template}
+			c := asController(d)
 			dest, _, s1 := in.Destination(service, ns, istio.Backends{Pods: []*corev1.Pod{p}, Controllers: []istio.Controller{c}})
 			work, _, s2 := in.Workload(c, ns, []*corev1.Pod{p})
 			return []any{dest, s1, work, s2, istio.ProxyOf(p, ns)}
@@ -76,6 +78,21 @@ func TestStripHidesStarts(t *testing.T) {
 	failed.Status.Phase = corev1.PodFailed
 	if !podChanged(stripped(t, pod), stripped(t, failed)) {
 		t.Error("a pod that failed does not count as changed")
+	}
+}
+
+// TestStripKeepsSelectors: of each kind of controller the selector and the template are kept.
+func TestStripKeepsSelectors(t *testing.T) {
+	s := &metav1.LabelSelector{MatchLabels: map[string]string{"app": "a"}}
+	pods := istiotest.Template(s.MatchLabels, "a")
+	for _, o := range []client.Object{
+		&appsv1.Deployment{Spec: appsv1.DeploymentSpec{Selector: s, Template: pods}},
+		&appsv1.StatefulSet{Spec: appsv1.StatefulSetSpec{Selector: s, Template: pods}},
+		&appsv1.DaemonSet{Spec: appsv1.DaemonSetSpec{Selector: s, Template: pods}},
+	} {
+		if c := asController(stripped(t, o)); !reflect.DeepEqual(c.Selector, s) || c.Template.Labels["app"] != "a" || c.Kind != kindOf(o) {
+			t.Errorf("%T: %+v", o, c)
+		}
 	}
 }
 

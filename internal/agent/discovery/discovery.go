@@ -86,7 +86,7 @@ func kindOf(o client.Object) string {
 }
 
 func asController(o client.Object) istio.Controller {
-	return istio.Controller{Kind: kindOf(o), Name: o.GetName(), Template: template(o)}
+	return istio.Controller{Kind: kindOf(o), Name: o.GetName(), Selector: selector(o), Template: template(o)}
 }
 
 // items of a list of controllers, without copying them.
