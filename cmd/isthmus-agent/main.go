@@ -15,6 +15,7 @@ import (
 
 	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
 	"github.com/isthmus-mesh/isthmus/internal/agent"
+	"github.com/isthmus-mesh/isthmus/internal/agent/network"
 	"github.com/isthmus-mesh/isthmus/internal/version"
 )
 
@@ -47,6 +48,8 @@ func command() *cobra.Command {
 	f.StringVar(&options.HubKubeconfigSecret, "hub-kubeconfig-secret", "isthmus-hub-credential", "Secret in the agent's namespace with the kubeconfig for the hub, whose token the agent renews")
 	f.StringVar(&options.HubKubeconfigFile, "hub-kubeconfig-file", "", "file with the kubeconfig for the hub, in place of the Secret; somebody else renews what is in it")
 	f.StringSliceVar(&options.IstioNamespaces, "istio-namespaces", []string{"istio-system"}, "root namespaces of Istio in this cluster")
+	f.TextVar(&options.AddressRange, "federation-address-range", network.DefaultAddressRange, "range of the addresses that federated hostnames get in this cluster; nothing else may use it")
+	f.IntVar(&options.MaxImports, "max-imports", network.DefaultMaxImports, "how many destinations of one other cluster are imported")
 	f.StringVar(&options.MetricsAddress, "metrics-bind-address", ":8080", "address for Prometheus metrics; 0 for none")
 	f.StringVar(&options.HealthAddress, "health-probe-bind-address", ":8081", "address for /healthz and /readyz; 0 for none")
 	goFlags := flag.NewFlagSet("", flag.ContinueOnError)

@@ -5,6 +5,7 @@ package agent
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -25,6 +26,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/internal/agent/credential"
 	"github.com/isthmus-mesh/isthmus/internal/agent/discovery"
 	"github.com/isthmus-mesh/isthmus/internal/agent/evidence"
+	"github.com/isthmus-mesh/isthmus/internal/agent/network"
 	"github.com/isthmus-mesh/isthmus/internal/kube/hublink"
 )
 
@@ -42,6 +44,10 @@ type Options struct {
 	HubKubeconfigFile string
 	// IstioNamespaces are the root namespaces of Istio in which orders are carried out. Defaults to istio-system.
 	IstioNamespaces []string
+	// AddressRange of the addresses of federated hostnames. Defaults to network.DefaultAddressRange.
+	AddressRange netip.Prefix
+	// MaxImports is how many destinations of one cluster are imported. Defaults to network.DefaultMaxImports.
+	MaxImports int
 	// MetricsAddress and HealthAddress to listen at; "0" or "" for none.
 	MetricsAddress, HealthAddress string
 	// Now is the clock. Defaults to time.Now.
@@ -63,7 +69,7 @@ func NewManager(cfg *rest.Config, o Options) (ctrl.Manager, *hublink.Link, error
 		o.MetricsAddress = "0"
 	}
 	scheme := runtime.NewScheme()
-	if err := errors.Join(clientgoscheme.AddToScheme(scheme), v1alpha1.AddToScheme(scheme)); err != nil {
+	if err := errors.Join(clientgoscheme.AddToScheme(scheme), v1alpha1.AddToScheme(scheme), network.AddToScheme(scheme)); err != nil {
 		return nil, nil, err
 	}
 	mgr, err := ctrl.NewManager(cfg, ctrl.Options{
@@ -92,7 +98,8 @@ func NewManager(cfg *rest.Config, o Options) (ctrl.Manager, *hublink.Link, error
 	if err != nil {
 		return nil, nil, err
 	}
-	discovery.Setup(link, o.Cluster)
+	local := discovery.Setup(link, o.Cluster)
+	network.Setup(link, local, network.Options{Cluster: o.Cluster, AddressRange: o.AddressRange, MaxImports: o.MaxImports, Now: o.Now})
 	err = certificates.Setup(mgr, link, certificates.Options{
 		Cluster: o.Cluster, Namespace: o.Namespace, RootNamespaces: o.IstioNamespaces, Now: o.Now,
 	})

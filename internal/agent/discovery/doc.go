@@ -37,21 +37,30 @@ func Kinds() []client.Object {
 	return []client.Object{&v1alpha1.Mesh{}, &v1alpha1.Workload{}, &v1alpha1.Destination{}, &v1alpha1.Settings{}}
 }
 
-// Setup has discovery run whenever there is a hub.
-func Setup(link *hublink.Link, clusterName string) {
+// Setup has discovery run whenever there is a hub. What it returns answers from then on.
+func Setup(link *hublink.Link, clusterName string) *Local {
+	local := &Local{}
 	link.Setup(func(ctx context.Context, mgr ctrl.Manager, hub cluster.Cluster) error {
-		return Add(ctx, mgr, hub, clusterName)
+		d, err := add(ctx, mgr, hub, clusterName)
+		local.running.Store(d)
+		return err
 	}, Kinds()...)
+	return local
 }
 
 // Add adds the controllers of discovery to a manager of the cluster that is registered as clusterName.
 func Add(ctx context.Context, mgr ctrl.Manager, hub cluster.Cluster, clusterName string) error {
+	_, err := add(ctx, mgr, hub, clusterName)
+	return err
+}
+
+func add(ctx context.Context, mgr ctrl.Manager, hub cluster.Cluster, clusterName string) (*destinations, error) {
 	local, err := newLocal(ctx, mgr)
 	if err != nil {
-		return fmt.Errorf("caching the cluster's objects: %w", err)
+		return nil, fmt.Errorf("caching the cluster's objects: %w", err)
 	}
 	if err := mgr.Add(local); err != nil {
-		return err
+		return nil, err
 	}
 	d := &discovery{
 		cluster:   clusterName,
@@ -62,14 +71,14 @@ func Add(ctx context.Context, mgr ctrl.Manager, hub cluster.Cluster, clusterName
 	}
 	services, err := d.addDestinations(mgr, local.GetCache(), hub.GetCache())
 	if err != nil {
-		return fmt.Errorf("discovery of destinations: %w", err)
+		return nil, fmt.Errorf("discovery of destinations: %w", err)
 	}
 	workloads, err := d.addWorkloads(mgr, local.GetCache(), hub.GetCache())
 	if err != nil {
-		return fmt.Errorf("discovery of workloads: %w", err)
+		return nil, fmt.Errorf("discovery of workloads: %w", err)
 	}
 	if err := d.addMeshes(mgr, local.GetCache(), hub.GetCache(), services, workloads); err != nil {
-		return fmt.Errorf("discovery of meshes: %w", err)
+		return nil, fmt.Errorf("discovery of meshes: %w", err)
 	}
-	return nil
+	return &destinations{d}, nil
 }

@@ -1,0 +1,265 @@
+package network
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	networkingv1 "istio.io/client-go/pkg/apis/networking/v1"
+	securityv1 "istio.io/client-go/pkg/apis/security/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/util/workqueue"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+	"sigs.k8s.io/controller-runtime/pkg/source"
+
+	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
+	"github.com/isthmus-mesh/isthmus/internal/kube"
+)
+
+// Names of the controllers.
+const (
+	viewController   = "network-view"
+	ownController    = "network-destination"
+	importController = "network-import"
+	meshController   = "network-mesh"
+	externController = "network-external"
+)
+
+var all = ctrl.Request{NamespacedName: types.NamespacedName{Name: "all"}}
+
+// addControllers adds the controllers to the running manager.
+func (n *network) addControllers() error {
+	istio, hub := n.istio.GetCache(), n.hub.GetCache()
+	own := func(o client.Object) bool { return o.GetNamespace() == n.namespace }
+
+	destinations, err := n.add(ownController, 4, n.reconcileOwn,
+		watch(hub, &v1alpha1.Destination{}, exportChanged, func(o *v1alpha1.Destination) []ctrl.Request {
+			if !own(o) {
+				return nil
+			}
+			return requestOf(o)
+		}),
+		watch(istio, &securityv1.AuthorizationPolicy{}, versionChanged, func(o *securityv1.AuthorizationPolicy) []ctrl.Request {
+			return n.madeFor(o, true)
+		}),
+		watch(istio, &networkingv1.DestinationRule{}, versionChanged, func(o *networkingv1.DestinationRule) []ctrl.Request {
+			if isOurs(o) {
+				return nil
+			}
+			return n.ofNativeHost(o)
+		}),
+	)
+	if err != nil {
+		return err
+	}
+	n.addFlat = func() error {
+		return destinations.Watch(watch(istio, &discoveryv1.EndpointSlice{}, versionChanged, func(o *discoveryv1.EndpointSlice) []ctrl.Request {
+			return []ctrl.Request{{NamespacedName: types.NamespacedName{
+				Namespace: n.namespace, Name: kube.Qualified(o.Labels[discoveryv1.LabelServiceName], o.Namespace),
+			}}}
+		}))
+	}
+	if _, err := n.add(importController, 4, n.reconcileImport,
+		watch(hub, &v1alpha1.Destination{}, importChanged, func(o *v1alpha1.Destination) []ctrl.Request {
+			if own(o) {
+				return nil
+			}
+			return requestOf(o)
+		}),
+		watch(istio, &networkingv1.ServiceEntry{}, versionChanged, func(o *networkingv1.ServiceEntry) []ctrl.Request {
+			if isOurs(o) {
+				return n.madeFor(o, false)
+			}
+			return n.imports.ofHosts(n.addresses.reserve(client.ObjectKeyFromObject(o).String(), o.Spec.Addresses))
+		}),
+		watch(istio, &networkingv1.DestinationRule{}, versionChanged, func(o *networkingv1.DestinationRule) []ctrl.Request {
+			if isOurs(o) {
+				return n.madeFor(o, false)
+			}
+			return n.imports.covered(o.Spec.Host)
+		}),
+	); err != nil {
+		return err
+	}
+	if _, err := n.add(meshController, 1, n.reconcileMesh,
+		watch(hub, &v1alpha1.Mesh{}, versionChanged, func(o *v1alpha1.Mesh) []ctrl.Request {
+			if !own(o) {
+				return nil
+			}
+			return requestOf(o)
+		}),
+		watch(hub, &v1alpha1.Workload{}, specChanged, func(o *v1alpha1.Workload) []ctrl.Request {
+			if o.Spec.DataPlane != v1alpha1.DataPlaneGateway {
+				return nil
+			}
+			return n.ownMeshes()
+		}),
+		watch(istio, &networkingv1.Gateway{}, versionChanged, func(*networkingv1.Gateway) []ctrl.Request { return n.ownMeshes() }),
+		watch(istio, &securityv1.PeerAuthentication{}, versionChanged, func(*securityv1.PeerAuthentication) []ctrl.Request { return n.ownMeshes() }),
+		watch(istio, &securityv1.AuthorizationPolicy{}, versionChanged, func(o *securityv1.AuthorizationPolicy) []ctrl.Request {
+			if !isOurs(o) || o.Annotations[v1alpha1.AnnotationDestination] != "" {
+				return nil
+			}
+			return n.ownMeshes()
+		}),
+	); err != nil {
+		return err
+	}
+	if _, err := n.add(externController, 1, n.reconcileExternal,
+		watch(istio, &networkingv1.ServiceEntry{}, versionChanged, func(o *networkingv1.ServiceEntry) []ctrl.Request {
+			if isOurs(o) {
+				return nil
+			}
+			return requestOf(o)
+		}),
+		watch(istio, &networkingv1.DestinationRule{}, versionChanged, func(o *networkingv1.DestinationRule) []ctrl.Request {
+			key, ok := strings.CutPrefix(o.Annotations[v1alpha1.AnnotationDestination], externalPrefix)
+			namespace, name, _ := strings.Cut(key, "/")
+			if !ok || !isOurs(o) {
+				return nil
+			}
+			return []ctrl.Request{{NamespacedName: types.NamespacedName{Namespace: namespace, Name: name}}}
+		}),
+	); err != nil {
+		return err
+	}
+	once := func(client.Object) []ctrl.Request { return []ctrl.Request{all} }
+	_, err = n.add(viewController, 1, n.reconcileView,
+		watch(hub, &v1alpha1.VirtualMesh{}, versionChanged, func(o *v1alpha1.VirtualMesh) []ctrl.Request { return once(o) }),
+		watch(hub, &v1alpha1.Mesh{}, versionChanged, func(o *v1alpha1.Mesh) []ctrl.Request { return once(o) }),
+		watch(hub, &v1alpha1.AccessPolicy{}, versionChanged, func(o *v1alpha1.AccessPolicy) []ctrl.Request { return once(o) }),
+	)
+	return err
+}
+
+// add adds a controller. A request that fails is tried again within half a minute: an API server may have been away.
+func (n *network) add(name string, concurrent int, f reconcile.Func, sources ...source.Source) (controller.Controller, error) {
+	c, err := controller.New(name, n.mgr, controller.Options{
+		Reconciler:              f,
+		MaxConcurrentReconciles: concurrent,
+		RateLimiter:             workqueue.NewTypedItemExponentialFailureRateLimiter[ctrl.Request](50*time.Millisecond, 30*time.Second),
+	})
+	if err != nil {
+		return nil, err
+	}
+	// The queue is kept, so that a change of the view can put into it what it concerns.
+	queue := source.Func(func(_ context.Context, q workqueue.TypedRateLimitingInterface[ctrl.Request]) error {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		n.queueOf[name] = q
+		if len(n.queueOf) == 5 {
+			close(n.allQueues)
+		}
+		return nil
+	})
+	for _, s := range append([]source.Source{queue}, sources...) {
+		if err := c.Watch(s); err != nil {
+			return nil, err
+		}
+	}
+	return c, nil
+}
+
+// enqueue has a controller look at something.
+func (n *network) enqueue(controller string, after time.Duration, requests ...ctrl.Request) {
+	n.mu.Lock()
+	q := n.queueOf[controller]
+	n.mu.Unlock()
+	if q == nil {
+		return
+	}
+	for _, r := range requests {
+		q.AddAfter(r, after)
+	}
+}
+
+func (n *network) lookAtMeshes(after time.Duration) {
+	n.enqueue(meshController, after, n.ownMeshes()...)
+}
+
+func (n *network) ownMeshes() (out []ctrl.Request) {
+	v := n.view.Load()
+	if v == nil {
+		return nil
+	}
+	for _, name := range slices.Sorted(maps.Keys(v.own)) {
+		out = append(out, ctrl.Request{NamespacedName: types.NamespacedName{Namespace: n.namespace, Name: name}})
+	}
+	return out
+}
+
+// madeFor is the Destination for which an object of ours was made: one of this cluster, or one of another.
+func (n *network) madeFor(o client.Object, own bool) []ctrl.Request {
+	namespace, name, ok := strings.Cut(o.GetAnnotations()[v1alpha1.AnnotationDestination], "/")
+	if !ok || !isOurs(o) || (namespace == n.namespace) != own || strings.HasPrefix(namespace, externalPrefix) {
+		return nil
+	}
+	return []ctrl.Request{{NamespacedName: types.NamespacedName{Namespace: namespace, Name: name}}}
+}
+
+// ofNativeHost is the Destination of this cluster that a DestinationRule of somebody else is about.
+func (n *network) ofNativeHost(rule *networkingv1.DestinationRule) []ctrl.Request {
+	parts := strings.Split(rule.Spec.Host, ".")
+	service, namespace := parts[0], rule.Namespace
+	if len(parts) > 1 {
+		namespace = parts[1]
+	}
+	if service == "" || strings.Contains(service, "*") {
+		return nil
+	}
+	return []ctrl.Request{{NamespacedName: types.NamespacedName{Namespace: n.namespace, Name: kube.Qualified(service, namespace)}}}
+}
+
+func requestOf(o client.Object) []ctrl.Request {
+	return []ctrl.Request{{NamespacedName: client.ObjectKeyFromObject(o)}}
+}
+
+// watch makes a source that asks which requests an object concerns: when it comes, goes, and, as it was and is, when it
+// changed.
+func watch[T client.Object](c cache.Cache, kind T, changed func(was, is T) bool, concerns func(T) []ctrl.Request) source.Source {
+	type queue = workqueue.TypedRateLimitingInterface[ctrl.Request]
+	add := func(o T, q queue) {
+		for _, r := range concerns(o) {
+			q.Add(r)
+		}
+	}
+	return source.Kind(c, kind, handler.TypedFuncs[T, ctrl.Request]{
+		CreateFunc: func(_ context.Context, e event.TypedCreateEvent[T], q queue) { add(e.Object, q) },
+		DeleteFunc: func(_ context.Context, e event.TypedDeleteEvent[T], q queue) { add(e.Object, q) },
+		UpdateFunc: func(_ context.Context, e event.TypedUpdateEvent[T], q queue) {
+			if changed(e.ObjectOld, e.ObjectNew) {
+				add(e.ObjectOld, q)
+				add(e.ObjectNew, q)
+			}
+		},
+	})
+}
+
+// What counts as a change.
+
+func versionChanged[T client.Object](was, is T) bool {
+	return was.GetResourceVersion() != is.GetResourceVersion()
+}
+
+func specChanged[T client.Object](was, is T) bool {
+	return was.GetGeneration() != is.GetGeneration() || !maps.Equal(was.GetLabels(), is.GetLabels())
+}
+
+// exportChanged also sees that somebody has changed what is reported.
+func exportChanged(was, is *v1alpha1.Destination) bool {
+	return specChanged(was, is) || !equality.Semantic.DeepEqual(was.Status, is.Status)
+}
+
+func importChanged(was, is *v1alpha1.Destination) bool {
+	return specChanged(was, is) || !equality.Semantic.DeepEqual(was.Status.AppliedFederation, is.Status.AppliedFederation)
+}

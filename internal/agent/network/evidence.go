@@ -1,0 +1,111 @@
+package network
+
+import (
+	"context"
+	"encoding/json"
+	"sync"
+	"time"
+
+	coordinationv1 "k8s.io/api/coordination/v1"
+	"k8s.io/apimachinery/pkg/types"
+	k8sdiscovery "k8s.io/client-go/discovery"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/cluster"
+
+	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
+	"github.com/isthmus-mesh/isthmus/internal/federation"
+	"github.com/isthmus-mesh/isthmus/internal/kube/hublink"
+)
+
+// exported is what an agent says of one of its meshes on its Lease: what it federates, by the VirtualMesh of a generation.
+type exported struct {
+	Generation int64  `json:"generation"`
+	Digest     string `json:"digest"`
+}
+
+// annotations say on this agent's Lease what its meshes federate. A mesh is left out until that is complete.
+func (n *network) annotations() map[string]string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	out := map[string]exported{}
+	for mesh, generation := range n.exported {
+		out[mesh] = exported{generation, n.exportsOf(mesh).Digest()}
+	}
+	if len(out) == 0 {
+		return nil
+	}
+	text, err := json.Marshal(out)
+	if err != nil {
+		return nil
+	}
+	return map[string]string{v1alpha1.AnnotationExports: string(text)}
+}
+
+// evidence asks what home agents say of their exports. An absent Destination proves nothing by itself: a cache may be cold, or
+// the hub may have been restored. An agent that is alive and says that just those it federates are to be seen proves it.
+type evidence struct {
+	hub   client.Reader // the API server itself
+	cache client.Reader
+	now   func() time.Time
+
+	mu   sync.Mutex
+	memo map[string]said
+}
+
+// said is an answer, for a moment: many destinations may be gone at once.
+type said struct {
+	at    time.Time
+	agree bool
+}
+
+const memory = 2 * time.Second
+
+// exports reports whether the home agent of a mesh, by the accepted spec of at least a generation, federates just what the
+// hub's cache shows.
+func (e *evidence) exports(ctx context.Context, namespace, mesh string, generation int64) (bool, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	key := namespace + "/" + mesh
+	if m, ok := e.memo[key]; ok && e.now().Sub(m.at) < memory {
+		return m.agree, nil
+	}
+	agree, err := e.ask(ctx, namespace, mesh, generation)
+	if err == nil {
+		e.memo[key] = said{e.now(), agree}
+	}
+	return agree, err
+}
+
+func (e *evidence) ask(ctx context.Context, namespace, mesh string, generation int64) (bool, error) {
+	var lease coordinationv1.Lease
+	if err := e.hub.Get(ctx, types.NamespacedName{Namespace: namespace, Name: v1alpha1.AgentName}, &lease); err != nil {
+		return false, client.IgnoreNotFound(err)
+	}
+	if lease.Spec.RenewTime == nil || e.now().Sub(lease.Spec.RenewTime.Time) > hublink.LeaseDuration {
+		return false, nil
+	}
+	var meshes map[string]exported
+	if json.Unmarshal([]byte(lease.Annotations[v1alpha1.AnnotationExports]), &meshes) != nil {
+		return false, nil
+	}
+	says, ok := meshes[mesh]
+	if !ok || says.Generation < generation {
+		return false, nil
+	}
+	var list v1alpha1.DestinationList
+	if err := e.cache.List(ctx, &list, client.InNamespace(namespace), client.UnsafeDisableDeepCopy); err != nil {
+		return false, err
+	}
+	var names []string
+	for i := range list.Items {
+		if list.Items[i].Spec.Mesh == mesh {
+			names = append(names, list.Items[i].Name)
+		}
+	}
+	return federation.DigestOf(names) == says.Digest, nil
+}
+
+// resources asks the hub which kinds it serves.
+func resources(hub cluster.Cluster) (*k8sdiscovery.DiscoveryClient, error) {
+	return k8sdiscovery.NewDiscoveryClientForConfigAndClient(hub.GetConfig(), hub.GetHTTPClient())
+}

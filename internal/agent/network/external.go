@@ -1,0 +1,74 @@
+package network
+
+import (
+	"context"
+	"maps"
+	"slices"
+
+	networkingv1 "istio.io/client-go/pkg/apis/networking/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
+	"github.com/isthmus-mesh/isthmus/internal/federation"
+	"github.com/isthmus-mesh/isthmus/internal/membership"
+)
+
+// externalPrefix begins the annotation isthmus.dev/destination of what was made for an external service.
+const externalPrefix = "external:"
+
+// reconcileExternal gives connections to an external service, a ServiceEntry of somebody else, the keepalive of the virtual
+// mesh.
+func (n *network) reconcileExternal(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
+	v := n.view.Load()
+	if v == nil {
+		return ctrl.Result{}, nil
+	}
+	entry := &networkingv1.ServiceEntry{}
+	err := n.istio.GetCache().Get(ctx, req.NamespacedName, entry)
+	if client.IgnoreNotFound(err) != nil {
+		return ctrl.Result{}, err
+	}
+	gone := apierrors.IsNotFound(err)
+	destination := externalPrefix + req.String()
+	have, err := n.objects.madeFor(ctx, destination, &networkingv1.DestinationRuleList{})
+	if err != nil {
+		return ctrl.Result{}, err
+	}
+	var want []client.Object
+	for _, name := range slices.Sorted(maps.Keys(v.own)) {
+		mesh := v.own[name]
+		if v.frozen(mesh) {
+			return ctrl.Result{}, nil
+		}
+		vm := v.of(mesh)
+		if vm == nil || gone {
+			continue
+		}
+		for _, rule := range federation.Keepalive(vm, mesh, entry) {
+			annotate(rule, membership.MeshKey(mesh))
+			rule.Annotations[v1alpha1.AnnotationDestination] = destination
+			// An object of somebody else with the name of one of these has its own say: nothing is lost.
+			if err := n.objects.apply(ctx, rule, labelOf(vm)); err != nil {
+				if _, foreign := foreignObject(err); !foreign {
+					return ctrl.Result{}, err
+				}
+			}
+			want = append(want, rule)
+		}
+	}
+	for _, o := range have {
+		mesh := v.meshes[o.GetAnnotations()[annotationMesh]]
+		if slices.ContainsFunc(want, func(w client.Object) bool { return sameObject(w, o) }) {
+			continue
+		}
+		if mesh == nil || v.of(mesh) == nil && !gone && !v.givenUp(o.GetLabels()[v1alpha1.LabelVirtualMesh], mesh) {
+			continue
+		}
+		if err := n.objects.delete(ctx, o, "no keepalive is called for"); err != nil {
+			return ctrl.Result{}, err
+		}
+	}
+	return ctrl.Result{}, nil
+}

@@ -1,0 +1,330 @@
+package network
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"maps"
+	"slices"
+	"strings"
+
+	"google.golang.org/protobuf/proto"
+	networkingv1 "istio.io/client-go/pkg/apis/networking/v1"
+	securityv1 "istio.io/client-go/pkg/apis/security/v1"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/cluster"
+
+	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
+	"github.com/isthmus-mesh/isthmus/internal/kube"
+)
+
+// fieldOwner is the field manager of what this package writes, and the value of its label isthmus.dev/managed-by.
+const fieldOwner = "isthmus-agent-network"
+
+const (
+	// annotationMesh names, on what was made for a destination, the mesh that the destination is of: "<name>.<namespace>".
+	annotationMesh = "isthmus.dev/mesh"
+	// annotationHash is found in the cache only: the hash of the object as it was read.
+	annotationHash = "isthmus.dev/cached-hash"
+)
+
+// Indexes of the cache.
+const (
+	// byDestination finds objects of ours by the Destination that they were made for.
+	byDestination = "destination"
+	// byVirtualMesh finds objects of ours by the label of their virtual mesh.
+	byVirtualMesh = "virtualMesh"
+	// byMesh finds objects of ours that were made for a mesh as a whole.
+	byMesh = "mesh"
+	// byHost finds DestinationRules of others by their host as it is written.
+	byHost = "host"
+)
+
+// kindsOfIstio are the kinds of objects that this package makes.
+func kindsOfIstio() []client.Object {
+	return []client.Object{
+		&networkingv1.ServiceEntry{}, &networkingv1.DestinationRule{}, &networkingv1.Gateway{},
+		&securityv1.AuthorizationPolicy{}, &securityv1.PeerAuthentication{},
+	}
+}
+
+// newLocal makes a view of Istio's objects in the agent's own cluster. Of objects of ours it holds a hash, and of ServiceEntries
+// hosts and addresses; objects of others are whole.
+func newLocal(mgr ctrl.Manager) (cluster.Cluster, error) {
+	return cluster.New(mgr.GetConfig(), func(o *cluster.Options) {
+		o.Scheme = mgr.GetScheme()
+		o.Logger = mgr.GetLogger()
+		o.Cache = cache.Options{DefaultTransform: stub, ByObject: map[client.Object]cache.ByObject{
+			&discoveryv1.EndpointSlice{}: {Transform: stripSlice},
+		}}
+	})
+}
+
+func addIndexes(ctx context.Context, indexer client.FieldIndexer) error {
+	annotation := func(key string) client.IndexerFunc {
+		return func(o client.Object) []string {
+			if v := o.GetAnnotations()[key]; v != "" && isOurs(o) {
+				return []string{v}
+			}
+			return nil
+		}
+	}
+	var errs []error
+	for _, kind := range kindsOfIstio() {
+		errs = append(errs,
+			indexer.IndexField(ctx, kind, byDestination, annotation(v1alpha1.AnnotationDestination)),
+			indexer.IndexField(ctx, kind, byVirtualMesh, func(o client.Object) []string {
+				if v := o.GetLabels()[v1alpha1.LabelVirtualMesh]; v != "" && isOurs(o) {
+					return []string{v}
+				}
+				return nil
+			}),
+			indexer.IndexField(ctx, kind, byMesh, func(o client.Object) []string {
+				if o.GetAnnotations()[v1alpha1.AnnotationDestination] != "" {
+					return nil
+				}
+				return annotation(annotationMesh)(o)
+			}))
+	}
+	errs = append(errs, indexer.IndexField(ctx, &networkingv1.DestinationRule{}, byHost, func(o client.Object) []string {
+		if rule, ok := o.(*networkingv1.DestinationRule); ok && !isOurs(o) {
+			return []string{rule.Spec.Host}
+		}
+		return nil
+	}))
+	return errors.Join(errs...)
+}
+
+// isOurs reports whether this package made an object.
+func isOurs(o client.Object) bool { return o.GetLabels()[v1alpha1.LabelManagedBy] == fieldOwner }
+
+// stub shrinks an object for the cache.
+func stub(obj any) (any, error) {
+	o, ok := obj.(client.Object)
+	if !ok {
+		return obj, nil
+	}
+	o.SetManagedFields(nil)
+	annotations := map[string]string{}
+	if isOurs(o) {
+		for _, key := range []string{v1alpha1.AnnotationDestination, annotationMesh, annotationController} {
+			if v, ok := o.GetAnnotations()[key]; ok {
+				annotations[key] = v
+			}
+		}
+		annotations[annotationHash] = hashOf(o)
+		switch o := o.(type) {
+		case *networkingv1.ServiceEntry:
+			hosts, addrs := o.Spec.Hosts, o.Spec.Addresses
+			o.Spec.Reset()
+			o.Spec.Hosts, o.Spec.Addresses = hosts, addrs
+			o.Status.Reset()
+		case *networkingv1.DestinationRule:
+			o.Spec.Reset()
+			o.Status.Reset()
+		case *networkingv1.Gateway:
+			o.Spec.Reset()
+			o.Status.Reset()
+		case *securityv1.AuthorizationPolicy:
+			o.Spec.Reset()
+			o.Status.Reset()
+		case *securityv1.PeerAuthentication:
+			o.Spec.Reset()
+			o.Status.Reset()
+		}
+	}
+	o.SetAnnotations(annotations)
+	return o, nil
+}
+
+// stripSlice leaves of an EndpointSlice what a flat network needs.
+func stripSlice(obj any) (any, error) {
+	if s, ok := obj.(*discoveryv1.EndpointSlice); ok {
+		service := s.Labels[discoveryv1.LabelServiceName]
+		s.ManagedFields, s.Annotations, s.Labels = nil, nil, map[string]string{discoveryv1.LabelServiceName: service}
+		for i := range s.Endpoints {
+			e := &s.Endpoints[i]
+			s.Endpoints[i] = discoveryv1.Endpoint{Addresses: e.Addresses, Conditions: e.Conditions}
+		}
+	}
+	return obj, nil
+}
+
+// hashOf is equal for objects that say the same: spec, and what we put into labels and annotations.
+func hashOf(o client.Object) string {
+	h := fnv.New128a()
+	for _, m := range []map[string]string{o.GetLabels(), o.GetAnnotations()} {
+		for _, k := range slices.Sorted(maps.Keys(m)) {
+			if strings.HasPrefix(k, "isthmus.dev/") && k != annotationHash {
+				_, _ = fmt.Fprintf(h, "%s=%s\n", k, m[k])
+			}
+		}
+	}
+	if spec := specOf(o); spec != nil {
+		// Deterministic within one program, which is all that is compared.
+		if data, err := (proto.MarshalOptions{Deterministic: true}).Marshal(spec); err == nil {
+			_, _ = h.Write(data)
+		}
+	}
+	return hex.EncodeToString(h.Sum(nil))
+}
+
+func specOf(o client.Object) proto.Message {
+	switch o := o.(type) {
+	case *networkingv1.ServiceEntry:
+		return &o.Spec
+	case *networkingv1.DestinationRule:
+		return &o.Spec
+	case *networkingv1.Gateway:
+		return &o.Spec
+	case *securityv1.AuthorizationPolicy:
+		return &o.Spec
+	case *securityv1.PeerAuthentication:
+		return &o.Spec
+	}
+	return nil
+}
+
+// objects applies and deletes objects of this cluster.
+type objects struct {
+	client.Client               // reads past the cache
+	cache         client.Reader // stubs
+}
+
+// apply makes an object be as want says. What the cache shows to be so is not read; what it does not show is created.
+func (o *objects) apply(ctx context.Context, want client.Object, virtualMesh string) error {
+	labels := map[string]string{v1alpha1.LabelManagedBy: fieldOwner, v1alpha1.LabelVirtualMesh: virtualMesh}
+	maps.Copy(labels, want.GetLabels())
+	want.SetLabels(labels)
+	gvk, err := o.GroupVersionKindFor(want)
+	if err != nil {
+		return err
+	}
+	have, err := o.newOf(gvk.Kind)
+	if err != nil {
+		return err
+	}
+	err = o.cache.Get(ctx, client.ObjectKeyFromObject(want), have)
+	switch {
+	case err == nil && isOurs(have) && have.GetAnnotations()[annotationHash] == hashOf(want):
+		return nil
+	case err == nil && !isOurs(have):
+		return &kube.ForeignObjectError{Kind: gvk.Kind, Namespace: want.GetNamespace(), Name: want.GetName()}
+	case apierrors.IsNotFound(err):
+		err = o.Create(ctx, want.DeepCopyObject().(client.Object), client.FieldOwner(fieldOwner))
+		if !apierrors.IsAlreadyExists(err) {
+			return err // the cache was not behind
+		}
+	case err != nil:
+		return err
+	}
+	u, err := kube.ToUnstructured(o.Scheme(), want)
+	if err != nil {
+		return err
+	}
+	outcome, err := kube.Apply(ctx, o.Client, fieldOwner, u)
+	if err == nil && outcome != kube.Unchanged {
+		ctrl.LoggerFrom(ctx).V(1).Info("applied", "kind", gvk.Kind, "object", client.ObjectKeyFromObject(want).String(), "outcome", outcome)
+	}
+	return err
+}
+
+// delete removes an object of ours as it was read.
+func (o *objects) delete(ctx context.Context, have client.Object, why string) error {
+	if !isOurs(have) {
+		return nil
+	}
+	uid := have.GetUID()
+	err := o.Delete(ctx, have, client.Preconditions{UID: &uid})
+	if err == nil {
+		ctrl.LoggerFrom(ctx).Info("deleted", "kind", fmt.Sprintf("%T", have), "object", client.ObjectKeyFromObject(have).String(), "why", why)
+	}
+	return client.IgnoreNotFound(err)
+}
+
+func (o *objects) newOf(kind string) (client.Object, error) {
+	for _, k := range kindsOfIstio() {
+		if gvk, err := o.GroupVersionKindFor(k); err == nil && gvk.Kind == kind {
+			return k, nil
+		}
+	}
+	return nil, fmt.Errorf("%s is no kind that this package makes", kind)
+}
+
+// madeFor returns the objects that were made for a Destination, of all kinds or of those that are given.
+func (o *objects) madeFor(ctx context.Context, destination string, kinds ...client.ObjectList) ([]client.Object, error) {
+	var out []client.Object
+	for _, list := range kinds {
+		if err := o.cache.List(ctx, list, client.MatchingFields{byDestination: destination}); err != nil {
+			return nil, err
+		}
+		out = append(out, items(list)...)
+	}
+	return out, nil
+}
+
+// items of a list of Istio's objects.
+func items(list client.ObjectList) (out []client.Object) {
+	add := func(o client.Object) { out = append(out, o) }
+	switch l := list.(type) {
+	case *networkingv1.ServiceEntryList:
+		for _, o := range l.Items {
+			add(o)
+		}
+	case *networkingv1.DestinationRuleList:
+		for _, o := range l.Items {
+			add(o)
+		}
+	case *networkingv1.GatewayList:
+		for _, o := range l.Items {
+			add(o)
+		}
+	case *securityv1.AuthorizationPolicyList:
+		for _, o := range l.Items {
+			add(o)
+		}
+	case *securityv1.PeerAuthenticationList:
+		for _, o := range l.Items {
+			add(o)
+		}
+	}
+	return out
+}
+
+// apiServers are the addresses at which API servers are reached, that of this cluster and the hub's: "<ip>:<port>".
+func (n *network) apiServers(ctx context.Context) (map[string]bool, error) {
+	out := map[string]bool{}
+	var service corev1.Service
+	if err := n.live.Get(ctx, client.ObjectKey{Namespace: "default", Name: "kubernetes"}, &service); client.IgnoreNotFound(err) != nil {
+		return nil, err
+	}
+	for _, ip := range service.Spec.ClusterIPs {
+		for _, p := range service.Spec.Ports {
+			out[fmt.Sprintf("%s:%d", ip, p.Port)] = true
+		}
+	}
+	var slices discoveryv1.EndpointSliceList
+	err := n.live.List(ctx, &slices, client.InNamespace("default"), client.MatchingLabels{discoveryv1.LabelServiceName: "kubernetes"})
+	if err != nil {
+		return nil, err
+	}
+	for i := range slices.Items {
+		for _, e := range slices.Items[i].Endpoints {
+			for _, ip := range e.Addresses {
+				for _, p := range slices.Items[i].Ports {
+					if p.Port != nil {
+						out[fmt.Sprintf("%s:%d", ip, *p.Port)] = true
+					}
+				}
+			}
+		}
+	}
+	return out, nil
+}

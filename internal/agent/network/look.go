@@ -1,0 +1,206 @@
+package network
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	networkingv1 "istio.io/client-go/pkg/apis/networking/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
+	"github.com/isthmus-mesh/isthmus/internal/kube"
+	"github.com/isthmus-mesh/isthmus/internal/policy"
+)
+
+// unsettled is when something is looked at again that waits for what no event tells of.
+const unsettled = 5 * time.Second
+
+// reconcileView makes the view anew and has looked at what it concerns.
+func (n *network) reconcileView(ctx context.Context, _ ctrl.Request) (ctrl.Result, error) {
+	select {
+	case <-n.allQueues:
+	default:
+		return ctrl.Result{RequeueAfter: 20 * time.Millisecond}, nil
+	}
+	old := n.view.Load()
+	if old == nil {
+		// Before the first answer of this agent, discovery must have told the hub all that it knows.
+		missing, err := n.discovery.Missing(ctx)
+		if err != nil || len(missing) > 0 {
+			return ctrl.Result{RequeueAfter: unsettled / 10}, err
+		}
+	}
+	v, again, err := n.look(ctx, old)
+	if err != nil {
+		return ctrl.Result{}, err
+	}
+	d := v.since(old)
+	if d.none() {
+		return again, nil
+	}
+	if old != nil {
+		v.sequence = old.sequence
+	}
+	v.sequence++
+	var own, imports []ctrl.Request
+	if d.everything || d.own {
+		if own, err = n.allOwn(ctx); err != nil {
+			return ctrl.Result{}, err
+		}
+	}
+	if d.everything || len(d.homes) > 0 {
+		if imports, err = n.allImports(ctx, d); err != nil {
+			return ctrl.Result{}, err
+		}
+	}
+	for _, r := range own {
+		n.progress.expect(work{ownWork, r.Namespace, r.Name}, v.sequence)
+	}
+	for _, r := range imports {
+		n.progress.expect(work{importWork, r.Namespace, r.Name}, v.sequence)
+	}
+	n.view.Store(v)
+	n.enqueue(ownController, 0, own...)
+	n.enqueue(importController, 0, imports...)
+	if d.everything {
+		if err := n.lookAtExternal(ctx); err != nil {
+			return ctrl.Result{}, err
+		}
+	}
+	n.lookAtMeshes(0)
+	return again, nil
+}
+
+// look reads the view from the hub.
+func (n *network) look(ctx context.Context, old *view) (*view, ctrl.Result, error) {
+	var again ctrl.Result
+	hub := n.hub.GetClient()
+	var virtualMeshes v1alpha1.VirtualMeshList
+	var meshes v1alpha1.MeshList
+	var policies v1alpha1.AccessPolicyList
+	if err := hub.List(ctx, &virtualMeshes, client.InNamespace(v1alpha1.SystemNamespace)); err != nil {
+		return nil, again, err
+	}
+	if err := hub.List(ctx, &meshes); err != nil {
+		return nil, again, err
+	}
+	if err := hub.List(ctx, &policies, client.InNamespace(v1alpha1.SystemNamespace)); err != nil {
+		return nil, again, err
+	}
+	slices.SortFunc(policies.Items, func(a, b v1alpha1.AccessPolicy) int {
+		return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), cmp.Compare(a.Name, b.Name))
+	})
+	var accepted []acceptedPolicy
+	there := map[string]bool{}
+	for i := range policies.Items {
+		p := &policies.Items[i]
+		name := kube.Qualified(p.Name, p.Namespace)
+		there[name] = true
+		if p.Status.Accepted != nil {
+			accepted = append(accepted, acceptedPolicy{policy.Accepted{Name: name, Spec: &p.Status.Accepted.Spec}, p.Status.Accepted.Generation})
+		} else if old != nil { // not judged since it was restored, perhaps: what was in force stays
+			if i := slices.IndexFunc(old.policies, func(o acceptedPolicy) bool { return o.Name == name }); i >= 0 {
+				accepted = append(accepted, old.policies[i])
+			}
+		}
+	}
+	if old != nil {
+		for _, p := range old.policies {
+			if there[p.Name] {
+				continue
+			}
+			gone, err := n.policyGone(ctx, p.Name)
+			if err != nil || !gone {
+				// Not known to be the users' will: it stays in force.
+				accepted = append(accepted, p)
+				again.RequeueAfter = unsettled
+			}
+		}
+	}
+	return newView(n.namespace, virtualMeshes.Items, meshes.Items, accepted), again, nil
+}
+
+// policyGone asks the hub whether an AccessPolicy was deleted, and not with all of its kind.
+func (n *network) policyGone(ctx context.Context, name string) (bool, error) {
+	object, _, _ := cutLast(name)
+	var p v1alpha1.AccessPolicy
+	err := n.hub.GetAPIReader().Get(ctx, types.NamespacedName{Namespace: v1alpha1.SystemNamespace, Name: object}, &p)
+	if !apierrors.IsNotFound(err) {
+		return false, err
+	}
+	return n.kindServed(ctx, "accesspolicies")
+}
+
+// kindServed reports whether the hub serves a kind whole: what is deleted with its kind nobody has deleted. A kind that is
+// being deleted can be read and not created any more.
+func (n *network) kindServed(ctx context.Context, resource string) (bool, error) {
+	client, err := resources(n.hub)
+	if err != nil {
+		return false, err
+	}
+	list, err := client.ServerResourcesForGroupVersionWithContext(ctx, v1alpha1.GroupVersion.String())
+	if err != nil {
+		return false, err
+	}
+	return slices.ContainsFunc(list.APIResources, func(r metav1.APIResource) bool {
+		return r.Name == resource && slices.Contains(r.Verbs, "create")
+	}), nil
+}
+
+// allOwn are the Destinations of this cluster, and those that were exported.
+func (n *network) allOwn(ctx context.Context) ([]ctrl.Request, error) {
+	var list v1alpha1.DestinationList
+	if err := n.hub.GetClient().List(ctx, &list, client.InNamespace(n.namespace), client.UnsafeDisableDeepCopy); err != nil {
+		return nil, err
+	}
+	out := make([]ctrl.Request, len(list.Items))
+	for i := range list.Items {
+		out[i].NamespacedName = client.ObjectKeyFromObject(&list.Items[i])
+	}
+	return out, nil
+}
+
+// allImports are the Destinations of other clusters that concern a difference, and those that were imported.
+func (n *network) allImports(ctx context.Context, d difference) ([]ctrl.Request, error) {
+	concerned := func(namespace string) bool { return namespace != n.namespace && (d.everything || d.homes[namespace]) }
+	var list v1alpha1.DestinationList
+	if err := n.hub.GetClient().List(ctx, &list, client.UnsafeDisableDeepCopy); err != nil {
+		return nil, err
+	}
+	seen := map[types.NamespacedName]bool{}
+	var out []ctrl.Request
+	add := func(key types.NamespacedName) {
+		if concerned(key.Namespace) && !seen[key] {
+			seen[key] = true
+			out = append(out, ctrl.Request{NamespacedName: key})
+		}
+	}
+	for i := range list.Items {
+		add(client.ObjectKeyFromObject(&list.Items[i]))
+	}
+	for _, key := range n.imports.keys() {
+		add(key)
+	}
+	return out, nil
+}
+
+// lookAtExternal has ServiceEntries of external services looked at.
+func (n *network) lookAtExternal(ctx context.Context) error {
+	var entries networkingv1.ServiceEntryList
+	if err := n.istio.GetCache().List(ctx, &entries, client.UnsafeDisableDeepCopy); err != nil {
+		return fmt.Errorf("listing ServiceEntries: %w", err)
+	}
+	for _, e := range entries.Items {
+		if !isOurs(e) {
+			n.enqueue(externController, 0, requestOf(e)...)
+		}
+	}
+	return nil
+}

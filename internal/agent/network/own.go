@@ -1,0 +1,388 @@
+package network
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	networkingv1 "istio.io/client-go/pkg/apis/networking/v1"
+	securityv1 "istio.io/client-go/pkg/apis/security/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
+	"github.com/isthmus-mesh/isthmus/internal/federation"
+	"github.com/isthmus-mesh/isthmus/internal/finding"
+	"github.com/isthmus-mesh/isthmus/internal/kube"
+	"github.com/isthmus-mesh/isthmus/internal/membership"
+	"github.com/isthmus-mesh/isthmus/internal/policy"
+)
+
+// maxEndpoints of a destination in a flat network.
+const maxEndpoints = 1000
+
+// reconcileOwn federates a Destination of this cluster, protects it, and reports both.
+func (n *network) reconcileOwn(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
+	v := n.view.Load()
+	if v == nil {
+		return ctrl.Result{}, nil
+	}
+	done := func() { n.progress.done(work{ownWork, req.Namespace, req.Name}, v.sequence) }
+	d := &v1alpha1.Destination{}
+	err := n.hub.GetClient().Get(ctx, req.NamespacedName, d)
+	if apierrors.IsNotFound(err) {
+		again, err := n.ownGone(ctx, v, req)
+		if err == nil {
+			done()
+		}
+		return again, err
+	}
+	if err != nil {
+		return ctrl.Result{}, err
+	}
+	mesh := v.own[d.Spec.Mesh]
+	if mesh == nil || v.frozen(mesh) {
+		done()
+		return ctrl.Result{}, nil
+	}
+	vm := v.of(mesh)
+	have, err := n.objects.madeFor(ctx, req.String(), &securityv1.AuthorizationPolicyList{})
+	if err != nil {
+		return ctrl.Result{}, err
+	}
+	if vm == nil && !n.givenUp(v, mesh, d, have) {
+		done()
+		return ctrl.Result{}, nil
+	}
+	state := ownState{}
+	if vm != nil {
+		if state, err = n.judge(ctx, v, vm, mesh, d); err != nil {
+			return ctrl.Result{}, err
+		}
+	}
+	var label string
+	if vm != nil {
+		label = labelOf(vm)
+	}
+	var foreign finding.Findings
+	for _, want := range state.policies {
+		err := n.objects.apply(ctx, want, label)
+		if f, ok := foreignObject(err); ok {
+			foreign = append(foreign, f)
+		} else if err != nil {
+			return ctrl.Result{}, err
+		}
+	}
+	if err := n.prune(ctx, have, state.policies, "no policy of the virtual mesh calls for it"); err != nil {
+		return ctrl.Result{}, err
+	}
+	if err := n.reportOwn(ctx, d, state, foreign); err != nil {
+		return ctrl.Result{}, err
+	}
+	n.export(mesh, d, state.federation != nil)
+	done()
+	return ctrl.Result{}, nil
+}
+
+// ownState is what a Destination of this cluster shall be.
+type ownState struct {
+	federation *v1alpha1.AppliedFederation
+	findings   finding.Findings
+	policies   []*securityv1.AuthorizationPolicy
+	verdicts   []policy.Verdict
+}
+
+func (n *network) judge(ctx context.Context, v *view, vm *membership.VirtualMesh, mesh *v1alpha1.Mesh, d *v1alpha1.Destination) (s ownState, err error) {
+	s.federation, s.findings = federation.Federate(vm, mesh, d)
+	if s.federation == nil && len(s.findings) > 0 && d.Status.AppliedFederation != nil && passing(s.findings) {
+		s.federation = d.Status.AppliedFederation.DeepCopy() // what works is not taken away for what is missing now
+	}
+	if f := s.federation; f != nil {
+		if f.Subsets, err = n.subsets(ctx, vm, mesh, d); err != nil {
+			return s, err
+		}
+		f.Endpoints = nil
+		if vm.Spec.Federation != nil && vm.Spec.Federation.FlatNetwork {
+			if f.Endpoints, err = n.endpoints(ctx, d); err != nil {
+				return s, err
+			}
+		}
+	}
+	accepted := make([]policy.Accepted, len(v.policies))
+	for i := range v.policies {
+		accepted[i] = v.policies[i].Accepted
+	}
+	allow, verdicts := policy.For(vm, mesh, d, accepted)
+	s.verdicts = verdicts
+	if allow != nil {
+		s.policies = append(s.policies, allow)
+	}
+	if s.federation != nil {
+		if deny, _ := policy.ClientMeshes(vm, mesh, d, s.federation); deny != nil {
+			s.policies = append(s.policies, deny)
+		}
+	}
+	for _, p := range s.policies {
+		annotate(p, membership.MeshKey(mesh))
+	}
+	return s, nil
+}
+
+// subsets of the service that the gateways of the mesh know.
+func (n *network) subsets(ctx context.Context, vm *membership.VirtualMesh, mesh *v1alpha1.Mesh, d *v1alpha1.Destination) ([]string, error) {
+	gateways, _ := federation.ChosenGateways(vm, mesh)
+	if len(gateways) == 0 {
+		return nil, nil
+	}
+	s := &d.Spec.KubeService
+	var rules []*networkingv1.DestinationRule
+	for _, host := range nativeHosts(mesh, s) {
+		var list networkingv1.DestinationRuleList
+		if err := n.istio.GetCache().List(ctx, &list, client.MatchingFields{byHost: host}, client.UnsafeDisableDeepCopy); err != nil {
+			return nil, err
+		}
+		rules = append(rules, list.Items...)
+	}
+	if len(rules) == 0 {
+		return nil, nil
+	}
+	return federation.SubsetsOf(mesh, gateways[0].Namespace, s, rules), nil
+}
+
+// endpoints are the ready pods of a Service and their ports, sorted.
+func (n *network) endpoints(ctx context.Context, d *v1alpha1.Destination) ([]v1alpha1.FederatedEndpoint, error) {
+	if err := n.watchSlices(); err != nil {
+		return nil, err
+	}
+	s := &d.Spec.KubeService
+	var list discoveryv1.EndpointSliceList
+	err := n.istio.GetCache().List(ctx, &list, client.InNamespace(s.Namespace),
+		client.MatchingLabels{discoveryv1.LabelServiceName: s.Name}, client.UnsafeDisableDeepCopy)
+	if err != nil {
+		return nil, err
+	}
+	byAddress := map[string]v1alpha1.FederatedEndpoint{}
+	for i := range list.Items {
+		slice := &list.Items[i]
+		ports := map[string]int32{}
+		for _, p := range slice.Ports {
+			if p.Port != nil && p.Name != nil {
+				ports[portName(s, *p.Name)] = *p.Port
+			}
+		}
+		for _, e := range slice.Endpoints {
+			if e.Conditions.Ready != nil && !*e.Conditions.Ready {
+				continue
+			}
+			for _, a := range e.Addresses {
+				byAddress[a] = v1alpha1.FederatedEndpoint{Address: a, Ports: ports}
+			}
+		}
+	}
+	var out []v1alpha1.FederatedEndpoint
+	for _, a := range slices.Sorted(maps.Keys(byAddress)) {
+		if len(out) < maxEndpoints {
+			out = append(out, byAddress[a])
+		}
+	}
+	return out, nil
+}
+
+// portName is the name of a Service's port in other meshes.
+func portName(s *v1alpha1.KubeService, name string) string {
+	if name == "" && len(s.Ports) > 0 {
+		return fmt.Sprintf("port-%d", s.Ports[0].Port)
+	}
+	return name
+}
+
+// nativeHosts are the hosts by which a DestinationRule may be about a service, as they may be written.
+func nativeHosts(mesh *v1alpha1.Mesh, s *v1alpha1.KubeService) []string {
+	domain := cmp.Or(mesh.Spec.Istio.ClusterDomain, "cluster.local")
+	short := s.Name + "." + s.Namespace
+	return append([]string{s.Name, short, short + ".svc"}, covering(short+".svc."+domain)...)
+}
+
+// passing reports whether all findings are about what may be missing for a moment.
+func passing(fs finding.Findings) bool {
+	return !slices.ContainsFunc(fs, func(f finding.Finding) bool {
+		return f.Reason != federation.ReasonNoGateway && f.Reason != federation.ReasonNoIdentity && f.Reason != federation.ReasonInvalidIdentity
+	})
+}
+
+// watchSlices watches EndpointSlices from the first time that a flat network calls for them.
+func (n *network) watchSlices() error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.flat {
+		return nil
+	}
+	if err := n.addFlat(); err != nil {
+		return err
+	}
+	n.flat = true
+	return nil
+}
+
+// reportOwn writes label and status of a Destination.
+func (n *network) reportOwn(ctx context.Context, d *v1alpha1.Destination, s ownState, foreign finding.Findings) error {
+	want := &v1alpha1.Destination{ObjectMeta: metav1.ObjectMeta{Name: d.Name, Namespace: d.Namespace}}
+	st := &want.Status
+	st.AppliedFederation = s.federation
+	problems := append(slices.Clone(s.findings), foreign...)
+	for _, verdict := range s.verdicts {
+		if len(verdict.Errors) == 0 {
+			st.AppliedAccessPolicies = append(st.AppliedAccessPolicies, verdict.Policy)
+			continue
+		}
+		st.RejectedAccessPolicies = append(st.RejectedAccessPolicies, v1alpha1.RejectedAccessPolicy{
+			Name: verdict.Policy, Errors: atMost(verdict.Errors.Errors(), 16),
+		})
+		for _, e := range verdict.Errors {
+			e.Message = "AccessPolicy " + verdict.Policy + ": " + e.String()
+			e.Field = ""
+			problems = append(problems, e)
+		}
+	}
+	st.AppliedAccessPolicies = atMost(st.AppliedAccessPolicies, 64)
+	st.RejectedAccessPolicies = atMost(st.RejectedAccessPolicies, 64)
+	st.Errors = problems.Errors()
+	if s.federation != nil || len(s.verdicts) > 0 || len(problems) > 0 {
+		st.ObservedGeneration = d.Generation
+		st.Conditions = finding.Conditions(d.Status.Conditions, d.Generation, problems.Condition(v1alpha1.ConditionReady, v1alpha1.ReasonReady, "in force"))
+	}
+	hub := n.hub.GetClient()
+	if err := kube.ApplyStatus(ctx, hub, fieldOwner, d, want); err != nil {
+		return err
+	}
+	// Last, so that other agents hear of a Destination that is complete.
+	if labelled := d.Labels[v1alpha1.LabelFederated] != ""; labelled == (s.federation != nil) {
+		return nil
+	}
+	was := d.DeepCopy()
+	is := d.DeepCopy()
+	if s.federation != nil {
+		metav1.SetMetaDataLabel(&is.ObjectMeta, v1alpha1.LabelFederated, "true")
+	} else {
+		delete(is.Labels, v1alpha1.LabelFederated)
+	}
+	return client.IgnoreNotFound(hub.Patch(ctx, is, client.MergeFrom(was), client.FieldOwner(fieldOwner)))
+}
+
+// export keeps the set of what a mesh federates.
+func (n *network) export(mesh *v1alpha1.Mesh, d *v1alpha1.Destination, federated bool) {
+	service := ""
+	if federated {
+		service = d.Spec.KubeService.Name
+	}
+	n.mu.Lock()
+	changed := n.exportsOf(mesh.Name).Set(d.Name, service, d.Spec.KubeService.Namespace)
+	n.mu.Unlock()
+	if changed {
+		n.lookAtMeshes(0)
+		n.refresh()
+	}
+}
+
+// ownGone follows a Destination that is not in the hub any more: if discovery calls for one it will be back.
+func (n *network) ownGone(ctx context.Context, v *view, req ctrl.Request) (ctrl.Result, error) {
+	called, err := n.discovery.Calls(ctx, req.Name)
+	if err != nil {
+		return ctrl.Result{}, err
+	}
+	if called {
+		return ctrl.Result{RequeueAfter: unsettled}, nil
+	}
+	have, err := n.objects.madeFor(ctx, req.String(), &securityv1.AuthorizationPolicyList{})
+	if err != nil {
+		return ctrl.Result{}, err
+	}
+	for _, mesh := range v.own {
+		if v.frozen(mesh) {
+			return ctrl.Result{}, nil
+		}
+	}
+	if err := n.prune(ctx, have, nil, "the Service is gone or in no mesh"); err != nil {
+		return ctrl.Result{}, err
+	}
+	changed := false
+	n.mu.Lock()
+	for _, e := range n.exports {
+		changed = e.Set(req.Name, "", "") || changed
+	}
+	n.mu.Unlock()
+	if changed {
+		n.lookAtMeshes(0)
+		n.refresh()
+	}
+	return ctrl.Result{}, nil
+}
+
+// givenUp reports whether all that was made for a Destination belongs to virtual meshes that users have given up.
+func (n *network) givenUp(v *view, mesh *v1alpha1.Mesh, d *v1alpha1.Destination, have []client.Object) bool {
+	if f := d.Status.AppliedFederation; f != nil {
+		name, namespace, _ := cutLast(f.VirtualMesh)
+		if !v.givenUp(kube.VirtualMeshLabel(name, namespace), mesh) {
+			return false
+		}
+	}
+	return !slices.ContainsFunc(have, func(o client.Object) bool { return !v.givenUp(o.GetLabels()[v1alpha1.LabelVirtualMesh], mesh) })
+}
+
+// prune deletes of what there is what is not wanted.
+func (n *network) prune(ctx context.Context, have []client.Object, want []*securityv1.AuthorizationPolicy, why string) error {
+	for _, o := range have {
+		if slices.ContainsFunc(want, func(w *securityv1.AuthorizationPolicy) bool {
+			return w.Name == o.GetName() && w.Namespace == o.GetNamespace()
+		}) {
+			continue
+		}
+		if err := n.objects.delete(ctx, o, why); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// annotate names the mesh that an object was made for.
+func annotate(o client.Object, mesh string) {
+	annotations := maps.Clone(o.GetAnnotations())
+	if annotations == nil {
+		annotations = map[string]string{}
+	}
+	annotations[annotationMesh] = mesh
+	o.SetAnnotations(annotations)
+}
+
+func labelOf(vm *membership.VirtualMesh) string {
+	name, namespace, _ := cutLast(vm.Name)
+	return kube.VirtualMeshLabel(name, namespace)
+}
+
+// cutLast splits "<name>.<namespace>": a name may have dots, a namespace has none.
+func cutLast(qualified string) (name, namespace string, ok bool) {
+	i := strings.LastIndexByte(qualified, '.')
+	if i < 0 {
+		return qualified, "", false
+	}
+	return qualified[:i], qualified[i+1:], true
+}
+
+func atMost[T any](list []T, limit int) []T { return list[:min(len(list), limit)] }
+
+// foreignObject turns the error that an object of somebody else is in the way into a finding.
+func foreignObject(err error) (finding.Finding, bool) {
+	if f, ok := asForeign(err); ok {
+		return finding.Finding{Reason: ReasonForeignObject, Message: f.Error()}, true
+	}
+	return finding.Finding{}, false
+}
+
+// ReasonForeignObject says that an object of somebody else has the name of one that is called for.
+const ReasonForeignObject = "ForeignObject"

@@ -1,0 +1,245 @@
+package network
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	networkingv1 "istio.io/client-go/pkg/apis/networking/v1"
+	securityv1 "istio.io/client-go/pkg/apis/security/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/client-go/util/workqueue"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/cluster"
+
+	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
+	"github.com/isthmus-mesh/isthmus/internal/agent/discovery"
+	"github.com/isthmus-mesh/isthmus/internal/federation"
+	"github.com/isthmus-mesh/isthmus/internal/kube"
+	"github.com/isthmus-mesh/isthmus/internal/kube/hublink"
+)
+
+// Rights in the agent's own cluster (for charts/isthmus-agent):
+//
+// +kubebuilder:rbac:groups=networking.istio.io,resources=destinationrules;gateways;serviceentries,verbs=get;list;watch;create;update;patch;delete
+// +kubebuilder:rbac:groups=security.istio.io,resources=authorizationpolicies;peerauthentications,verbs=get;list;watch;create;update;patch;delete
+// +kubebuilder:rbac:groups=discovery.k8s.io,resources=endpointslices,verbs=get;list;watch
+// +kubebuilder:rbac:groups=apps,resources=daemonsets;deployments;statefulsets,verbs=get
+
+// DefaultAddressRange is the range of the addresses of federated hostnames. It is reserved (RFC 1112, class E), so that nothing
+// else uses it, and keeps clear of 240.240.0.0/16, which Istio assigns from.
+var DefaultAddressRange = netip.MustParsePrefix("241.0.0.0/8")
+
+// DefaultMaxImports is how many destinations of one cluster are imported.
+const DefaultMaxImports = 20_000
+
+// Options of the agent's network part.
+type Options struct {
+	// Cluster is the registered name of this cluster.
+	Cluster string
+	// AddressRange of federated hostnames. Defaults to DefaultAddressRange.
+	AddressRange netip.Prefix
+	// MaxImports is how many destinations of one cluster are imported. Defaults to DefaultMaxImports.
+	MaxImports int
+	// Now is the clock; nil means time.Now.
+	Now func() time.Time
+}
+
+// Kinds are what this package needs of the hub's cache.
+func Kinds() []client.Object {
+	return []client.Object{
+		&v1alpha1.VirtualMesh{}, &v1alpha1.AccessPolicy{}, &v1alpha1.Mesh{}, &v1alpha1.Workload{}, &v1alpha1.Destination{},
+	}
+}
+
+// AddToScheme adds the kinds of Istio that this package reads and makes.
+func AddToScheme(s *runtime.Scheme) error {
+	return errors.Join(networkingv1.AddToScheme(s), securityv1.AddToScheme(s))
+}
+
+// Setup has the network part run whenever there is a hub, and Istio's kinds in this cluster.
+func Setup(link *hublink.Link, local *discovery.Local, o Options) {
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if !o.AddressRange.IsValid() {
+		o.AddressRange = DefaultAddressRange
+	}
+	if o.MaxImports == 0 {
+		o.MaxImports = DefaultMaxImports
+	}
+	var running atomic.Pointer[network]
+	link.Annotate(func() map[string]string {
+		if n := running.Load(); n != nil {
+			return n.annotations()
+		}
+		return nil
+	})
+	link.Setup(func(ctx context.Context, mgr ctrl.Manager, hub cluster.Cluster) error {
+		n, err := newNetwork(ctx, mgr, hub, local, o)
+		if err != nil {
+			return fmt.Errorf("setting up the network part: %w", err)
+		}
+		n.refresh = link.Refresh
+		running.Store(n)
+		return mgr.Add(n)
+	}, Kinds()...)
+}
+
+// network is what the reconcilers share.
+type network struct {
+	Options
+	namespace string // of this cluster, in the hub
+	mgr       ctrl.Manager
+	istio     cluster.Cluster // the caches of Istio's objects
+	objects   *objects
+	live      client.Reader // this cluster's API server itself
+	hub       cluster.Cluster
+	discovery *discovery.Local
+	refresh   func() // has the heartbeat sent at once
+
+	view      atomic.Pointer[view]
+	progress  *progress
+	addresses *addresses
+	imports   *importIndex
+	reports   *reports
+	evidence  *evidence
+	forbidden atomic.Pointer[map[string]bool] // addresses of API servers, "<ip>:<port>"
+
+	mu        sync.Mutex
+	exports   map[string]*federation.Exports // by own mesh
+	exported  map[string]int64               // generation of its virtual mesh that exports are complete for, by own mesh
+	flat      bool                           // EndpointSlices are watched
+	addFlat   func() error
+	queueOf   map[string]workqueue.TypedRateLimitingInterface[ctrl.Request]
+	allQueues chan struct{} // closed when each controller has its queue
+}
+
+func newNetwork(ctx context.Context, mgr ctrl.Manager, hub cluster.Cluster, local *discovery.Local, o Options) (*network, error) {
+	istio, err := newLocal(mgr)
+	if err != nil {
+		return nil, err
+	}
+	n := &network{
+		Options:   o,
+		namespace: kube.ClusterNamespace(o.Cluster),
+		mgr:       mgr,
+		istio:     istio,
+		objects:   &objects{Client: mgr.GetClient(), cache: istio.GetCache()},
+		live:      mgr.GetAPIReader(),
+		hub:       hub,
+		discovery: local,
+		refresh:   func() {},
+		addresses: newAddresses(o.AddressRange),
+		imports:   newImportIndex(),
+		exports:   map[string]*federation.Exports{},
+		exported:  map[string]int64{},
+		queueOf:   map[string]workqueue.TypedRateLimitingInterface[ctrl.Request]{},
+		allQueues: make(chan struct{}),
+	}
+	n.progress = newProgress(func() { n.lookAtMeshes(0) })
+	n.reports = newReports(func() { n.lookAtMeshes(reportDelay) })
+	n.evidence = &evidence{hub: hub.GetAPIReader(), cache: hub.GetCache(), now: o.Now, memo: map[string]said{}}
+	return n, nil
+}
+
+// Start implements manager.Runnable: it waits for Istio's kinds, fills the caches, and adds the controllers.
+func (n *network) Start(ctx context.Context) error {
+	log := n.mgr.GetLogger().WithName("network")
+	backoff := wait.Backoff{Duration: time.Second, Factor: 1.5, Jitter: 0.1, Steps: 8, Cap: 15 * time.Second}
+	said := ""
+	err := backoff.DelayFunc().Until(ctx, true, true, func(ctx context.Context) (bool, error) {
+		err := n.served(ctx)
+		if err != nil && ctx.Err() == nil && err.Error() != said {
+			log.Info("waiting for Istio's kinds", "reason", err.Error())
+			said = err.Error()
+		}
+		return err == nil, nil
+	})
+	if err != nil {
+		return nil //nolint:nilerr // only the end of ctx
+	}
+	if err := addIndexes(ctx, n.istio.GetFieldIndexer()); err != nil {
+		return err
+	}
+	for _, kind := range kindsOfIstio() {
+		if _, err := n.istio.GetCache().GetInformer(ctx, kind, cache.BlockUntilSynced(false)); err != nil {
+			return ignoreEnd(ctx, err)
+		}
+	}
+	if err := n.mgr.Add(n.istio); err != nil {
+		return err
+	}
+	if !n.istio.GetCache().WaitForCacheSync(ctx) {
+		return nil // only the end of ctx
+	}
+	if err := n.recall(ctx); err != nil {
+		return ignoreEnd(ctx, err)
+	}
+	if err := n.addControllers(); err != nil {
+		return err
+	}
+	log.Info("at work")
+	return nil
+}
+
+// served asks whether the API server serves every kind that is needed.
+func (n *network) served(ctx context.Context) error {
+	for _, kind := range []client.ObjectList{
+		&networkingv1.ServiceEntryList{}, &networkingv1.DestinationRuleList{}, &networkingv1.GatewayList{},
+		&securityv1.AuthorizationPolicyList{}, &securityv1.PeerAuthenticationList{},
+	} {
+		if err := n.live.List(ctx, kind, client.Limit(1)); err != nil {
+			return err
+		}
+	}
+	servers, err := n.apiServers(ctx)
+	if err == nil {
+		n.forbidden.Store(&servers)
+	}
+	return err
+}
+
+func ignoreEnd(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// recall learns from the cluster what this agent made before it started: addresses and imports.
+func (n *network) recall(ctx context.Context) error {
+	var entries networkingv1.ServiceEntryList
+	if err := n.istio.GetCache().List(ctx, &entries, client.UnsafeDisableDeepCopy); err != nil {
+		return err
+	}
+	for _, e := range entries.Items {
+		if isOurs(e) && len(e.Spec.Hosts) == 1 {
+			n.addresses.claim(e.Spec.Hosts[0], e.Spec.Addresses)
+			n.imports.set(e.Annotations[v1alpha1.AnnotationDestination], e.Spec.Hosts[0])
+		}
+	}
+	for _, e := range entries.Items {
+		if !isOurs(e) {
+			n.addresses.reserve(client.ObjectKeyFromObject(e).String(), e.Spec.Addresses)
+		}
+	}
+	return nil
+}
+
+// exportsOf returns the exports of an own mesh. The caller holds n.mu.
+func (n *network) exportsOf(mesh string) *federation.Exports {
+	e := n.exports[mesh]
+	if e == nil {
+		e = &federation.Exports{}
+		n.exports[mesh] = e
+	}
+	return e
+}
