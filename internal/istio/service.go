@@ -11,9 +11,11 @@ import (
 	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
 )
 
+// MaxIdentities is how many identities a Destination has at most.
+const MaxIdentities = 64
+
 // Limits of the API.
 const (
-	maxIdentities   = 64
 	maxSubsetKeys   = 32
 	maxSubsetValues = 64
 	maxPorts        = 256
@@ -61,7 +63,12 @@ func (in *Installation) Destination(s *corev1.Service, ns *corev1.Namespace, b B
 	for _, c := range b.Controllers {
 		own := pods[Owner{c.Kind, c.Name}]
 		m := in.controller(c, ns, own)
-		if found.add(m, c.Template.Labels); m.state == Inside {
+		found.add(m, c.Template.Labels)
+		// A template that would be in a mesh counts even where its pods are not yet: its next one may serve at once.
+		if m.state == Outside {
+			m = in.place(in.Expected(c.Template, ns))
+		}
+		if m.state == Inside {
 			found.identify(m.mesh, ns.Name, serviceAccount(&c.Template.Spec))
 		}
 		for _, pod := range own {
@@ -118,7 +125,7 @@ func (b *backends) identify(mesh *v1alpha1.IstioMesh, namespace, serviceAccount 
 
 func (b *backends) identities() []string {
 	ids := slices.Sorted(maps.Keys(b.ids))
-	return ids[:min(len(ids), maxIdentities)]
+	return ids[:min(len(ids), MaxIdentities)]
 }
 
 // Identity is the SPIFFE ID that Istio gives to a service account

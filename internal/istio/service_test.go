@@ -69,6 +69,8 @@ func TestDestination(t *testing.T) {
 		{"pods without a controller of ours", plain, service, istio.Backends{Pods: []*corev1.Pod{job}}, istio.Inside, id("reviews-v2"), nil},
 		{"only one of two is in the mesh", plain, service, istio.Backends{Pods: []*corev1.Pod{in(v1), out(v2)}, Controllers: []istio.Controller{controller(v1), controller(v2)}},
 			istio.Inside, id("reviews"), nil},
+		{"only one of two is in the mesh yet", meshed, service, istio.Backends{Pods: []*corev1.Pod{in(v1), out(v2)}, Controllers: []istio.Controller{controller(v1), controller(v2)}},
+			istio.Inside, id("reviews", "reviews-v2"), nil},
 		{"a pod that has failed", plain, service, istio.Backends{Pods: []*corev1.Pod{in(v1), failed}, Controllers: []istio.Controller{controller(v1)}}, istio.Inside, id("reviews"), nil},
 		{"pods outside of the mesh", plain, service, istio.Backends{Pods: []*corev1.Pod{out(v1)}, Controllers: []istio.Controller{controller(v1)}}, istio.Outside, nil, nil},
 		{"pods that were not injected", meshed, service, istio.Backends{Pods: []*corev1.Pod{out(v1)}, Controllers: []istio.Controller{controller(v1)}}, istio.Outside, nil, nil},

@@ -2,6 +2,9 @@ package discovery
 
 import (
 	"context"
+	"slices"
+	"strings"
+	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -20,6 +23,7 @@ import (
 type destinations struct{ *discovery }
 
 func (d *discovery) addDestinations(mgr ctrl.Manager, local, hub cache.Cache) (signal, error) {
+	d.leaving.grace = identityGrace
 	r := &destinations{d}
 	c, err := newController(mgr, "discovery-destination", 4, r)
 	if err != nil {
@@ -93,18 +97,40 @@ var destinationKind = kind[v1alpha1.DestinationSpec]{
 	gone:  "the Service is gone or in no mesh",
 }
 
-// Reconcile makes the hub have what is true of one Service.
+// Reconcile makes the hub have what is true of one Service, but for identities that are still in their grace.
 func (r *destinations) Reconcile(ctx context.Context, req request) (reconcile.Result, error) {
-	return keep(ctx, r.discovery, destinationKind, req, kube.Qualified(req.Name, req.Namespace), r.observeAndTell)
+	name := kube.Qualified(req.Name, req.Namespace)
+	var again time.Duration
+	result, err := keep(ctx, r.discovery, destinationKind, req, name,
+		func(ctx context.Context, v *view, req request, published *v1alpha1.DestinationSpec) (v1alpha1.DestinationSpec, istio.Membership, error) {
+			o, err := r.inspect(ctx, v, types.NamespacedName{Namespace: req.Namespace, Name: req.Name})
+			if err != nil {
+				return o.spec, o.state, err
+			}
+			switch o.state {
+			case istio.Outside:
+				r.leaving.forget(name)
+				r.gateways.set(o.key, false)
+			case istio.Inside:
+				r.gateways.set(o.key, o.gateway != "")
+				if published != nil {
+					o.spec.Identities, again = r.leaving.keep(name, own(published.Identities, o.mesh, req.Namespace), o.spec.Identities, time.Now())
+				}
+			}
+			return o.spec, o.state, nil
+		})
+	if err == nil && result.RequeueAfter == 0 {
+		result.RequeueAfter = again
+	}
+	return result, err
 }
 
-// observeAndTell describes a Service and tells the reconciler of Meshes if it became a gateway's or is one no more.
-func (r *destinations) observeAndTell(ctx context.Context, v *view, req request) (v1alpha1.DestinationSpec, istio.Membership, error) {
-	o, err := r.inspect(ctx, v, types.NamespacedName{Namespace: req.Namespace, Name: req.Name})
-	if err == nil && o.state != istio.Unknown {
-		r.gateways.set(o.key, o.gateway != "")
-	}
-	return o.spec, o.state, err
+// own returns those identities that a mesh gives in a namespace. Others were never true of a Service there, or are refused by
+// every other mesh since the trust domain is another.
+func own(identities []string, mesh *v1alpha1.IstioMesh, namespace string) []string {
+	return slices.DeleteFunc(slices.Clone(identities), func(id string) bool {
+		return !strings.HasPrefix(id, istio.Identity(mesh.TrustDomain, namespace, ""))
+	})
 }
 
 // observe describes a Service.

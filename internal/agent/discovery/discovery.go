@@ -36,6 +36,7 @@ type discovery struct {
 	hub       client.Client
 	view      atomic.Pointer[view]
 	gateways  gatewaySet
+	leaving   leaving
 }
 
 // view is what every answer depends on. Reconcilers of services and workloads wait for the first one and are told of each

@@ -37,6 +37,9 @@ import (
 	"github.com/isthmus-mesh/isthmus/internal/testenv"
 )
 
+// grace of identities that are gone.
+const grace = time.Second
+
 const (
 	hubNamespace = "isthmus-east"
 	meshName     = "istiod-istio-system-east"
@@ -147,7 +150,7 @@ func (w *world) agent() (stop func()) {
 	if err := mgr.Add(hub); err != nil {
 		w.Fatal(err)
 	}
-	if err := discovery.Add(w.ctx, mgr, hub, "east"); err != nil {
+	if err := discovery.AddWithGrace(w.ctx, mgr, hub, "east", grace); err != nil {
 		w.Fatal(err)
 	}
 	return w.run(mgr)
@@ -498,7 +501,21 @@ func TestDiscovery(t *testing.T) {
 		w.destination("reviews.shop", identities(shop+"reviews", shop+"reviews-next"))
 		w.create(istiotest.Injected(istiotest.Pod(deployment, "ccc", "1"), "default", true))
 		w.settle()
+		gone := time.Now()
 		w.delete(old)
+		w.destination("reviews.shop", identities(shop+"reviews-next"))
+		if after := time.Since(gone); after < grace {
+			t.Errorf("the old one was removed after %v, before %v had passed", after, grace)
+		}
+	})
+
+	w.story("a change of the template alone publishes its identity", func(t *testing.T) {
+		template := func(sa string) {
+			w.edit(deployment, func() { deployment.Spec.Template.Spec.ServiceAccountName = sa })
+		}
+		template("reviews-other")
+		w.destination("reviews.shop", identities(shop+"reviews-next", shop+"reviews-other"))
+		template("reviews-next")
 		w.destination("reviews.shop", identities(shop+"reviews-next"))
 	})
 

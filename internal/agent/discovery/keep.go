@@ -25,10 +25,10 @@ type kind[S any] struct {
 	gone string
 }
 
-// keep makes the hub have, under the given name, what is observed of one source. What is unknown changes nothing, unless the
-// mesh itself is gone.
+// keep makes the hub have, under the given name, what is observed of one source, given what the hub has of it, nil for
+// nothing. What is unknown changes nothing, unless the mesh itself is gone.
 func keep[S any](ctx context.Context, d *discovery, k kind[S], req request, name string,
-	observe func(context.Context, *view, request) (S, istio.Membership, error),
+	observe func(context.Context, *view, request, *S) (S, istio.Membership, error),
 ) (reconcile.Result, error) {
 	v := d.view.Load()
 	if v == nil {
@@ -40,7 +40,11 @@ func keep[S any](ctx context.Context, d *discovery, k kind[S], req request, name
 	if client.IgnoreNotFound(err) != nil {
 		return reconcile.Result{}, err
 	}
-	want, state, err := observe(ctx, v, req)
+	var published *S
+	if exists {
+		published = k.spec(have)
+	}
+	want, state, err := observe(ctx, v, req, published)
 	if err != nil {
 		return reconcile.Result{}, err
 	}

@@ -116,7 +116,7 @@ func (r *workloads) Reconcile(ctx context.Context, req request) (reconcile.Resul
 }
 
 // observe describes a controller. That it is gone is believed of the API server only, not of the cache.
-func (r *workloads) observe(ctx context.Context, v *view, req request) (v1alpha1.WorkloadSpec, istio.Membership, error) {
+func (r *workloads) observe(ctx context.Context, v *view, req request, _ *v1alpha1.WorkloadSpec) (v1alpha1.WorkloadSpec, istio.Membership, error) {
 	var none v1alpha1.WorkloadSpec
 	if v.excludes(req.Namespace) {
 		return none, istio.Outside, nil
