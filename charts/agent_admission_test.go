@@ -11,6 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -20,15 +21,14 @@ import (
 	"github.com/isthmus-mesh/isthmus/internal/testenv"
 )
 
-// TestAgentOnlyRestarts: an agent that was taken over may start rollouts, and not change what runs.
-func TestAgentOnlyRestarts(t *testing.T) {
-	ctx := context.Background()
-	cluster := testenv.Start(t)
+// installAgent installs the agent's chart and returns a client with the agent's rights.
+func installAgent(t *testing.T, cluster *testenv.Cluster) client.Client {
+	t.Helper()
 	for _, ns := range []string{"isthmus-agent", "istio-system"} {
 		cluster.Namespace(t, ns, nil)
 	}
 	for _, obj := range render(t, charts.Agent, "isthmus-agent", map[string]any{"cluster": "east"}) {
-		if err := cluster.Client.Create(ctx, obj); err != nil {
+		if err := cluster.Client.Create(t.Context(), obj); err != nil {
 			t.Fatalf("%s %s: %v", obj.GetKind(), obj.GetName(), err)
 		}
 	}
@@ -41,6 +41,14 @@ func TestAgentOnlyRestarts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return agent
+}
+
+// TestAgentOnlyRestarts: an agent that was taken over may start rollouts, and not change what runs.
+func TestAgentOnlyRestarts(t *testing.T) {
+	ctx := context.Background()
+	cluster := testenv.Start(t)
+	agent := installAgent(t, cluster)
 
 	meta := metav1.ObjectMeta{Name: "istiod", Namespace: "istio-system", Labels: map[string]string{"app": "istiod"}}
 	pod := corev1.PodSpec{Containers: []corev1.Container{{Name: "discovery", Image: "istiod:1"}}}
@@ -72,9 +80,6 @@ func TestAgentOnlyRestarts(t *testing.T) {
 			t.Fatal(err)
 		}
 		return agent.Patch(ctx, obj.DeepCopyObject().(client.Object), client.RawPatch(types.StrategicMergePatchType, raw), client.DryRunAll)
-	}
-	denied := func(err error) bool {
-		return apierrors.IsInvalid(err) && strings.Contains(err.Error(), "denied request: an agent")
 	}
 	// The API server takes a moment to load policies.
 	for obj, p := range map[client.Object]patch{objects[1]: inTemplate(image), objects[4]: image} {
@@ -122,4 +127,133 @@ func TestAgentOnlyRestarts(t *testing.T) {
 			}
 		}
 	})
+}
+
+// denied reports whether an admission policy of the agent refused something.
+func denied(err error) bool {
+	return apierrors.IsInvalid(err) && strings.Contains(err.Error(), "denied request: an agent")
+}
+
+// TestAgentWritesItsOwnNetwork: an agent that was taken over touches no Istio object of anybody else, opens no gateway for more
+// than a namespace, and redirects no traffic but that to other clusters.
+func TestAgentWritesItsOwnNetwork(t *testing.T) {
+	ctx := context.Background()
+	cluster := testenv.Start(t, testenv.IstioCRDs(t))
+	agent := installAgent(t, cluster)
+	cluster.Namespace(t, "default", nil)
+
+	type spec = map[string]any
+	object := func(kind, namespace, name string, s spec) *unstructured.Unstructured {
+		group := "networking.istio.io/v1"
+		if strings.HasSuffix(kind, "Policy") || kind == "PeerAuthentication" {
+			group = "security.istio.io/v1"
+		}
+		return &unstructured.Unstructured{Object: map[string]any{
+			"apiVersion": group, "kind": kind, "spec": s,
+			"metadata": map[string]any{"namespace": namespace, "name": name, "labels": map[string]any{"isthmus.dev/managed-by": "isthmus-agent-network"}},
+		}}
+	}
+	gateway := func(mode string, hosts ...any) spec {
+		return spec{"selector": map[string]any{"istio": "eastwestgateway"}, "servers": []any{map[string]any{
+			"port":  map[string]any{"number": int64(15443), "name": "tls", "protocol": "TLS"},
+			"hosts": hosts, "tls": map[string]any{"mode": mode},
+		}}}
+	}
+	entry := func(location, host string, identities ...any) spec {
+		return spec{
+			"hosts": []any{host}, "location": location, "resolution": "STATIC", "subjectAltNames": identities,
+			"ports": []any{map[string]any{"number": int64(9080), "name": "http"}}, "addresses": []any{"241.0.0.1"},
+			"endpoints": []any{map[string]any{"address": "172.31.0.12", "ports": map[string]any{"http": int64(15443)}}},
+		}
+	}
+	const id = "spiffe://cluster.local/ns/default/sa/reviews"
+	rule := func(host string) spec {
+		return spec{"host": host, "trafficPolicy": map[string]any{"tls": map[string]any{"mode": "ISTIO_MUTUAL"}}}
+	}
+	good := []*unstructured.Unstructured{
+		object("Gateway", "default", "isthmus-gateway", gateway("AUTO_PASSTHROUGH", "*.default.svc.cluster.local", "reviews.test.svc.cluster.local")),
+		object("ServiceEntry", "istio-system", "reviews.default.svc.west.global", entry("MESH_INTERNAL", "reviews.default.svc.west.global", id)),
+		object("DestinationRule", "istio-system", "reviews.default.svc.west.global", rule("reviews.default.svc.west.global")),
+		object("DestinationRule", "istio-system", "isthmus-keepalive-example.com", rule("example.com")),
+		object("AuthorizationPolicy", "istio-system", "isthmus-global-access", spec{}),
+		object("AuthorizationPolicy", "default", "isthmus-reviews", spec{"action": "ALLOW", "rules": []any{map[string]any{}}}),
+		object("PeerAuthentication", "istio-system", "isthmus", spec{"mtls": map[string]any{"mode": "STRICT"}}),
+	}
+	unlabelled := func(o *unstructured.Unstructured) *unstructured.Unstructured {
+		o = o.DeepCopy()
+		o.SetLabels(map[string]string{"isthmus.dev/managed-by": "somebody"})
+		return o
+	}
+	foreign := object("AuthorizationPolicy", "default", "mine", spec{"action": "DENY"})
+	foreign.SetLabels(nil)
+	if err := cluster.Client.Create(ctx, foreign); err != nil {
+		t.Fatal(err)
+	}
+	testenv.Eventually(t, "the policy is in force", func() error {
+		if err := agent.Create(ctx, unlabelled(good[0]), client.DryRunAll); !denied(err) {
+			return fmt.Errorf("err = %w", err)
+		}
+		return nil
+	})
+
+	for _, o := range good {
+		t.Run(o.GetKind()+" "+o.GetName(), func(t *testing.T) {
+			if err := agent.Create(ctx, unlabelled(o)); !denied(err) {
+				t.Errorf("without the label: err = %v", err)
+			}
+			live := o.DeepCopy()
+			if err := agent.Create(ctx, live); err != nil {
+				t.Fatalf("created, which is the agent's business: %v", err)
+			}
+			if err := agent.Update(ctx, unlabelled(live)); !denied(err) {
+				t.Errorf("the label taken away: err = %v", err)
+			}
+			live.SetAnnotations(map[string]string{"x": "y"})
+			if err := agent.Update(ctx, live); err != nil {
+				t.Errorf("changed: %v", err)
+			}
+			if err := agent.Delete(ctx, live); err != nil {
+				t.Errorf("deleted: %v", err)
+			}
+		})
+	}
+	t.Run("what is another's", func(t *testing.T) {
+		if err := agent.Delete(ctx, foreign.DeepCopy()); !denied(err) {
+			t.Errorf("deleted: err = %v", err)
+		}
+		taken := foreign.DeepCopy()
+		taken.SetLabels(map[string]string{"isthmus.dev/managed-by": "isthmus-agent-network"})
+		if err := agent.Update(ctx, taken); !denied(err) {
+			t.Errorf("taken over by the label: err = %v", err)
+		}
+		if err := cluster.Client.Delete(ctx, foreign.DeepCopy()); err != nil {
+			t.Errorf("its owner may: %v", err)
+		}
+	})
+	for name, o := range map[string]*unstructured.Unstructured{
+		"a gateway for everything":              object("Gateway", "default", "x", gateway("AUTO_PASSTHROUGH", "*")),
+		"a gateway for every namespace":         object("Gateway", "default", "x", gateway("AUTO_PASSTHROUGH", "*.local")),
+		"a gateway for a namespace, misread":    object("Gateway", "default", "x", gateway("AUTO_PASSTHROUGH", "default/*")),
+		"a gateway for one more":                object("Gateway", "default", "x", gateway("AUTO_PASSTHROUGH", "reviews.default.svc.cluster.local", "*.svc.cluster.local")),
+		"a gateway that ends TLS":               object("Gateway", "default", "x", gateway("ISTIO_MUTUAL", "reviews.default.svc.cluster.local")),
+		"a host of the cluster itself":          object("ServiceEntry", "istio-system", "x", entry("MESH_INTERNAL", "reviews.default.svc.cluster.local", id)),
+		"a host of the internet":                object("ServiceEntry", "istio-system", "x", entry("MESH_INTERNAL", "api.example.com", id)),
+		"every host":                            object("ServiceEntry", "istio-system", "x", entry("MESH_INTERNAL", "*.svc.west.global", id)),
+		"a host that is external":               object("ServiceEntry", "istio-system", "x", entry("MESH_EXTERNAL", "reviews.default.svc.west.global", id)),
+		"a host whose identity nobody verifies": object("ServiceEntry", "istio-system", "x", entry("MESH_INTERNAL", "reviews.default.svc.west.global")),
+		"a host in a namespace of users":        object("ServiceEntry", "default", "x", entry("MESH_INTERNAL", "reviews.default.svc.west.global", id)),
+		"a DestinationRule in that of users":    object("DestinationRule", "default", "x", rule("reviews.default.svc.west.global")),
+		"a PeerAuthentication in that of users": object("PeerAuthentication", "default", "x", spec{"mtls": map[string]any{"mode": "DISABLE"}}),
+	} {
+		if err := agent.Create(ctx, o); !denied(err) {
+			t.Errorf("%s: err = %v", name, err)
+		}
+	}
+	for _, kind := range []string{"VirtualService", "EnvoyFilter", "Sidecar"} { // to which it has no right at all
+		o := object(kind, "default", "x", spec{})
+		o.SetAPIVersion("networking.istio.io/v1alpha3")
+		if err := agent.Create(ctx, o); !apierrors.IsForbidden(err) {
+			t.Errorf("%s: err = %v", kind, err)
+		}
+	}
 }

@@ -30,7 +30,7 @@ var cases = map[string]struct {
 	"hub":           {charts.Hub, "isthmus-system", nil},
 	"hub, all set":  {charts.Hub, "isthmus-system", map[string]any{"replicas": 2, "podDisruptionBudget": true, "secretNamespaces": []any{"pki"}, "apiAudiences": []any{"https://issuer.example"}, "extraArgs": []any{"--zap-log-level=debug"}, "podLabels": map[string]any{"a": "b"}, "image": map[string]any{"registry": "", "tag": "1"}}},
 	"agent":         {charts.Agent, "isthmus-agent", map[string]any{"cluster": "east"}},
-	"agent, others": {charts.Agent, "isthmus-agent", map[string]any{"cluster": "east", "restartWorkloads": false, "istioNamespaces": []any{"istio-system", "istio-two"}, "proxy": map[string]any{"httpsProxy": "http://proxy:3128", "noProxy": "10.0.0.0/8"}}},
+	"agent, others": {charts.Agent, "isthmus-agent", map[string]any{"cluster": "east", "restartWorkloads": false, "istioNamespaces": []any{"istio-system", "istio-two"}, "federation": map[string]any{"addressRange": "198.18.0.0/15"}, "proxy": map[string]any{"httpsProxy": "http://proxy:3128", "noProxy": "10.0.0.0/8"}}},
 }
 
 // render is `helm template`.
@@ -145,6 +145,8 @@ func TestRefusedValues(t *testing.T) {
 	}{
 		"no cluster":    {charts.Agent, nil, "cluster"},
 		"wrong cluster": {charts.Agent, map[string]any{"cluster": "East!"}, "cluster"},
+		"no range":      {charts.Agent, map[string]any{"cluster": "east", "federation": map[string]any{"addressRange": "241.0.0.0"}}, "addressRange"},
+		"one address":   {charts.Agent, map[string]any{"cluster": "east", "federation": map[string]any{"addressRange": "241.0.0.0/32"}}, "addressRange"},
 		"unknown value": {charts.Hub, map[string]any{"replica": 2}, "replica"},
 		"wrong type":    {charts.Hub, map[string]any{"secretNamespaces": "pki"}, "secretNamespaces"},
 	} {
