@@ -102,8 +102,8 @@ func (o *Objects) local(root string, planes []controlPlane) (v1alpha1.IstioMesh,
 	return mesh, true
 }
 
-// remote describes the mesh of a control plane in another cluster.
-func (o *Objects) remote(root string) v1alpha1.IstioMesh {
+// remote describes the mesh of control planes in another cluster, as far as the configuration of their revisions is here.
+func (o *Objects) remote(root string, revisions []string) v1alpha1.IstioMesh {
 	mesh := v1alpha1.IstioMesh{
 		RootNamespace:               root,
 		TrustDomain:                 defaultTrustDomain,
@@ -114,9 +114,25 @@ func (o *Objects) remote(root string) v1alpha1.IstioMesh {
 		Topology:                    v1alpha1.TopologyRemote,
 		Network:                     o.network(root),
 	}
-	if cfg, ok := o.meshConfig(root, DefaultRevision); ok {
-		mesh.TrustDomain, mesh.TrustDomainAliases = cfg.trustDomain(), cfg.aliases()
-		mesh.SmartDNSProxyingEnabled = cfg.flag("ISTIO_META_DNS_CAPTURE")
+	// The default revision's trust domain counts, else that of the first.
+	order := func(revision string) string {
+		if revision == DefaultRevision {
+			return ""
+		}
+		return revision
+	}
+	slices.SortFunc(revisions, func(a, b string) int { return cmp.Compare(order(a), order(b)) })
+	found := 0
+	for _, revision := range slices.Compact(revisions) {
+		cfg, ok := o.meshConfig(root, revision)
+		if !ok {
+			continue
+		}
+		if found++; found == 1 {
+			mesh.TrustDomain, mesh.TrustDomainAliases = cfg.trustDomain(), cfg.aliases()
+			mesh.SmartDNSProxyingEnabled = true
+		}
+		mesh.SmartDNSProxyingEnabled = mesh.SmartDNSProxyingEnabled && cfg.flag("ISTIO_META_DNS_CAPTURE")
 	}
 	return mesh
 }

@@ -61,7 +61,7 @@ func Read(o Objects) *Installation {
 			istiods[d.Namespace] = append(istiods[d.Namespace], controlPlane{d, Discovery(&d.Spec.Template.Spec)})
 		}
 	}
-	remotes := map[string]bool{}
+	remotes := map[string][]string{} // their revisions
 	partial := map[string]bool{}
 	for i := range o.Webhooks {
 		w := &o.Webhooks[i]
@@ -81,7 +81,7 @@ func Read(o Objects) *Installation {
 			switch {
 			case len(istiods[root]) > 0:
 			case remote:
-				remotes[root] = true
+				remotes[root] = append(remotes[root], revision)
 			default:
 				partial[root] = true
 			}
@@ -94,12 +94,12 @@ func Read(o Objects) *Installation {
 			partial[root] = true
 		}
 	}
-	for root := range remotes {
-		in.Meshes = append(in.Meshes, o.remote(root))
+	for root, revisions := range remotes {
+		in.Meshes = append(in.Meshes, o.remote(root, revisions))
 	}
 	for i := range o.ConfigMaps {
 		cm := &o.ConfigMaps[i]
-		if _, ok := cm.Data[meshConfigKey]; ok && strings.HasPrefix(cm.Name, "istio") && len(istiods[cm.Namespace]) == 0 && !remotes[cm.Namespace] {
+		if _, ok := cm.Data[meshConfigKey]; ok && strings.HasPrefix(cm.Name, "istio") && len(istiods[cm.Namespace]) == 0 && len(remotes[cm.Namespace]) == 0 {
 			partial[cm.Namespace] = true
 		}
 	}

@@ -6,8 +6,10 @@ import (
 	"strings"
 	"testing"
 
+	admissionv1 "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
 
 	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
@@ -170,6 +172,77 @@ func TestIncomplete(t *testing.T) {
 	if in := istio.Read(istio.Objects{}); len(in.Meshes)+len(in.Incomplete) != 0 {
 		t.Errorf("nothing there: %+v", in)
 	}
+}
+
+// TestSmartDNS: names are resolved in the mesh only if every revision's proxies do so.
+func TestSmartDNS(t *testing.T) {
+	mesh := func(value string) string {
+		return "trustDomain: td\ndefaultConfig:\n  proxyMetadata:\n    ISTIO_META_DNS_CAPTURE: " + value + "\n"
+	}
+	const none = "trustDomain: td\n"
+	config := func(revision, mesh string) *corev1.ConfigMap {
+		cm := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "istio-system", Name: "istio", Labels: map[string]string{istio.LabelRevision: revision}}}
+		if revision != istio.DefaultRevision {
+			cm.Name += "-" + revision
+		}
+		cm.Data = map[string]string{"mesh": mesh}
+		return cm
+	}
+	remote := func(revisions ...string) []istiotest.Object {
+		var out []istiotest.Object
+		for _, r := range revisions {
+			for _, o := range istiotest.Manifest("remote-url") {
+				if hook, ok := o.(*admissionv1.MutatingWebhookConfiguration); ok {
+					hook.Labels[istio.LabelRevision] = r
+					out = append(out, hook)
+				}
+			}
+		}
+		// Its control plane is found by the values that the chart leaves.
+		for _, r := range revisions {
+			name := "values"
+			if r != istio.DefaultRevision {
+				name += "-" + r
+			}
+			out = append(out, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "istio-system", Name: name}})
+		}
+		return out
+	}
+	local := func(manifest string) []istiotest.Object { return without(istiotest.Manifest(manifest), isMeshConfig) }
+	for _, tc := range []struct {
+		name    string
+		objects []istiotest.Object
+		configs []*corev1.ConfigMap
+		want    bool
+	}{
+		{"true", local("sidecar"), []*corev1.ConfigMap{config("default", mesh(`"true"`))}, true},
+		{"as Go spells it", local("sidecar"), []*corev1.ConfigMap{config("default", mesh(`"TRUE"`))}, true},
+		{"1", local("sidecar"), []*corev1.ConfigMap{config("default", mesh(`"1"`))}, true},
+		{"false", local("sidecar"), []*corev1.ConfigMap{config("default", mesh(`"false"`))}, false},
+		{"what istiod cannot read either", local("sidecar"), []*corev1.ConfigMap{config("default", mesh(`"on"`))}, false},
+		{"not set", local("sidecar"), []*corev1.ConfigMap{config("default", none)}, false},
+		{"two revisions", local("revisions"), []*corev1.ConfigMap{config("1-30", mesh(`"true"`)), config("1-31", mesh(`"true"`))}, true},
+		{"one of two", local("revisions"), []*corev1.ConfigMap{config("1-30", mesh(`"true"`)), config("1-31", none)}, false},
+		{"the other of two", local("revisions"), []*corev1.ConfigMap{config("1-30", none), config("1-31", mesh(`"true"`))}, false},
+		{"remote", remote("default"), []*corev1.ConfigMap{config("default", mesh(`"true"`))}, true},
+		{"remote, nothing said", remote("default"), nil, false},
+		{"remote, by revision", remote("1-31"), []*corev1.ConfigMap{config("1-31", mesh(`"true"`))}, true},
+		{"remote, one of two", remote("1-30", "1-31"), []*corev1.ConfigMap{config("1-30", mesh(`"true"`)), config("1-31", none)}, false},
+	} {
+		objs := tc.objects
+		for _, cm := range tc.configs {
+			objs = append(objs, cm)
+		}
+		in := istio.Read(istiotest.Objects(objs...))
+		if len(in.Meshes) != 1 || in.Meshes[0].SmartDNSProxyingEnabled != tc.want || len(tc.configs) > 0 && in.Meshes[0].TrustDomain != "td" {
+			t.Errorf("%s: %+v", tc.name, in.Meshes)
+		}
+	}
+}
+
+func isMeshConfig(o istiotest.Object) bool {
+	cm, ok := o.(*corev1.ConfigMap)
+	return ok && cm.Data["mesh"] != ""
 }
 
 func setEnv(name, value string) func(*appsv1.Deployment) {
