@@ -221,6 +221,13 @@ type IstioMTLSSettings struct {
 // +kubebuilder:validation:Enum=DISABLE;SIMPLE;ISTIO_MUTUAL
 type IstioTLSMode string
 
+// TLS modes of clients.
+const (
+	IstioTLSModeDisable IstioTLSMode = "DISABLE"
+	IstioTLSModeSimple  IstioTLSMode = "SIMPLE"
+	IstioTLSModeMutual  IstioTLSMode = "ISTIO_MUTUAL"
+)
+
 // DiscoverySettings say what agents discover.
 type DiscoverySettings struct {
 	// excludedNamespaces are not looked at in any cluster.

@@ -2,39 +2,31 @@ package accept
 
 import (
 	"fmt"
-	"strings"
 
 	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
 	"github.com/isthmus-mesh/isthmus/internal/finding"
 )
 
-// AccessPolicy returns what of a policy is in force from now on. Policies have no effect in this version; one is accepted so
-// that its errors show.
-func AccessPolicy(prev *v1alpha1.AcceptedAccessPolicy, p *v1alpha1.AccessPolicy) (*v1alpha1.AcceptedAccessPolicy, finding.Findings) {
+// Settings returns the settings that are in force from now on: an edit that contradicts a virtual mesh in force leaves them as
+// they were.
+func Settings(s *v1alpha1.Settings, virtualMeshes []v1alpha1.VirtualMesh) (*v1alpha1.AcceptedSettings, finding.Findings) {
 	var fs finding.Findings
-	for i, path := range p.Spec.AllowedPaths {
-		if inner := strings.TrimSuffix(strings.TrimPrefix(path, "*"), "*"); strings.Contains(inner, "*") || strings.HasPrefix(path, "*") && strings.HasSuffix(path, "*") && path != "*" {
-			fs = append(fs, finding.Finding{Field: fmt.Sprintf("spec.allowedPaths[%d]", i), Reason: v1alpha1.ReasonInvalid,
-				Message: fmt.Sprintf("%q: a * may stand at the beginning or at the end of a path, not at both and not inside", path)})
+	mode := tlsMode(&s.Spec)
+	for i := range virtualMeshes {
+		vm := &virtualMeshes[i]
+		if vm.Status.Accepted == nil || !vm.DeletionTimestamp.IsZero() {
+			continue
+		}
+		for _, c := range conflicts(vm.Status.Accepted.Spec.Federation, mode) {
+			fs = append(fs, finding.Finding{Field: tlsModeField, Reason: v1alpha1.ReasonInvalid, Message: fmt.Sprintf(
+				"%s, and in %s of VirtualMesh %s, which is in force, %s: %s; change one of the two",
+				is(mode), c.field, MeshKey(vm.Name, vm.Namespace), c.value, c.why)})
 		}
 	}
 	if len(fs) > 0 {
-		return prev, fs
+		return s.Status.Accepted, fs
 	}
-	return &v1alpha1.AcceptedAccessPolicy{Generation: p.Generation, Spec: *p.Spec.DeepCopy()}, finding.Findings{{
-		Field: "spec", Reason: v1alpha1.ReasonNotYetSupported,
-		Message: "access policies have no effect in this version: nothing is allowed or denied by them",
-	}}
-}
-
-// Settings returns the settings that are in force from now on.
-func Settings(s *v1alpha1.Settings) (*v1alpha1.AcceptedSettings, finding.Findings) {
-	var fs finding.Findings
-	if m := s.Spec.MTLS; m != nil && m.Istio != nil && m.Istio.TLSMode != "" {
-		fs = append(fs, finding.Finding{Field: "spec.mtls.istio.tlsMode", Reason: v1alpha1.ReasonNotYetSupported,
-			Message: "has no effect in this version: no DestinationRule is made"})
-	}
-	return &v1alpha1.AcceptedSettings{Generation: s.Generation, Spec: *s.Spec.DeepCopy()}, fs
+	return &v1alpha1.AcceptedSettings{Generation: s.Generation, Spec: *s.Spec.DeepCopy()}, nil
 }
 
 // CertificateVerification finds what is wrong with a person's word on a rotation. There are no rotations in this version, so

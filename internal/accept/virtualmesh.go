@@ -1,6 +1,7 @@
 package accept
 
 import (
+	"cmp"
 	"fmt"
 	"regexp"
 	"slices"
@@ -18,6 +19,10 @@ const (
 	ReasonMeshAmbiguous = "MeshAmbiguous"
 	// ReasonMeshTaken says that the Mesh belongs to another VirtualMesh.
 	ReasonMeshTaken = "MeshTaken"
+	// ReasonMeshNotMember says that federation is asked for to a mesh that is no member.
+	ReasonMeshNotMember = "MeshNotMember"
+	// ReasonClusterLeaving says that the cluster of the mesh is being deregistered.
+	ReasonClusterLeaving = "ClusterLeaving"
 	// ReasonTrustNotShareable says that the hub cannot provide the CA of the mesh.
 	ReasonTrustNotShareable = "TrustNotShareable"
 	// ReasonTrustDomain says that members do not accept each other's trust domains.
@@ -32,6 +37,10 @@ type World struct {
 	Meshes []v1alpha1.Mesh
 	// Holders say which other VirtualMesh a mesh belongs to; both in the form "<name>.<namespace>".
 	Holders map[string]string
+	// Leaving are the namespaces of clusters that are being deregistered.
+	Leaving map[string]bool
+	// Settings that are in force; nil if there are none.
+	Settings *v1alpha1.SettingsSpec
 	// Root is the source of the root in use; nil if there is none yet.
 	Root *RootSource
 	// ProvidedCA is the fingerprint of the certificate authority in the Secret that the spec refers to, if it is usable.
@@ -45,9 +54,9 @@ func MeshKey(name, namespace string) string { return name + "." + namespace }
 
 // VirtualMesh returns what of vm is in force from now on: its spec, reduced to valid members, or what was accepted before
 // (prev, which may be nil) where the spec as a whole is refused. An entry of spec.meshes that was accepted before stays while
-// it is listed, whatever became of its mesh. A nil result means that nothing is in force.
+// it is listed, whatever became of its mesh, until its cluster is deregistered. A nil result means that nothing is in force.
 func VirtualMesh(prev *v1alpha1.AcceptedVirtualMesh, vm *v1alpha1.VirtualMesh, w World) (*v1alpha1.AcceptedVirtualMesh, finding.Findings) {
-	kept := prev.DeepCopy()
+	kept := withoutLeaving(prev.DeepCopy(), w)
 	if kept != nil {
 		kept.Spec.Suspend = vm.Spec.Suspend
 	}
@@ -62,8 +71,9 @@ func VirtualMesh(prev *v1alpha1.AcceptedVirtualMesh, vm *v1alpha1.VirtualMesh, w
 	fs := unsupported(spec)
 	trust := checkTrust(spec.MTLSConfig)
 	secret := checkSecret(spec.MTLSConfig, w)
-	refused := len(trust) > 0 || len(secret) > 0 && !w.copied(spec.MTLSConfig)
-	fs = append(append(fs, trust...), secret...)
+	federation := checkFederation(spec, w)
+	refused := len(trust) > 0 || len(secret) > 0 && !w.copied(spec.MTLSConfig) || len(federation) > 0
+	fs = append(append(append(fs, trust...), secret...), federation...)
 	fs = append(fs, keepRoot(spec, prev, w)...)
 
 	members, problems := resolveMembers(spec, prev, w)
@@ -72,6 +82,7 @@ func VirtualMesh(prev *v1alpha1.AcceptedVirtualMesh, vm *v1alpha1.VirtualMesh, w
 		return kept, fs
 	}
 	spec.Meshes = members
+	fs = append(fs, resolveSelectors(spec, members, w)...)
 	fs = append(fs, checkTrustDomains(members, w)...)
 	return &v1alpha1.AcceptedVirtualMesh{Generation: vm.Generation, Spec: *spec}, fs
 }
@@ -89,19 +100,6 @@ func unsupported(spec *v1alpha1.VirtualMeshSpec) (fs finding.Findings) {
 		if m.Shared != nil && m.Shared.IntermediateCertificateAuthority != nil {
 			add(sharedField+".intermediateCertificateAuthority", noEffect+": no certificates are issued; use rootCertificateAuthority")
 		}
-	}
-	if f := spec.Federation; f != nil {
-		if len(f.Selectors) > 0 {
-			add("spec.federation.selectors", noEffect+": nothing is federated")
-		} else if f.Permissive != nil {
-			add("spec.federation.permissive", noEffect+": nothing is federated")
-		}
-		if t := f.TLSEnforcementSettings; t != nil && t.EnforcementMode != "" && t.EnforcementMode != v1alpha1.TLSEnforcementUnset {
-			add("spec.federation.tlsEnforcementSettings.enforcementMode", noEffect)
-		}
-	}
-	if p := spec.GlobalAccessPolicy; p != "" && p != v1alpha1.GlobalAccessPolicyMeshDefault {
-		add("spec.globalAccessPolicy", noEffect+": each mesh keeps its own default")
 	}
 	return fs
 }
@@ -180,11 +178,13 @@ func resolveMembers(spec *v1alpha1.VirtualMeshSpec, prev *v1alpha1.AcceptedVirtu
 				problem = SharedTrustProblem(mesh)
 			}
 		}
+		problem = cmp.Or(w.leaving(resolved), problem)
 		if problem != nil {
 			problem.Field, problem.Mesh = field, MeshKey(resolved.Name, resolved.Namespace)
 			fs = append(fs, *problem)
 		}
-		if (problem == nil || wasAccepted(prev, resolved) && problem.Reason != ReasonMeshTaken) && !slices.Contains(members, resolved) {
+		stays := problem == nil || wasAccepted(prev, resolved) && problem.Reason != ReasonMeshTaken && !w.Leaving[resolved.Namespace]
+		if stays && !slices.Contains(members, resolved) {
 			members = append(members, resolved)
 		}
 	}
@@ -228,9 +228,14 @@ func (w World) resolve(ref v1alpha1.ObjectRef, prev *v1alpha1.AcceptedVirtualMes
 	for _, o := range found {
 		names = append(names, o.Namespace+"/"+o.Name)
 	}
-	slices.Sort(names)
-	return ref, &finding.Finding{Reason: ReasonMeshAmbiguous, Message: fmt.Sprintf(
-		"several Meshes have the name %s: add the namespace, one of %s", ref.Name, strings.Join(names, ", "))}
+	return ref, new(ambiguous("", ref.Name, "Meshes", names))
+}
+
+// ambiguous finds that several objects, each "<namespace>/<name>", have the name that a reference gives.
+func ambiguous(field, name, what string, found []string) finding.Finding {
+	slices.Sort(found)
+	return finding.Finding{Field: field, Reason: ReasonMeshAmbiguous, Message: fmt.Sprintf(
+		"several %s have the name %s: add the namespace, one of %s", what, name, strings.Join(found, ", "))}
 }
 
 func (w World) mesh(ref v1alpha1.ObjectRef) *v1alpha1.Mesh {
@@ -249,6 +254,13 @@ func (w World) taken(ref v1alpha1.ObjectRef) *finding.Finding {
 	}
 	return &finding.Finding{Reason: ReasonMeshTaken, Message: fmt.Sprintf(
 		"the mesh belongs to VirtualMesh %s, which was accepted first: remove it there or here", holder)}
+}
+
+func (w World) leaving(ref v1alpha1.ObjectRef) *finding.Finding {
+	if !w.Leaving[ref.Namespace] {
+		return nil
+	}
+	return &finding.Finding{Reason: ReasonClusterLeaving, Message: "the cluster of the mesh is being deregistered: remove the mesh from spec.meshes"}
 }
 
 func wasAccepted(prev *v1alpha1.AcceptedVirtualMesh, ref v1alpha1.ObjectRef) bool {

@@ -188,16 +188,6 @@ func TestFieldsWithoutEffect(t *testing.T) {
 		"spec.mtlsConfig.limited": func(s *v1alpha1.VirtualMeshSpec) {
 			s.MTLSConfig = &v1alpha1.MTLSConfig{Limited: &v1alpha1.LimitedTrust{}}
 		},
-		"spec.federation.selectors": func(s *v1alpha1.VirtualMeshSpec) {
-			s.Federation = &v1alpha1.Federation{Selectors: []v1alpha1.FederationSelector{{}}}
-		},
-		"spec.federation.permissive": func(s *v1alpha1.VirtualMeshSpec) {
-			s.Federation = &v1alpha1.Federation{Permissive: &v1alpha1.Empty{}}
-		},
-		"spec.federation.tlsEnforcementSettings.enforcementMode": func(s *v1alpha1.VirtualMeshSpec) {
-			s.Federation = &v1alpha1.Federation{TLSEnforcementSettings: &v1alpha1.TLSEnforcementSettings{EnforcementMode: v1alpha1.TLSEnforcementStrict}}
-		},
-		"spec.globalAccessPolicy": func(s *v1alpha1.VirtualMeshSpec) { s.GlobalAccessPolicy = v1alpha1.GlobalAccessPolicyEnabled },
 	} {
 		t.Run(field, func(t *testing.T) {
 			vm := virtualMesh(ref("m-east"))
@@ -210,8 +200,12 @@ func TestFieldsWithoutEffect(t *testing.T) {
 		})
 	}
 	vm := virtualMesh(ref("m-east"))
-	vm.Spec.Federation = &v1alpha1.Federation{TLSEnforcementSettings: &v1alpha1.TLSEnforcementSettings{EnforcementMode: v1alpha1.TLSEnforcementUnset}}
-	vm.Spec.GlobalAccessPolicy = v1alpha1.GlobalAccessPolicyMeshDefault
+	vm.Spec.Federation = &v1alpha1.Federation{
+		Selectors: []v1alpha1.FederationSelector{{}}, Permissive: &v1alpha1.Empty{}, FlatNetwork: true,
+		IngressGatewaySelectors: []v1alpha1.IngressGatewaySelector{{}},
+		TLSEnforcementSettings:  &v1alpha1.TLSEnforcementSettings{EnforcementMode: v1alpha1.TLSEnforcementPermissive},
+	}
+	vm.Spec.GlobalAccessPolicy = v1alpha1.GlobalAccessPolicyEnabled
 	vm.Spec.MTLSConfig.RotationStrategy = v1alpha1.RotationNone
 	_, fs := accept.VirtualMesh(nil, vm, world(mesh("m-east", "isthmus-east")))
 	expect(t, fs, "", "")
