@@ -83,8 +83,9 @@ func setup(mgr ctrl.Manager, o Options) error {
 	store := roots.Store{Client: c, Reader: reader, Namespace: o.Namespace, SecretNamespaces: o.SecretNamespaces, Now: o.Now}
 	return errors.Join(
 		(&accepting.VirtualMeshes{Client: c, Reader: reader, Events: events, Roots: store, Namespace: o.Namespace}).SetupWithManager(mgr),
-		accepting.SetupOthers(mgr),
-		(&registration.Reconciler{Client: c, Events: events, Namespace: o.Namespace}).SetupWithManager(mgr),
+		(&accepting.AccessPolicies{Client: c, Events: events, Namespace: o.Namespace}).SetupWithManager(mgr),
+		accepting.SetupOthers(mgr, reader, o.Namespace),
+		(&registration.Reconciler{Client: c, Reader: reader, Events: events, Namespace: o.Namespace}).SetupWithManager(mgr),
 		(&registration.Heartbeat{Client: c, Events: events, Namespace: o.Namespace, Now: o.Now}).SetupWithManager(mgr),
 		(&rotating.Reconciler{Client: c, Reader: reader, Events: events, Roots: store, Namespace: o.Namespace, Now: o.Now}).SetupWithManager(mgr),
 		(&issuing.Reconciler{Client: c, Reader: reader, Events: events, Roots: store, Namespace: o.Namespace, Now: o.Now}).SetupWithManager(mgr),
@@ -110,10 +111,26 @@ func cacheOptions(o Options) cache.Options {
 			&v1alpha1.Settings{}:                own,
 			&v1alpha1.CertificateVerification{}: own,
 			&v1alpha1.KubernetesCluster{}:       own,
+			&v1alpha1.Destination{}:             {Transform: stripDestination},
 			&coordinationv1.Lease{}:             {Field: fields.OneTermEqualSelector("metadata.name", v1alpha1.AgentName)},
 			&corev1.Secret{}:                    {Namespaces: secrets},
 		},
 	}
+}
+
+// stripDestination removes what the hub does not look at: there are as many Destinations as the fleet has Services.
+func stripDestination(obj any) (any, error) {
+	if d, ok := obj.(*v1alpha1.Destination); ok {
+		d.SetManagedFields(nil)
+		d.SetLabels(nil)
+		d.SetAnnotations(nil)
+		d.Spec = v1alpha1.DestinationSpec{Mesh: d.Spec.Mesh}
+		if f := d.Status.AppliedFederation; f != nil {
+			d.Status.AppliedFederation = &v1alpha1.AppliedFederation{VirtualMesh: f.VirtualMesh}
+		}
+		d.Status.Conditions = nil
+	}
+	return obj, nil
 }
 
 // synced is ready when the caches are. It does not wait for them: that is the probe's to do.

@@ -31,6 +31,15 @@ func Qualified(name, namespace string) string {
 	return name + "." + namespace
 }
 
+// SplitQualified is the reverse of Qualified: a name may have dots, a namespace has none.
+func SplitQualified(qualified string) (name, namespace string, ok bool) {
+	i := strings.LastIndexByte(qualified, '.')
+	if i < 0 {
+		return "", "", false
+	}
+	return qualified[:i], qualified[i+1:], true
+}
+
 // VirtualMeshLabel is the value of the label isthmus.dev/virtual-mesh for a VirtualMesh.
 func VirtualMeshLabel(name, namespace string) string {
 	return ShortName(Qualified(name, namespace), 63)

@@ -8,6 +8,7 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
@@ -17,53 +18,47 @@ import (
 	"github.com/isthmus-mesh/isthmus/internal/kube"
 )
 
-// judge reads an object of one kind and returns the same object with nothing but its new status, and what was found.
-// Conditions and generation are filled in by the caller.
-type judge[T client.Object] func(live T) (want T, common *v1alpha1.ConditionedStatus, findings finding.Findings)
-
-// simple judges objects of a kind that depend on nothing else.
+// simple judges objects of a kind of which nothing has to be applied anywhere.
 type simple[T client.Object] struct {
 	client client.Client
 	events events.EventRecorder
 	// empty returns an object of the kind; status returns the common part of its status.
 	empty  func() T
 	status func(T) *v1alpha1.ConditionedStatus
-	judge  judge[T]
+	// judge sets the status of want but for its common part.
+	judge func(ctx context.Context, live, want T) (finding.Findings, error)
 }
 
-// SetupOthers registers the controllers of AccessPolicy, Settings and CertificateVerification.
-func SetupOthers(mgr ctrl.Manager) error {
+// SetupOthers registers the controllers of Settings and CertificateVerification. reader reads from the API server itself.
+func SetupOthers(mgr ctrl.Manager, reader client.Reader, namespace string) error {
 	c, e := mgr.GetClient(), mgr.GetEventRecorder("isthmus-hub")
-	if err := setup(mgr, "accepting-accesspolicies", &simple[*v1alpha1.AccessPolicy]{
-		client: c, events: e,
-		empty:  func() *v1alpha1.AccessPolicy { return &v1alpha1.AccessPolicy{} },
-		status: func(p *v1alpha1.AccessPolicy) *v1alpha1.ConditionedStatus { return &p.Status.ConditionedStatus },
-		judge:  accessPolicy,
-	}); err != nil {
-		return err
-	}
-	if err := setup(mgr, "accepting-settings", &simple[*v1alpha1.Settings]{
-		client: c, events: e,
-		empty:  func() *v1alpha1.Settings { return &v1alpha1.Settings{} },
-		status: func(s *v1alpha1.Settings) *v1alpha1.ConditionedStatus { return &s.Status.ConditionedStatus },
-		judge:  settings,
-	}); err != nil {
-		return err
-	}
-	return setup(mgr, "accepting-certificateverifications", &simple[*v1alpha1.CertificateVerification]{
-		client: c, events: e,
-		empty: func() *v1alpha1.CertificateVerification { return &v1alpha1.CertificateVerification{} },
-		status: func(v *v1alpha1.CertificateVerification) *v1alpha1.ConditionedStatus {
-			return &v.Status.ConditionedStatus
-		},
-		judge: certificateVerification,
+	// What is in force of a VirtualMesh decides whether Settings are accepted.
+	settings := handler.EnqueueRequestsFromMapFunc(func(context.Context, client.Object) []reconcile.Request {
+		return []reconcile.Request{{NamespacedName: client.ObjectKey{Namespace: namespace, Name: v1alpha1.SettingsName}}}
 	})
-}
-
-func setup[T client.Object](mgr ctrl.Manager, name string, s *simple[T]) error {
-	return ctrl.NewControllerManagedBy(mgr).Named(name).
-		For(s.empty(), builder.WithPredicates(predicate.GenerationChangedPredicate{})).
-		Complete(s)
+	if err := ctrl.NewControllerManagedBy(mgr).Named("accepting-settings").
+		For(&v1alpha1.Settings{}, builder.WithPredicates(predicate.GenerationChangedPredicate{})).
+		Watches(&v1alpha1.VirtualMesh{}, settings, builder.WithPredicates(acceptedChanged)).
+		Complete(&simple[*v1alpha1.Settings]{
+			client: c, events: e,
+			empty:  func() *v1alpha1.Settings { return &v1alpha1.Settings{} },
+			status: func(s *v1alpha1.Settings) *v1alpha1.ConditionedStatus { return &s.Status.ConditionedStatus },
+			judge: func(ctx context.Context, live, want *v1alpha1.Settings) (finding.Findings, error) {
+				return judgeSettings(ctx, reader, namespace, live, want)
+			},
+		}); err != nil {
+		return err
+	}
+	return ctrl.NewControllerManagedBy(mgr).Named("accepting-certificateverifications").
+		For(&v1alpha1.CertificateVerification{}, builder.WithPredicates(predicate.GenerationChangedPredicate{})).
+		Complete(&simple[*v1alpha1.CertificateVerification]{
+			client: c, events: e,
+			empty: func() *v1alpha1.CertificateVerification { return &v1alpha1.CertificateVerification{} },
+			status: func(v *v1alpha1.CertificateVerification) *v1alpha1.ConditionedStatus {
+				return &v.Status.ConditionedStatus
+			},
+			judge: judgeCertificateVerification,
+		})
 }
 
 // Reconcile judges one object.
@@ -72,13 +67,19 @@ func (s *simple[T]) Reconcile(ctx context.Context, req reconcile.Request) (recon
 	if err := s.client.Get(ctx, req.NamespacedName, live); err != nil || live.GetDeletionTimestamp() != nil {
 		return reconcile.Result{}, client.IgnoreNotFound(err)
 	}
-	want, common, findings := s.judge(live)
+	want := s.empty()
+	want.SetName(live.GetName())
+	want.SetNamespace(live.GetNamespace())
+	findings, err := s.judge(ctx, live, want)
+	if err != nil {
+		return reconcile.Result{}, err
+	}
 	ready := findings.Condition(v1alpha1.ConditionReady, v1alpha1.ReasonReady, "in force")
 	stalled := metav1.Condition{Type: v1alpha1.ConditionStalled, Status: metav1.ConditionFalse, Reason: v1alpha1.ReasonReady}
 	if len(findings) > 0 {
 		stalled.Status, stalled.Reason, stalled.Message = metav1.ConditionTrue, ready.Reason, ready.Message
 	}
-	before := s.status(live).Conditions
+	before, common := s.status(live).Conditions, s.status(want)
 	common.ObservedGeneration = live.GetGeneration()
 	common.Conditions = finding.Conditions(before, live.GetGeneration(), ready, stalled)
 	if err := kube.ApplyStatus(ctx, s.client, owner, live, want); err != nil {
@@ -88,34 +89,21 @@ func (s *simple[T]) Reconcile(ctx context.Context, req reconcile.Request) (recon
 	return reconcile.Result{}, nil
 }
 
-// stateOf is PENDING for what has no effect yet.
-func stateOf(fs finding.Findings) v1alpha1.State {
-	switch {
-	case len(fs.With(v1alpha1.ReasonInvalid)) > 0:
-		return v1alpha1.StateInvalid
-	case len(fs) > 0:
-		return v1alpha1.StatePending
+func judgeSettings(ctx context.Context, reader client.Reader, namespace string, live, want *v1alpha1.Settings) (finding.Findings, error) {
+	var virtualMeshes v1alpha1.VirtualMeshList
+	if err := reader.List(ctx, &virtualMeshes, client.InNamespace(namespace)); err != nil {
+		return nil, err
 	}
-	return v1alpha1.StateAccepted
+	accepted, fs := accept.Settings(live, virtualMeshes.Items)
+	want.Status.Accepted, want.Status.State, want.Status.Errors = accepted, v1alpha1.StateAccepted, fs.Errors()
+	if len(fs) > 0 {
+		want.Status.State = v1alpha1.StateInvalid
+	}
+	return fs, nil
 }
 
-func accessPolicy(live *v1alpha1.AccessPolicy) (*v1alpha1.AccessPolicy, *v1alpha1.ConditionedStatus, finding.Findings) {
-	want := &v1alpha1.AccessPolicy{ObjectMeta: metav1.ObjectMeta{Name: live.Name, Namespace: live.Namespace}}
-	accepted, fs := accept.AccessPolicy(live.Status.Accepted, live)
-	want.Status.Accepted, want.Status.State, want.Status.Errors = accepted, stateOf(fs), fs.Errors()
-	return want, &want.Status.ConditionedStatus, fs
-}
-
-func settings(live *v1alpha1.Settings) (*v1alpha1.Settings, *v1alpha1.ConditionedStatus, finding.Findings) {
-	want := &v1alpha1.Settings{ObjectMeta: metav1.ObjectMeta{Name: live.Name, Namespace: live.Namespace}}
-	accepted, fs := accept.Settings(live)
-	want.Status.Accepted, want.Status.State, want.Status.Errors = accepted, stateOf(fs), fs.Errors()
-	return want, &want.Status.ConditionedStatus, fs
-}
-
-func certificateVerification(live *v1alpha1.CertificateVerification) (*v1alpha1.CertificateVerification, *v1alpha1.ConditionedStatus, finding.Findings) {
-	want := &v1alpha1.CertificateVerification{ObjectMeta: metav1.ObjectMeta{Name: live.Name, Namespace: live.Namespace}}
+func judgeCertificateVerification(_ context.Context, live, want *v1alpha1.CertificateVerification) (finding.Findings, error) {
 	fs := accept.CertificateVerification(live)
 	want.Status.State, want.Status.Errors = v1alpha1.VerificationInvalid, fs.Errors()
-	return want, &want.Status.ConditionedStatus, fs
+	return fs, nil
 }

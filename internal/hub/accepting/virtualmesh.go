@@ -6,6 +6,7 @@ package accepting
 import (
 	"context"
 	"errors"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -30,6 +31,7 @@ import (
 const (
 	owner         = "isthmus-accepting"
 	actionAccept  = "Accept"
+	actionDelete  = "Delete"
 	reasonChanged = "Accepted"
 )
 
@@ -51,6 +53,8 @@ func (r *VirtualMeshes) SetupWithManager(mgr ctrl.Manager) error {
 		Watches(&v1alpha1.VirtualMesh{}, all). // a mesh that one gives up may be taken by another
 		Watches(&v1alpha1.Mesh{}, all).
 		Watches(&v1alpha1.KubernetesCluster{}, all).
+		Watches(&v1alpha1.Settings{}, all).
+		Watches(&v1alpha1.Destination{}, later(r.ofDestination)).
 		Watches(&v1alpha1.IssuedCertificate{}, handler.EnqueueRequestsFromMapFunc(ofOrder)).
 		WatchesMetadata(&corev1.Secret{}, handler.EnqueueRequestsFromMapFunc(r.ofSecret)).
 		WithOptions(controller.Options{MaxConcurrentReconciles: 1}).
@@ -60,20 +64,27 @@ func (r *VirtualMeshes) SetupWithManager(mgr ctrl.Manager) error {
 // Reconcile judges one VirtualMesh.
 func (r *VirtualMeshes) Reconcile(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
 	vm := &v1alpha1.VirtualMesh{}
-	if err := r.Reader.Get(ctx, req.NamespacedName, vm); err != nil || !vm.DeletionTimestamp.IsZero() || vm.Namespace != r.Namespace {
+	if err := r.Reader.Get(ctx, req.NamespacedName, vm); err != nil || vm.Namespace != r.Namespace {
 		return reconcile.Result{}, client.IgnoreNotFound(err)
 	}
-	world, orders, err := r.world(ctx, vm)
+	fleet, err := fleetOf(ctx, r.Client, r.Namespace)
+	if err != nil {
+		return reconcile.Result{}, err
+	}
+	if !vm.DeletionTimestamp.IsZero() {
+		return reconcile.Result{}, r.deleting(ctx, vm, fleet)
+	}
+	world, orders, err := r.world(ctx, vm, fleet)
 	if err != nil {
 		return reconcile.Result{}, err
 	}
 	accepted, findings := accept.VirtualMesh(vm.Status.Accepted, vm, world)
-	away, err := r.away(ctx)
+	destinations, err := r.destinations(ctx, vm, accepted)
 	if err != nil {
 		return reconcile.Result{}, err
 	}
 	status, conditions := summary.Of(summary.Input{
-		VirtualMesh: vm, Accepted: accepted, Findings: findings, Orders: orders, Away: away,
+		VirtualMesh: vm, Accepted: accepted, Findings: findings, Orders: orders, Away: fleet.away(), Meshes: fleet.meshes, Destinations: destinations,
 	})
 	status.ObservedGeneration = vm.Generation
 	status.Accepted = accepted
@@ -91,19 +102,63 @@ func (r *VirtualMeshes) Reconcile(ctx context.Context, req reconcile.Request) (r
 	return reconcile.Result{}, nil
 }
 
+// deleting says what the deletion of vm waits for. All else of its status stays as it was: members may have to be told.
+func (r *VirtualMeshes) deleting(ctx context.Context, vm *v1alpha1.VirtualMesh, f fleet) error {
+	waits := summary.StillApplied(accept.MeshKey(vm.Name, vm.Namespace), f.meshes, f.clusters)
+	if len(waits) == 0 {
+		return nil
+	}
+	conditions := summary.Deleting(waits)
+	for _, c := range vm.Status.Conditions {
+		if c.Type != v1alpha1.ConditionRootReady && meta.FindStatusCondition(conditions, c.Type) == nil {
+			conditions = append(conditions, c)
+		}
+	}
+	s := &vm.Status
+	want := &v1alpha1.VirtualMesh{ObjectMeta: metav1.ObjectMeta{Name: vm.Name, Namespace: vm.Namespace}, Status: v1alpha1.VirtualMeshStatus{
+		ConditionedStatus: v1alpha1.ConditionedStatus{
+			ObservedGeneration: vm.Generation,
+			Conditions:         finding.Conditions(s.Conditions, vm.Generation, conditions...),
+		},
+		State: s.State, Errors: s.Errors, Accepted: s.Accepted, Meshes: s.Meshes, Destinations: s.Destinations, DestinationCounts: s.DestinationCounts,
+	}}
+	if err := kube.ApplyStatus(ctx, r.Client, owner, vm, want); err != nil {
+		return client.IgnoreNotFound(err)
+	}
+	finding.Announce(r.Events, vm, s.Conditions, actionDelete, *meta.FindStatusCondition(want.Status.Conditions, v1alpha1.ConditionReady))
+	return nil
+}
+
+// destinations sums up how those of the members received vm. They may be as many as the fleet has Services, so they are
+// neither copied nor looked at for each change of one of them.
+func (r *VirtualMeshes) destinations(ctx context.Context, vm *v1alpha1.VirtualMesh, accepted *v1alpha1.AcceptedVirtualMesh) (*summary.Destinations, error) {
+	var sum summary.Destinations
+	if accepted == nil {
+		return &sum, nil
+	}
+	for _, ref := range accepted.Spec.Meshes {
+		list := &v1alpha1.DestinationList{}
+		if err := r.Client.List(ctx, list, client.InNamespace(ref.Namespace), client.UnsafeDisableDeepCopy); err != nil {
+			return nil, err
+		}
+		for i := range list.Items {
+			if d := &list.Items[i]; d.Spec.Mesh == ref.Name {
+				sum.AddFor(accept.MeshKey(vm.Name, vm.Namespace), d)
+			}
+		}
+	}
+	return &sum, nil
+}
+
 // world reads all that vm is judged against, and the orders made for it.
-func (r *VirtualMeshes) world(ctx context.Context, vm *v1alpha1.VirtualMesh) (w accept.World, own []v1alpha1.IssuedCertificate, err error) {
-	w.Namespace = r.Namespace
-	var meshes v1alpha1.MeshList
-	if err := r.Client.List(ctx, &meshes); err != nil {
+func (r *VirtualMeshes) world(ctx context.Context, vm *v1alpha1.VirtualMesh, f fleet) (w accept.World, own []v1alpha1.IssuedCertificate, err error) {
+	w.Namespace, w.Meshes, w.Leaving = r.Namespace, f.meshes, f.leaving()
+	settings := &v1alpha1.Settings{}
+	if err := r.Reader.Get(ctx, client.ObjectKey{Namespace: r.Namespace, Name: v1alpha1.SettingsName}, settings); client.IgnoreNotFound(err) != nil {
 		return w, nil, err
 	}
-	for i := range meshes.Items {
-		m := &meshes.Items[i]
-		// The namespace proves which cluster it is of; what its agent says otherwise is of no account.
-		if cluster, ok := kube.ClusterOf(m.Namespace); ok && m.Name == kube.MeshName(m.Spec.Istio.RootNamespace, cluster) {
-			w.Meshes = append(w.Meshes, *m)
-		}
+	if a := settings.Status.Accepted; a != nil {
+		w.Settings = &a.Spec
 	}
 	var virtualMeshes v1alpha1.VirtualMeshList
 	if err := r.Reader.List(ctx, &virtualMeshes, client.InNamespace(r.Namespace)); err != nil {
@@ -167,23 +222,15 @@ func rootsInUse(vm *v1alpha1.VirtualMesh, orders []v1alpha1.IssuedCertificate, m
 	return out
 }
 
-// away are the namespaces of clusters that are registered and not connected, or not registered at all.
-func (r *VirtualMeshes) away(ctx context.Context) (map[string]bool, error) {
-	var clusters v1alpha1.KubernetesClusterList
-	if err := r.Client.List(ctx, &clusters, client.InNamespace(r.Namespace)); err != nil {
-		return nil, err
-	}
-	away := map[string]bool{}
-	for i := range clusters.Items {
-		if !meta.IsStatusConditionTrue(clusters.Items[i].Status.Conditions, v1alpha1.ConditionConnected) {
-			away[kube.ClusterNamespace(clusters.Items[i].Name)] = true
-		}
-	}
-	return away, nil
-}
-
 func (r *VirtualMeshes) all(ctx context.Context, _ client.Object) []reconcile.Request {
 	return r.which(ctx, func(*v1alpha1.VirtualMesh) bool { return true })
+}
+
+// ofDestination maps a Destination to the VirtualMeshes that have its mesh.
+func (r *VirtualMeshes) ofDestination(ctx context.Context, d *v1alpha1.Destination) []reconcile.Request {
+	return r.which(ctx, func(vm *v1alpha1.VirtualMesh) bool {
+		return vm.Status.Accepted != nil && slices.Contains(vm.Status.Accepted.Spec.Meshes, v1alpha1.ObjectRef{Name: d.Spec.Mesh, Namespace: d.Namespace})
+	})
 }
 
 func ofOrder(_ context.Context, o client.Object) []reconcile.Request {
@@ -211,7 +258,7 @@ func (r *VirtualMeshes) ofSecret(ctx context.Context, secret client.Object) []re
 
 func (r *VirtualMeshes) which(ctx context.Context, fits func(*v1alpha1.VirtualMesh) bool) (out []reconcile.Request) {
 	list := &v1alpha1.VirtualMeshList{}
-	if err := r.Client.List(ctx, list, client.InNamespace(r.Namespace)); err != nil {
+	if err := r.Client.List(ctx, list, client.InNamespace(r.Namespace), client.UnsafeDisableDeepCopy); err != nil {
 		log.FromContext(ctx).Error(err, "VirtualMeshes are not looked at again")
 		return nil
 	}

@@ -20,6 +20,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/log"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
@@ -46,11 +47,14 @@ const (
 const (
 	ReasonNamespaceTaken = "NamespaceTaken"
 	ReasonDeregistered   = "Deregistered"
+	ReasonDeregistering  = "Deregistering"
 )
 
 // Reconciler makes and takes away what registered clusters need.
 type Reconciler struct {
-	Client    client.Client
+	Client client.Client
+	// Reader reads from the API server itself, past any cache: a mesh may have been accepted just now.
+	Reader    client.Reader
 	Events    events.EventRecorder
 	Namespace string
 }
@@ -60,7 +64,23 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 	return ctrl.NewControllerManagedBy(mgr).Named("registration").
 		For(&v1alpha1.KubernetesCluster{}).
 		WatchesMetadata(&corev1.Secret{}, toCluster(r.Namespace), named(CredentialName)).
+		Watches(&v1alpha1.VirtualMesh{}, handler.EnqueueRequestsFromMapFunc(r.leaving)).
 		Complete(r)
+}
+
+// leaving are the clusters that are being deregistered: they may wait for a VirtualMesh.
+func (r *Reconciler) leaving(ctx context.Context, _ client.Object) (out []reconcile.Request) {
+	list := &v1alpha1.KubernetesClusterList{}
+	if err := r.Client.List(ctx, list, client.InNamespace(r.Namespace), client.UnsafeDisableDeepCopy); err != nil {
+		log.FromContext(ctx).Error(err, "KubernetesClusters are not looked at again")
+		return nil
+	}
+	for i := range list.Items {
+		if !list.Items[i].DeletionTimestamp.IsZero() {
+			out = append(out, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(&list.Items[i])})
+		}
+	}
+	return out
 }
 
 // named lets only objects of one name pass.
@@ -162,11 +182,19 @@ func (r *Reconciler) objects(cluster string) []client.Object {
 
 func bindingName(cluster string) string { return v1alpha1.AgentName + "-" + cluster }
 
-// deregister takes away what was made for a cluster: rights first, so that nothing is written meanwhile. The finalizer goes
-// when all of it is at least being deleted; the namespace's contents are then beyond anyone's use.
+// deregister takes away what was made for a cluster, as soon as no VirtualMesh in force has a mesh of it: then it is on record
+// for the other members that it has left. Rights go first, so that nothing is written meanwhile. The finalizer goes when all of
+// it is at least being deleted; the namespace's contents are then beyond anyone's use.
 func (r *Reconciler) deregister(ctx context.Context, kc *v1alpha1.KubernetesCluster) error {
 	if !controllerutil.ContainsFinalizer(kc, v1alpha1.Finalizer) {
 		return nil
+	}
+	members, err := r.memberOf(ctx, kc)
+	if err != nil {
+		return err
+	}
+	if len(members) > 0 {
+		return r.waits(ctx, kc, members)
 	}
 	for _, obj := range slices.Backward(r.objects(kc.Name)) {
 		if err := r.remove(ctx, kc.Name, obj); err != nil {
@@ -177,6 +205,40 @@ func (r *Reconciler) deregister(ctx context.Context, kc *v1alpha1.KubernetesClus
 		"the rights of the agent and the namespace %s are removed; the mesh keeps the certificates that it has", kube.ClusterNamespace(kc.Name))
 	controllerutil.RemoveFinalizer(kc, v1alpha1.Finalizer)
 	return client.IgnoreNotFound(r.Client.Update(ctx, kc))
+}
+
+// memberOf are the VirtualMeshes in force that have a mesh of a cluster. One that is being deleted has none any more.
+func (r *Reconciler) memberOf(ctx context.Context, kc *v1alpha1.KubernetesCluster) (names []string, err error) {
+	var list v1alpha1.VirtualMeshList
+	if err := r.Reader.List(ctx, &list, client.InNamespace(r.Namespace)); err != nil {
+		return nil, err
+	}
+	for i := range list.Items {
+		vm := &list.Items[i]
+		if vm.DeletionTimestamp.IsZero() && vm.Status.Accepted != nil && slices.ContainsFunc(vm.Status.Accepted.Spec.Meshes, func(ref v1alpha1.ObjectRef) bool {
+			return ref.Namespace == kube.ClusterNamespace(kc.Name)
+		}) {
+			names = append(names, vm.Name)
+		}
+	}
+	return names, nil
+}
+
+// waits says for what deregistration waits.
+func (r *Reconciler) waits(ctx context.Context, kc *v1alpha1.KubernetesCluster, virtualMeshes []string) error {
+	ready := metav1.Condition{
+		Type: v1alpha1.ConditionReady, Status: metav1.ConditionFalse, Reason: ReasonDeregistering,
+		Message: "meshes of the cluster are being taken out of VirtualMesh " + finding.Join(virtualMeshes),
+	}
+	want := &v1alpha1.KubernetesCluster{ObjectMeta: metav1.ObjectMeta{Name: kc.Name, Namespace: kc.Namespace}}
+	want.Status.ObservedGeneration = kc.Generation
+	want.Status.Namespace = kube.ClusterNamespace(kc.Name)
+	want.Status.Conditions = finding.Conditions(kc.Status.Conditions, kc.Generation, ready)
+	if err := kube.ApplyStatus(ctx, r.Client, owner, kc, want); err != nil {
+		return client.IgnoreNotFound(err)
+	}
+	finding.Announce(r.Events, kc, kc.Status.Conditions, "Deregister", ready)
+	return nil
 }
 
 // remove deletes an object if it was made for the cluster.

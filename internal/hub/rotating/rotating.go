@@ -28,6 +28,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
 	"github.com/isthmus-mesh/isthmus/internal/accept"
 	"github.com/isthmus-mesh/isthmus/internal/hub/roots"
+	"github.com/isthmus-mesh/isthmus/internal/hub/summary"
 	"github.com/isthmus-mesh/isthmus/internal/kube"
 	"github.com/isthmus-mesh/isthmus/internal/rotation"
 )
@@ -60,6 +61,7 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 	return ctrl.NewControllerManagedBy(mgr).Named("rotating").
 		For(&v1alpha1.VirtualMesh{}).
 		Watches(&v1alpha1.Mesh{}, handler.EnqueueRequestsFromMapFunc(r.ofMesh)).
+		Watches(&v1alpha1.KubernetesCluster{}, handler.EnqueueRequestsFromMapFunc(r.ofCluster)).
 		Watches(&v1alpha1.IssuedCertificate{}, handler.EnqueueRequestsFromMapFunc(ofOrder)).
 		Watches(&v1alpha1.CertificateRequest{}, handler.EnqueueRequestsFromMapFunc(r.ofRequest)).
 		WatchesMetadata(&corev1.Secret{}, handler.EnqueueRequestsFromMapFunc(r.ofRoot), builder.WithPredicates(isRoot)).
@@ -121,16 +123,35 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 	return reconcile.Result{RequeueAfter: max(time.Second, plan.Next.Sub(r.Now()))}, nil
 }
 
-// delete lets a VirtualMesh go. Certificates and roots stay, and the orders with them.
+// delete lets a VirtualMesh go when nothing is left in its members of what was applied for it: from then on nobody would know
+// that it is to be taken back. Certificates and roots stay, and the orders with them.
 func (r *Reconciler) delete(ctx context.Context, vm *v1alpha1.VirtualMesh) error {
-	if !controllerutil.RemoveFinalizer(vm, v1alpha1.Finalizer) {
+	if !controllerutil.ContainsFinalizer(vm, v1alpha1.Finalizer) {
 		return nil
 	}
+	waits, err := r.stillApplied(ctx, vm)
+	if err != nil {
+		return err
+	}
+	if len(waits) > 0 {
+		return nil // the condition Ready says so
+	}
+	controllerutil.RemoveFinalizer(vm, v1alpha1.Finalizer)
 	if accept.SharedTrust(vm.Status.Accepted) != nil {
 		r.Events.Eventf(vm, nil, corev1.EventTypeNormal, ReasonDeleted, "Delete",
 			"the members keep their certificates and their root, and the hub goes on renewing them; nothing is revoked")
 	}
 	return client.IgnoreNotFound(r.Client.Update(ctx, vm))
+}
+
+// stillApplied are the meshes in which something is left of what was applied for vm.
+func (r *Reconciler) stillApplied(ctx context.Context, vm *v1alpha1.VirtualMesh) ([]string, error) {
+	var meshes v1alpha1.MeshList
+	var clusters v1alpha1.KubernetesClusterList
+	if err := errors.Join(r.Reader.List(ctx, &meshes), r.Reader.List(ctx, &clusters, client.InNamespace(r.Namespace))); err != nil {
+		return nil, err
+	}
+	return summary.StillApplied(kube.Qualified(vm.Name, vm.Namespace), meshes.Items, clusters.Items), nil
 }
 
 // problem is what keeps a root from signing; the reason is that of a condition.
@@ -185,6 +206,9 @@ func (r *Reconciler) provideRoot(ctx context.Context, s *state) (*problem, error
 
 func (r *Reconciler) ofMesh(ctx context.Context, mesh client.Object) []reconcile.Request {
 	return r.virtualMeshes(ctx, func(vm *v1alpha1.VirtualMesh) bool {
+		if !vm.DeletionTimestamp.IsZero() {
+			return true
+		}
 		if vm.Status.Accepted == nil {
 			return false
 		}
@@ -195,6 +219,11 @@ func (r *Reconciler) ofMesh(ctx context.Context, mesh client.Object) []reconcile
 		}
 		return false
 	})
+}
+
+// ofCluster maps a cluster to the VirtualMeshes that are being deleted: they do not wait for one that is deregistered.
+func (r *Reconciler) ofCluster(ctx context.Context, _ client.Object) []reconcile.Request {
+	return r.virtualMeshes(ctx, func(vm *v1alpha1.VirtualMesh) bool { return !vm.DeletionTimestamp.IsZero() })
 }
 
 func ofOrder(_ context.Context, o client.Object) []reconcile.Request {

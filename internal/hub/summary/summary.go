@@ -1,5 +1,6 @@
 // Package summary makes the status of a VirtualMesh out of what was found when it was accepted, the state of its root, the
-// evidence that its members give and the state of their clusters. It is a function over values.
+// evidence that its members give, what their agents have applied and the state of their clusters; and that of an AccessPolicy
+// in the same way. It is functions over values.
 package summary
 
 import (
@@ -28,6 +29,10 @@ type Input struct {
 	Orders []v1alpha1.IssuedCertificate
 	// Away are the namespaces of clusters that are not connected.
 	Away map[string]bool
+	// Meshes are all that agents report.
+	Meshes []v1alpha1.Mesh
+	// Destinations of members.
+	Destinations *Destinations
 }
 
 // member is how one mesh stands.
@@ -35,9 +40,16 @@ type member struct {
 	name     string
 	state    v1alpha1.State
 	findings finding.Findings
+	reported []string // errors that its agent has found in the mesh
 	proven   bool
 	waits    string // for what, if it is pending
 	away     bool
+}
+
+// errors are findings and reports, as many as a status takes.
+func (m *member) errors() []string {
+	out := append(m.findings.Errors(), m.reported...)
+	return out[:min(len(out), maxErrors)]
 }
 
 // Of returns state, errors, meshes and conditions. Conditions have neither generation nor time yet.
@@ -49,8 +61,9 @@ func Of(in Input) (s v1alpha1.VirtualMeshStatus, conditions []metav1.Condition) 
 	s.Errors = in.Findings.About("").Without(v1alpha1.ReasonSuspended).Errors()
 	s.Meshes = map[string]v1alpha1.ApprovalStatus{}
 	for _, m := range members {
-		s.Meshes[m.name] = v1alpha1.ApprovalStatus{State: m.state, Errors: m.findings.Errors()}
+		s.Meshes[m.name] = v1alpha1.ApprovalStatus{State: m.state, Errors: m.errors()}
 	}
+	s.Destinations, s.DestinationCounts = in.Destinations.Status(), in.Destinations.Counts()
 	s.State = in.state(members)
 
 	v := in.verdict(members, root, trust)
@@ -59,8 +72,10 @@ func Of(in Input) (s v1alpha1.VirtualMeshStatus, conditions []metav1.Condition) 
 		conditions = append(conditions, trustEstablished(members))
 	}
 	conditions = append(conditions, in.restartPending())
-	if c := in.retained(); c != nil {
-		conditions = append(conditions, *c)
+	for _, c := range []*metav1.Condition{in.retained(), in.gatewayExclusive(), in.clientMeshEnforced()} {
+		if c != nil {
+			conditions = append(conditions, *c)
+		}
 	}
 	return s, conditions
 }
@@ -85,6 +100,7 @@ func (in Input) members() []member {
 			if accept.SharedTrust(in.Accepted) != nil {
 				m.judge(orders[m.name])
 			}
+			in.judgeNetwork(m, in.mesh(ref))
 			if m.away {
 				m.findings = append(m.findings, finding.Finding{Reason: v1alpha1.ReasonNotConnected, Message: "the cluster is not connected: what is said here is what was last heard of it"})
 			}
@@ -143,7 +159,7 @@ func (in Input) state(members []member) v1alpha1.State {
 		return slices.ContainsFunc(members, func(m member) bool { return m.state == s })
 	}
 	switch {
-	case len(in.Findings.About("").With(v1alpha1.ReasonInvalid)) > 0 || has(v1alpha1.StateInvalid):
+	case len(in.Findings.About("").Without(v1alpha1.ReasonNotYetSupported).Without(v1alpha1.ReasonSuspended)) > 0 || has(v1alpha1.StateInvalid):
 		return v1alpha1.StateInvalid
 	case has(v1alpha1.StateFailed):
 		return v1alpha1.StateFailed
