@@ -50,6 +50,7 @@ func command() *cobra.Command {
 	f.StringSliceVar(&options.IstioNamespaces, "istio-namespaces", []string{"istio-system"}, "root namespaces of Istio in this cluster")
 	f.TextVar(&options.AddressRange, "federation-address-range", network.DefaultAddressRange, "range of the addresses that federated hostnames get in this cluster; nothing else may use it")
 	f.IntVar(&options.MaxImports, "max-imports", network.DefaultMaxImports, "how many destinations of one other cluster are imported")
+	f.DurationVar(&options.GatewayProbeInterval, "gateway-probe-interval", network.DefaultGatewayProbeInterval, "how often the way to other meshes is tried, by a TLS handshake through their gateways; 0 for never")
 	f.StringVar(&options.MetricsAddress, "metrics-bind-address", ":8080", "address for Prometheus metrics; 0 for none")
 	f.StringVar(&options.HealthAddress, "health-probe-bind-address", ":8081", "address for /healthz and /readyz; 0 for none")
 	goFlags := flag.NewFlagSet("", flag.ContinueOnError)

@@ -48,6 +48,8 @@ type Options struct {
 	AddressRange netip.Prefix
 	// MaxImports is how many destinations of one cluster are imported. Defaults to network.DefaultMaxImports.
 	MaxImports int
+	// GatewayProbeInterval is how often the way to other meshes is tried, by a handshake through their gateways; 0 means never.
+	GatewayProbeInterval time.Duration
 	// MetricsAddress and HealthAddress to listen at; "0" or "" for none.
 	MetricsAddress, HealthAddress string
 	// Now is the clock. Defaults to time.Now.
@@ -99,7 +101,9 @@ func NewManager(cfg *rest.Config, o Options) (ctrl.Manager, *hublink.Link, error
 		return nil, nil, err
 	}
 	local := discovery.Setup(link, o.Cluster)
-	network.Setup(link, local, network.Options{Cluster: o.Cluster, AddressRange: o.AddressRange, MaxImports: o.MaxImports, Now: o.Now})
+	network.Setup(link, local, network.Options{
+		Cluster: o.Cluster, AddressRange: o.AddressRange, MaxImports: o.MaxImports, GatewayProbeInterval: o.GatewayProbeInterval, Now: o.Now,
+	})
 	err = certificates.Setup(mgr, link, certificates.Options{
 		Cluster: o.Cluster, Namespace: o.Namespace, RootNamespaces: o.IstioNamespaces, Now: o.Now,
 	})

@@ -219,3 +219,14 @@ func isFQDN(name string) bool {
 func clusterDomain(m *v1alpha1.Mesh) string {
 	return cmp.Or(m.Spec.Istio.ClusterDomain, defaultClusterDomain)
 }
+
+// SNI is the server name by which a gateway of the home mesh leads to the first port of a destination; "" if it has none.
+func SNI(home *v1alpha1.Mesh, d *v1alpha1.Destination) string {
+	k := &d.Spec.KubeService
+	i := slices.IndexFunc(k.Ports, func(p v1alpha1.KubeServicePort) bool { return p.Protocol == "" || p.Protocol == "TCP" })
+	if i < 0 {
+		return ""
+	}
+	s := &service{host: k.Name + "." + k.Namespace + ".svc." + clusterDomain(home)}
+	return s.sni(uint32(k.Ports[i].Port), "")
+}

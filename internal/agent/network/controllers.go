@@ -33,6 +33,8 @@ const (
 	importController = "network-import"
 	meshController   = "network-mesh"
 	externController = "network-external"
+	reachController  = "network-reach"
+	controllers      = 6
 )
 
 var all = ctrl.Request{NamespacedName: types.NamespacedName{Name: "all"}}
@@ -133,6 +135,11 @@ func (n *network) addControllers() error {
 	); err != nil {
 		return err
 	}
+	if _, err := n.add(reachController, 1, n.reconcileReach,
+		watch(hub, &v1alpha1.Mesh{}, specChanged, func(*v1alpha1.Mesh) []ctrl.Request { return n.ownMeshes() }),
+	); err != nil {
+		return err
+	}
 	once := func(client.Object) []ctrl.Request { return []ctrl.Request{all} }
 	_, err = n.add(viewController, 1, n.reconcileView,
 		watch(hub, &v1alpha1.VirtualMesh{}, versionChanged, func(o *v1alpha1.VirtualMesh) []ctrl.Request { return once(o) }),
@@ -157,7 +164,7 @@ func (n *network) add(name string, concurrent int, f reconcile.Func, sources ...
 		n.mu.Lock()
 		defer n.mu.Unlock()
 		n.queueOf[name] = q
-		if len(n.queueOf) == 5 {
+		if len(n.queueOf) == controllers {
 			close(n.allQueues)
 		}
 		return nil

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -112,7 +114,7 @@ func (i *importing) run(ctx context.Context) (settled bool, err error) {
 			"the cluster federates more than %d destinations: what is imported stays, further ones are not; select fewer, or raise the agent's --max-imports", i.MaxImports)})
 		return true, nil
 	}
-	out, refusal := federation.Import(vm, federation.Client{Mesh: i.mesh, Imported: imported}, home, i.destination)
+	out, refusal := federation.Import(vm, federation.Client{Mesh: i.mesh, Imported: imported, Forbidden: i.isForbidden}, home, i.destination)
 	switch {
 	case refusal != nil && refusal.Withdraw:
 		report()
@@ -218,7 +220,7 @@ func (i *importing) remove(ctx context.Context, why string, keep func(client.Obj
 
 func (n *network) isForbidden(ip string, port int32) bool {
 	servers := n.forbidden.Load()
-	return servers != nil && (*servers)[fmt.Sprintf("%s:%d", ip, port)]
+	return servers != nil && (*servers)[net.JoinHostPort(ip, strconv.Itoa(int(port)))]
 }
 
 // importIndex knows what is imported, by hostname and by cluster.

@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"hash/fnv"
 	"maps"
+	"net"
 	"slices"
+	"strconv"
 	"strings"
 
 	"google.golang.org/protobuf/proto"
@@ -300,14 +302,14 @@ func items(list client.ObjectList) (out []client.Object) {
 
 // apiServers are the addresses at which API servers are reached, that of this cluster and the hub's: "<ip>:<port>".
 func (n *network) apiServers(ctx context.Context) (map[string]bool, error) {
-	out := map[string]bool{}
+	out := map[string]bool{n.server(): true}
 	var service corev1.Service
 	if err := n.live.Get(ctx, client.ObjectKey{Namespace: "default", Name: "kubernetes"}, &service); client.IgnoreNotFound(err) != nil {
 		return nil, err
 	}
 	for _, ip := range service.Spec.ClusterIPs {
 		for _, p := range service.Spec.Ports {
-			out[fmt.Sprintf("%s:%d", ip, p.Port)] = true
+			out[net.JoinHostPort(ip, strconv.Itoa(int(p.Port)))] = true
 		}
 	}
 	var slices discoveryv1.EndpointSliceList
@@ -320,7 +322,7 @@ func (n *network) apiServers(ctx context.Context) (map[string]bool, error) {
 			for _, ip := range e.Addresses {
 				for _, p := range slices.Items[i].Ports {
 					if p.Port != nil {
-						out[fmt.Sprintf("%s:%d", ip, *p.Port)] = true
+						out[net.JoinHostPort(ip, strconv.Itoa(int(*p.Port)))] = true
 					}
 				}
 			}

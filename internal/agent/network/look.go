@@ -73,6 +73,7 @@ func (n *network) reconcileView(ctx context.Context, _ ctrl.Request) (ctrl.Resul
 		if err := n.lookAtExternal(ctx); err != nil {
 			return ctrl.Result{}, err
 		}
+		n.enqueue(reachController, unsettled, n.ownMeshes()...)
 	}
 	n.lookAtMeshes(0)
 	return again, nil

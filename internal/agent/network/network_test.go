@@ -1,34 +1,535 @@
 package network_test
 
 import (
+	"errors"
 	"fmt"
+	"maps"
 	"slices"
+	"strings"
 	"testing"
 
+	networkingapi "istio.io/api/networking/v1alpha3"
 	networkingv1 "istio.io/client-go/pkg/apis/networking/v1"
+	securityv1 "istio.io/client-go/pkg/apis/security/v1"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
+	"github.com/isthmus-mesh/isthmus/internal/istio/istiotest"
 )
+
+const (
+	reviewsWest = "reviews.shop.svc.west.global"
+	ratingsWest = "ratings.shop.svc.west.global"
+	detailsEast = "details.shop.svc.east.global"
+)
+
+// only is a federation of services by name.
+func only(names ...string) *v1alpha1.Federation {
+	refs := &v1alpha1.KubeServiceRefs{}
+	for _, name := range names {
+		refs.Services = append(refs.Services, v1alpha1.ClusterObjectRef{Name: name, Namespace: "shop"})
+	}
+	return &v1alpha1.Federation{Selectors: []v1alpha1.FederationSelector{{DestinationSelectors: []v1alpha1.DestinationSelector{{KubeServiceRefs: refs}}}}}
+}
+
+// status of a mesh.
+func (m *member) status() v1alpha1.MeshStatus {
+	m.w.Helper()
+	mesh := &v1alpha1.Mesh{}
+	m.w.must(m.w.hub.Client.Get(m.w.ctx, m.meshKey(), mesh))
+	return mesh.Status
+}
+
+// reports waits until the mesh reports an error that says something, or for "" none.
+func (m *member) reports(says string) {
+	m.w.Helper()
+	m.w.eventually("mesh "+m.name+" to report "+says, func() error {
+		found := m.status().Errors
+		if says == "" && len(found) == 0 || says != "" && slices.ContainsFunc(found, func(e string) bool { return strings.Contains(e, says) }) {
+			return nil
+		}
+		return fmt.Errorf("it reports %q", found)
+	})
+}
+
+func (w *world) destination(cluster, name string) (*v1alpha1.Destination, error) {
+	d := &v1alpha1.Destination{}
+	return d, w.hub.Client.Get(w.ctx, client.ObjectKey{Namespace: "isthmus-" + cluster, Name: name}, d)
+}
+
+// made lists what the agents made in a cluster.
+func (m *member) made() map[string]string {
+	m.w.Helper()
+	return m.versions(&networkingv1.ServiceEntryList{}, &networkingv1.DestinationRuleList{}, &networkingv1.GatewayList{},
+		&securityv1.AuthorizationPolicyList{}, &securityv1.PeerAuthenticationList{})
+}
 
 func TestFederation(t *testing.T) {
 	w := newWorld(t, "east", "west")
 	east, west := w.members["east"], w.members["west"]
-	reviews := west.app("shop", "reviews")
-	west.app("shop", "ratings")
+	west.app("shop", "reviews")
+	ratings := west.app("shop", "ratings")
 	east.app("shop", "details")
 	vm := w.virtualMesh(everything(), "east", "west")
-	w.ready(vm)
 
-	east.hasEntry("reviews.shop.svc.west.global")
-	east.hasEntry("ratings.shop.svc.west.global")
-	west.hasEntry("details.shop.svc.east.global")
-	if hosts := west.hosts(); !slices.Equal(hosts, []string{"*.shop.svc.cluster.local"}) {
-		t.Errorf("hosts %v", hosts)
+	w.story("everything is federated to everyone", func(t *testing.T) {
+		w.ready(vm)
+		for m, hosts := range map[*member][]string{east: {reviewsWest, ratingsWest}, west: {detailsEast}} {
+			for _, host := range hosts {
+				m.hasEntry(host)
+			}
+			if got := m.hosts(); !slices.Equal(got, []string{"*.shop.svc.cluster.local"}) {
+				t.Errorf("gateway of %s admits %v", m.name, got)
+			}
+		}
+		e, err := east.entry(reviewsWest)
+		w.must(err)
+		if len(e.Spec.Addresses) != 1 || !strings.HasPrefix(e.Spec.Addresses[0], "241.") || e.Spec.Endpoints[0].Address != "203.0.113.2" ||
+			!slices.Equal(e.Spec.SubjectAltNames, []string{"spiffe://cluster.local/ns/shop/sa/reviews"}) {
+			t.Errorf("entry is %v", &e.Spec)
+		}
+		d, err := w.destination("west", "reviews.shop")
+		w.must(err)
+		if f := d.Status.AppliedFederation; f == nil || f.FederatedHostname != reviewsWest || !slices.Equal(f.FederatedToMeshes, []string{"*"}) ||
+			d.Labels[v1alpha1.LabelFederated] == "" || !meta.IsStatusConditionTrue(d.Status.Conditions, v1alpha1.ConditionReady) {
+			t.Errorf("destination is %+v %+v", d.Labels, d.Status)
+		}
+		if d, err := w.destination("west", "istio-eastwestgateway.istio-system"); err == nil && d.Status.AppliedFederation != nil {
+			t.Error("a gateway is federated through itself")
+		}
+	})
+
+	w.story("what is changed or deleted by hand is put right", func(*testing.T) {
+		e, err := east.entry(reviewsWest)
+		w.must(err)
+		address := e.Spec.Addresses[0]
+		edit(w, east.Cluster, e, func(e *networkingv1.ServiceEntry) {
+			e.Spec.SubjectAltNames = []string{"spiffe://cluster.local/ns/evil/sa/evil"}
+		})
+		w.eventually("the identities to be right", func() error {
+			e, err := east.entry(reviewsWest)
+			if err == nil && e.Spec.SubjectAltNames[0] != "spiffe://cluster.local/ns/shop/sa/reviews" {
+				return fmt.Errorf("they are %v", e.Spec.SubjectAltNames)
+			}
+			return err
+		})
+		east.delete(e)
+		w.eventually("the entry with its address", func() error {
+			e, err := east.entry(reviewsWest)
+			if err == nil && e.Spec.Addresses[0] != address {
+				return fmt.Errorf("the address was %s and is %s", address, e.Spec.Addresses[0])
+			}
+			return err
+		})
+	})
+
+	w.story("narrowed and widened again", func(*testing.T) {
+		edit(w, w.hub, vm, func(vm *v1alpha1.VirtualMesh) { vm.Spec.Federation = only("reviews") })
+		w.ready(vm)
+		east.hasEntry(reviewsWest)
+		east.lacksEntry(ratingsWest)
+		west.lacksEntry(detailsEast)
+		if got := west.hosts(); !slices.Equal(got, []string{"reviews.shop.svc.cluster.local"}) {
+			w.Errorf("the gateway admits %v", got)
+		}
+		if got := east.hosts(); got != nil {
+			w.Errorf("the gateway of east admits %v", got)
+		}
+		edit(w, w.hub, vm, func(vm *v1alpha1.VirtualMesh) { vm.Spec.Federation = only("reviews", "ratings", "details") })
+		w.ready(vm)
+		east.hasEntry(ratingsWest)
+		west.hasEntry(detailsEast)
+	})
+
+	w.story("an address of the gateway changes", func(*testing.T) {
+		s := istiotest.Service("istio-system", "istio-eastwestgateway", nil)
+		w.must(west.Client.Get(w.ctx, client.ObjectKeyFromObject(s), s))
+		s.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{Hostname: "gw.west.example.com"}}
+		w.must(west.Client.Status().Update(w.ctx, s))
+		w.eventually("the new address", func() error {
+			e, err := east.entry(reviewsWest)
+			if err == nil && (e.Spec.Endpoints[0].Address != "gw.west.example.com" || e.Spec.Resolution != networkingapi.ServiceEntry_DNS) {
+				return fmt.Errorf("endpoints %v, %s", e.Spec.Endpoints, e.Spec.Resolution)
+			}
+			return err
+		})
+		// Without any address nothing is taken away.
+		s.Status.LoadBalancer.Ingress = nil
+		w.must(west.Client.Status().Update(w.ctx, s))
+		east.reports("no address")
+		east.hasEntry(reviewsWest)
+		if got := west.hosts(); len(got) != 2 {
+			w.Errorf("the gateway admits %v", got)
+		}
+		s.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "203.0.113.2"}}
+		w.must(west.Client.Status().Update(w.ctx, s))
+		east.reports("")
+	})
+
+	w.story("an object of somebody else is in the way", func(*testing.T) {
+		edit(w, w.hub, vm, func(vm *v1alpha1.VirtualMesh) { vm.Spec.Federation = only("reviews") })
+		w.ready(vm)
+		east.lacksEntry(ratingsWest)
+		theirs := &networkingv1.ServiceEntry{ObjectMeta: metav1.ObjectMeta{Namespace: "istio-system", Name: ratingsWest}}
+		theirs.Spec.Hosts, theirs.Spec.Resolution = []string{"theirs.example.com"}, networkingapi.ServiceEntry_DNS
+		theirs.Spec.Ports = []*networkingapi.ServicePort{{Number: 443, Name: "https", Protocol: "TLS"}}
+		east.create(theirs)
+		edit(w, w.hub, vm, func(vm *v1alpha1.VirtualMesh) { vm.Spec.Federation = only("reviews", "ratings", "details") })
+		east.reports("ServiceEntry istio-system/" + ratingsWest)
+		if e, err := east.entry(ratingsWest); err != nil || e.Spec.Hosts[0] != "theirs.example.com" {
+			w.Fatalf("it was touched: %v %v", e, err)
+		}
+		east.delete(theirs)
+		east.hasEntry(ratingsWest)
+		east.reports("")
+		w.ready(vm)
+	})
+
+	w.story("a foreign pass-through server is reported", func(*testing.T) {
+		sample := &networkingv1.Gateway{ObjectMeta: metav1.ObjectMeta{Namespace: "istio-system", Name: "cross-network-gateway"}}
+		sample.Spec.Selector = map[string]string{"istio": "eastwestgateway"}
+		sample.Spec.Servers = []*networkingapi.Server{{
+			Port: &networkingapi.Port{Number: 15443, Name: "tls", Protocol: "TLS"}, Hosts: []string{"*.local"},
+			Tls: &networkingapi.ServerTLSSettings{Mode: networkingapi.ServerTLSSettings_AUTO_PASSTHROUGH},
+		}}
+		exclusive := func(want metav1.ConditionStatus, says string) {
+			w.Helper()
+			w.eventually("GatewayExclusive", func() error {
+				c := meta.FindStatusCondition(west.status().Conditions, v1alpha1.ConditionGatewayExclusive)
+				if c == nil || c.Status != want || !strings.Contains(c.Message, says) {
+					return fmt.Errorf("it is %+v", c)
+				}
+				return nil
+			})
+		}
+		exclusive(metav1.ConditionTrue, "")
+		west.create(sample)
+		exclusive(metav1.ConditionFalse, "istio-system/cross-network-gateway")
+		west.delete(sample)
+		exclusive(metav1.ConditionTrue, "")
+	})
+
+	w.story("a DestinationRule that takes the place of ours is reported, and subsets of the home mesh are known", func(*testing.T) {
+		rule := &networkingv1.DestinationRule{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "mine"}}
+		rule.Spec.Host = "*.global"
+		rule.Spec.TrafficPolicy = &networkingapi.TrafficPolicy{Tls: &networkingapi.ClientTLSSettings{Mode: networkingapi.ClientTLSSettings_DISABLE}}
+		east.create(rule)
+		east.reports("shop/mine")
+		east.delete(rule)
+		east.reports("")
+
+		native := &networkingv1.DestinationRule{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "reviews"}}
+		native.Spec.Host = "reviews"
+		native.Spec.Subsets = []*networkingapi.Subset{{Name: "v3", Labels: map[string]string{"version": "v3"}}}
+		west.create(native)
+		subsets := func(n int) {
+			w.Helper()
+			w.eventually("subsets", func() error {
+				r := &networkingv1.DestinationRule{}
+				err := east.Client.Get(w.ctx, client.ObjectKey{Namespace: "istio-system", Name: reviewsWest}, r)
+				if err == nil && len(r.Spec.Subsets) != n {
+					return fmt.Errorf("they are %v", r.Spec.Subsets)
+				}
+				return err
+			})
+		}
+		subsets(1)
+		west.delete(native)
+		subsets(0)
+	})
+
+	w.story("agents that start again, and a hub that was away, write nothing", func(*testing.T) {
+		before := map[*member]map[string]string{east: east.made(), west: west.made()}
+		versions := func() map[string]string {
+			return (&member{Cluster: w.hub, w: w}).versions(&v1alpha1.MeshList{}, &v1alpha1.DestinationList{})
+		}
+		inHub := versions()
+		for _, m := range []*member{east, west} {
+			m.stop()
+			m.start()
+		}
+		west.proxy.Cut()
+		west.proxy.Restore()
+		shipping := west.app("shop", "shipping") // arrives when both are at work
+		edit(w, w.hub, vm, func(vm *v1alpha1.VirtualMesh) { vm.Spec.Federation = only("reviews", "ratings", "details", "shipping") })
+		w.ready(vm)
+		east.hasEntry("shipping.shop.svc.west.global")
+		for m, was := range before {
+			for name, version := range was {
+				if is := m.made()[name]; is != version && !strings.Contains(name, "Gateway") {
+					w.Errorf("%s: %s was written", m.name, name)
+				}
+			}
+		}
+		for name, version := range inHub {
+			if is := versions()[name]; is != version && !strings.Contains(name, "Mesh") {
+				w.Errorf("hub: %s was written", name)
+			}
+		}
+		west.delete(shipping)
+		east.lacksEntry("shipping.shop.svc.west.global")
+	})
+
+	w.story("a hub that lost a Destination loses no import", func(*testing.T) {
+		e, err := east.entry(ratingsWest)
+		w.must(err)
+		west.stop()
+		d, err := w.destination("west", "ratings.shop")
+		w.must(err)
+		w.must(w.hub.Client.Delete(w.ctx, d))
+		west.start()
+		w.eventually("the destination to be back", func() error {
+			back, err := w.destination("west", "ratings.shop")
+			if err == nil && (back.UID == d.UID || back.Labels[v1alpha1.LabelFederated] == "") {
+				err = errors.New("not yet")
+			}
+			return err
+		})
+		if is, err := east.entry(ratingsWest); err != nil || is.UID != e.UID {
+			w.Errorf("the import was deleted: %v", err)
+		}
+	})
+
+	w.story("a Service that is gone goes everywhere, and not while its cluster is away", func(*testing.T) {
+		west.proxy.Cut()
+		west.delete(ratings)
+		d, err := w.destination("west", "ratings.shop")
+		w.must(err)
+		w.must(w.hub.Client.Delete(w.ctx, d)) // as if the hub had lost it: its home cannot say so
+		other := east.app("shop", "other")    // a sign that east is at work
+		w.eventually("other", func() error { _, err := w.destination("east", "other.shop"); return err })
+		if _, err := east.entry(ratingsWest); err != nil {
+			w.Errorf("deleted on partial information: %v", err)
+		}
+		west.proxy.Restore()
+		east.lacksEntry(ratingsWest)
+		east.delete(other)
+	})
+
+	w.story("suspended, nothing changes", func(*testing.T) {
+		edit(w, w.hub, vm, func(vm *v1alpha1.VirtualMesh) { vm.Spec.Suspend, vm.Spec.Federation = true, nil })
+		w.eventually("suspension", func() error {
+			w.must(w.hub.Client.Get(w.ctx, client.ObjectKeyFromObject(vm), vm))
+			if vm.Status.Accepted == nil || !vm.Status.Accepted.Spec.Suspend {
+				return errors.New("not accepted yet")
+			}
+			return nil
+		})
+		e, err := east.entry(reviewsWest)
+		w.must(err)
+		east.delete(e) // even this stays
+		edit(w, w.hub, vm, func(vm *v1alpha1.VirtualMesh) {
+			vm.Spec.Suspend, vm.Spec.Federation = false, only("reviews", "details")
+		})
+		w.ready(vm)
+		east.hasEntry(reviewsWest)
+	})
+
+	w.story("a VirtualMesh that is deleted takes all of it along", func(*testing.T) {
+		w.must(w.hub.Client.Delete(w.ctx, vm))
+		w.eventually("all of it to go", func() error {
+			for _, m := range []*member{east, west} {
+				if left := slices.Collect(maps.Keys(m.made())); len(left) > 0 {
+					return fmt.Errorf("%s still has %v", m.name, left)
+				}
+			}
+			err := w.hub.Client.Get(w.ctx, client.ObjectKeyFromObject(vm), vm)
+			if !apierrors.IsNotFound(err) {
+				return fmt.Errorf("the VirtualMesh is still there: %w", errors.Join(err))
+			}
+			return nil
+		})
+		w.eventually("destinations to be as before", func() error {
+			d, err := w.destination("west", "reviews.shop")
+			if err == nil && (d.Labels[v1alpha1.LabelFederated] != "" || d.Status.AppliedFederation != nil) {
+				return fmt.Errorf("it is %v %+v", d.Labels, d.Status)
+			}
+			return err
+		})
+	})
+}
+
+func TestFlatNetworkAndKeepalive(t *testing.T) {
+	w := newWorld(t, "east", "west")
+	east, west := w.members["east"], w.members["west"]
+	west.app("shop", "reviews")
+	slice := &discoveryv1.EndpointSlice{
+		ObjectMeta:  metav1.ObjectMeta{Namespace: "shop", Name: "reviews-1", Labels: map[string]string{discoveryv1.LabelServiceName: "reviews"}},
+		AddressType: discoveryv1.AddressTypeIPv4,
+		Ports:       []discoveryv1.EndpointPort{{Name: new("http"), Port: new(int32(8080)), Protocol: new(corev1.ProtocolTCP)}},
+		Endpoints:   []discoveryv1.Endpoint{{Addresses: []string{"10.2.0.7"}, Conditions: discoveryv1.EndpointConditions{Ready: new(true)}}},
 	}
-	rule := &networkingv1.DestinationRule{}
-	w.must(east.Client.Get(w.ctx, client.ObjectKey{Namespace: "istio-system", Name: "reviews.shop.svc.west.global"}, rule))
-	fmt.Println(rule.Spec.String())
+	west.create(slice)
+	external := &networkingv1.ServiceEntry{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "api"}}
+	external.Spec.Hosts, external.Spec.Resolution = []string{"api.example.com"}, networkingapi.ServiceEntry_DNS
+	external.Spec.Ports = []*networkingapi.ServicePort{{Number: 443, Name: "tls", Protocol: "TLS"}}
+	east.create(external)
+	f := everything()
+	f.FlatNetwork = true
+	f.TCPKeepalive = &v1alpha1.TCPKeepalive{Probes: new(int32(3)), Time: &metav1.Duration{Duration: 75e9}, Interval: &metav1.Duration{Duration: 10e9}}
+	vm := w.virtualMesh(f, "east", "west")
+	w.ready(vm)
+	endpoints := func(want ...string) {
+		t.Helper()
+		w.eventually("endpoints", func() error {
+			e, err := east.entry(reviewsWest)
+			if err != nil {
+				return err
+			}
+			var got []string
+			for _, ep := range e.Spec.Endpoints {
+				got = append(got, fmt.Sprintf("%s:%d", ep.Address, ep.Ports["http"]))
+			}
+			if !slices.Equal(got, want) {
+				return fmt.Errorf("they are %v", got)
+			}
+			return nil
+		})
+	}
+	endpoints("10.2.0.7:8080")
+	if got := west.hosts(); got != nil {
+		t.Errorf("a gateway admits %v", got)
+	}
+	edit(w, west.Cluster, slice, func(s *discoveryv1.EndpointSlice) {
+		s.Endpoints = append(s.Endpoints, discoveryv1.Endpoint{Addresses: []string{"10.2.0.9"}}, discoveryv1.Endpoint{
+			Addresses: []string{"10.2.0.11"}, Conditions: discoveryv1.EndpointConditions{Ready: new(false)},
+		})
+	})
+	endpoints("10.2.0.7:8080", "10.2.0.9:8080")
 
-	west.delete(reviews)
-	east.lacksEntry("reviews.shop.svc.west.global")
-	east.hasEntry("ratings.shop.svc.west.global")
+	var rules networkingv1.DestinationRuleList
+	keepalive := func(want int) {
+		t.Helper()
+		w.eventually("keepalive", func() error {
+			w.must(east.Client.List(w.ctx, &rules))
+			n := 0
+			for _, r := range rules.Items {
+				if r.Spec.Host == "api.example.com" && r.Spec.TrafficPolicy.ConnectionPool.Tcp.TcpKeepalive.Probes == 3 {
+					n++
+				}
+			}
+			if n != want {
+				return fmt.Errorf("%d rules have it", n)
+			}
+			return nil
+		})
+	}
+	keepalive(1)
+	edit(w, w.hub, vm, func(vm *v1alpha1.VirtualMesh) { vm.Spec.Federation.TCPKeepalive = nil })
+	w.ready(vm)
+	keepalive(0)
+}
+
+func TestPolicy(t *testing.T) {
+	w := newWorld(t, "east")
+	east := w.members["east"]
+	east.app("shop", "reviews")
+	vm := w.virtualMesh(nil, "east")
+	w.ready(vm)
+	policy := func(namespace, name string) (*securityv1.AuthorizationPolicy, error) {
+		p := &securityv1.AuthorizationPolicy{}
+		return p, east.Client.Get(w.ctx, client.ObjectKey{Namespace: namespace, Name: name}, p)
+	}
+	accessPolicy := func(name, namespace string) *v1alpha1.AccessPolicy {
+		p := &v1alpha1.AccessPolicy{ObjectMeta: metav1.ObjectMeta{Namespace: v1alpha1.SystemNamespace, Name: name}}
+		p.Spec.SourceSelector = []v1alpha1.IdentitySelector{{KubeIdentityMatcher: &v1alpha1.KubeIdentityMatcher{Namespaces: []string{namespace}}}}
+		return p
+	}
+	rules := func(want int) {
+		w.Helper()
+		w.eventually("rules", func() error {
+			p, err := policy("shop", "isthmus-reviews")
+			if want < 0 && apierrors.IsNotFound(err) {
+				return nil
+			}
+			if err == nil && len(p.Spec.Rules) != want {
+				err = fmt.Errorf("there are %d", len(p.Spec.Rules))
+			}
+			return err
+		})
+	}
+
+	w.story("what allows is there before what denies", func(*testing.T) {
+		w.must(w.hub.Client.Create(w.ctx, accessPolicy("one", "shop")))
+		edit(w, w.hub, vm, func(vm *v1alpha1.VirtualMesh) { vm.Spec.GlobalAccessPolicy = v1alpha1.GlobalAccessPolicyEnabled })
+		w.ready(vm)
+		rules(1)
+		denial, err := policy("istio-system", "isthmus-global-access")
+		w.must(err)
+		for namespace, name := range map[string]string{"shop": "isthmus-reviews", "istio-system": "isthmus-gateway-istio-eastwestgateway"} {
+			p, err := policy(namespace, name)
+			w.must(err)
+			if len(p.ResourceVersion) > len(denial.ResourceVersion) || len(p.ResourceVersion) == len(denial.ResourceVersion) && p.ResourceVersion > denial.ResourceVersion {
+				w.Errorf("%s was written after the denial", name)
+			}
+		}
+	})
+
+	w.story("two policies add up, and each goes alone", func(*testing.T) {
+		two := accessPolicy("two", "other")
+		w.must(w.hub.Client.Create(w.ctx, two))
+		rules(2)
+		w.eventually("the report", func() error {
+			d, err := w.destination("east", "reviews.shop")
+			if err == nil && !slices.Equal(d.Status.AppliedAccessPolicies, []string{"one.isthmus-system", "two.isthmus-system"}) {
+				return fmt.Errorf("applied are %v", d.Status.AppliedAccessPolicies)
+			}
+			return err
+		})
+		w.must(w.hub.Client.Delete(w.ctx, two))
+		rules(1)
+	})
+
+	w.story("what cannot be enforced fails closed, and is said", func(*testing.T) {
+		p := accessPolicy("one", "")
+		edit(w, w.hub, p, func(p *v1alpha1.AccessPolicy) {
+			p.Spec.SourceSelector = []v1alpha1.IdentitySelector{{KubeIdentityMatcher: &v1alpha1.KubeIdentityMatcher{Clusters: []string{"east"}}}}
+		})
+		rules(1) // the only cluster of its trust domain can be told
+		west := w.join("west", "203.0.113.9")
+		edit(w, w.hub, vm, func(vm *v1alpha1.VirtualMesh) {
+			vm.Spec.Meshes = append(vm.Spec.Meshes, v1alpha1.ObjectRef{Name: west.meshKey().Name})
+		})
+		rules(0)
+		w.eventually("the report", func() error {
+			d, err := w.destination("east", "reviews.shop")
+			if err == nil && (len(d.Status.RejectedAccessPolicies) != 1 || !strings.Contains(strings.Join(d.Status.Errors, " "), "trust domain")) {
+				return fmt.Errorf("status is %+v", d.Status)
+			}
+			return err
+		})
+	})
+
+	w.story("the kind of policies is deleted", func(*testing.T) {
+		crd := &metav1.PartialObjectMetadata{}
+		crd.SetGroupVersionKind(crdKind)
+		crd.Name = "accesspolicies.isthmus.dev"
+		w.must(w.hub.Client.Delete(w.ctx, crd))
+		w.eventually("the kind to go", func() error {
+			if err := w.hub.Client.Get(w.ctx, client.ObjectKeyFromObject(crd), crd); !apierrors.IsNotFound(err) {
+				return fmt.Errorf("still there: %w", errors.Join(err))
+			}
+			return nil
+		})
+		east.app("shop", "after") // a sign that the agent is at work
+		w.eventually("after", func() error { _, err := w.destination("east", "after.shop"); return err })
+		if _, err := policy("shop", "isthmus-reviews"); err != nil {
+			w.Errorf("what protects was taken away: %v", err)
+		}
+	})
+
+	w.story("everything is taken back in the reverse order", func(*testing.T) {
+		edit(w, w.hub, vm, func(vm *v1alpha1.VirtualMesh) { vm.Spec.GlobalAccessPolicy = v1alpha1.GlobalAccessPolicyDisabled })
+		w.ready(vm)
+		for _, name := range []string{"isthmus-global-access", "isthmus-gateway-istio-eastwestgateway"} {
+			if _, err := policy("istio-system", name); !apierrors.IsNotFound(err) {
+				w.Errorf("%s is still there: %v", name, err)
+			}
+		}
+	})
 }

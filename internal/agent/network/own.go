@@ -253,6 +253,9 @@ func (n *network) reportOwn(ctx context.Context, d *v1alpha1.Destination, s ownS
 	st.AppliedAccessPolicies = atMost(st.AppliedAccessPolicies, 64)
 	st.RejectedAccessPolicies = atMost(st.RejectedAccessPolicies, 64)
 	st.Errors = problems.Errors()
+	if d.Status.ObservedGeneration != 0 { // a status that was written must not become empty
+		st.ObservedGeneration = d.Generation
+	}
 	if s.federation != nil || len(s.verdicts) > 0 || len(problems) > 0 {
 		st.ObservedGeneration = d.Generation
 		st.Conditions = finding.Conditions(d.Status.Conditions, d.Generation, problems.Condition(v1alpha1.ConditionReady, v1alpha1.ReasonReady, "in force"))

@@ -24,10 +24,11 @@ type reports struct {
 
 	mu     sync.Mutex
 	byMesh map[string]map[types.NamespacedName]finding.Findings
+	reach  map[string][]string
 }
 
 func newReports(changed func()) *reports {
-	return &reports{changed: changed, byMesh: map[string]map[types.NamespacedName]finding.Findings{}}
+	return &reports{changed: changed, byMesh: map[string]map[types.NamespacedName]finding.Findings{}, reach: map[string][]string{}}
 }
 
 // set says what was found of one destination; nothing takes back what was found before.
@@ -51,6 +52,17 @@ func (r *reports) set(mesh string, destination types.NamespacedName, found findi
 	}
 }
 
+// setReach says which ways to other meshes lead nowhere.
+func (r *reports) setReach(mesh string, problems []string) {
+	r.mu.Lock()
+	same := slices.Equal(r.reach[mesh], problems)
+	r.reach[mesh] = problems
+	r.mu.Unlock()
+	if !same {
+		r.changed()
+	}
+}
+
 // of sums up what was found for a mesh: what is the same for many destinations of a cluster is said once.
 func (r *reports) of(mesh string) []string {
 	type problem struct{ cluster, text string }
@@ -62,11 +74,11 @@ func (r *reports) of(mesh string) []string {
 			byProblem[p] = append(byProblem[p], key.Name)
 		}
 	}
+	out := slices.Clone(r.reach[mesh])
 	r.mu.Unlock()
 	sorted := slices.SortedFunc(maps.Keys(byProblem), func(a, b problem) int {
 		return cmp.Or(cmp.Compare(a.cluster, b.cluster), cmp.Compare(a.text, b.text))
 	})
-	var out []string
 	for _, p := range sorted {
 		names := byProblem[p]
 		slices.Sort(names)

@@ -40,6 +40,9 @@ var DefaultAddressRange = netip.MustParsePrefix("241.0.0.0/8")
 // DefaultMaxImports is how many destinations of one cluster are imported.
 const DefaultMaxImports = 20_000
 
+// DefaultGatewayProbeInterval is how often the way to other meshes is tried.
+const DefaultGatewayProbeInterval = time.Minute
+
 // Options of the agent's network part.
 type Options struct {
 	// Cluster is the registered name of this cluster.
@@ -48,6 +51,8 @@ type Options struct {
 	AddressRange netip.Prefix
 	// MaxImports is how many destinations of one cluster are imported. Defaults to DefaultMaxImports.
 	MaxImports int
+	// GatewayProbeInterval is how often the way to other meshes is tried, by a handshake through their gateways; 0 means never.
+	GatewayProbeInterval time.Duration
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
 }
@@ -87,7 +92,7 @@ func Setup(link *hublink.Link, local *discovery.Local, o Options) {
 		if err != nil {
 			return fmt.Errorf("setting up the network part: %w", err)
 		}
-		n.refresh = link.Refresh
+		n.refresh, n.server = link.Refresh, link.Server
 		running.Store(n)
 		return mgr.Add(n)
 	}, Kinds()...)
@@ -103,7 +108,8 @@ type network struct {
 	live      client.Reader // this cluster's API server itself
 	hub       cluster.Cluster
 	discovery *discovery.Local
-	refresh   func() // has the heartbeat sent at once
+	refresh   func()        // has the heartbeat sent at once
+	server    func() string // where the hub is, "<host>:<port>"
 
 	view      atomic.Pointer[view]
 	progress  *progress
@@ -137,6 +143,7 @@ func newNetwork(ctx context.Context, mgr ctrl.Manager, hub cluster.Cluster, loca
 		hub:       hub,
 		discovery: local,
 		refresh:   func() {},
+		server:    func() string { return "" },
 		addresses: newAddresses(o.AddressRange),
 		imports:   newImportIndex(),
 		exports:   map[string]*federation.Exports{},

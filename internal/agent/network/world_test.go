@@ -20,6 +20,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -47,10 +48,11 @@ func TestMain(m *testing.M) {
 // world is a real hub, with the rights that its chart gives it, and member clusters with what an installer of Istio makes,
 // Istio's own kinds, and a gateway.
 type world struct {
-	*testing.T
-	ctx     context.Context
-	hub     *testenv.Cluster
-	members map[string]*member
+	*testing.T // of the present story
+	whole      *testing.T
+	ctx        context.Context
+	hub        *testenv.Cluster
+	members    map[string]*member
 }
 
 type member struct {
@@ -73,7 +75,7 @@ func istioKinds(t *testing.T) string {
 
 func newWorld(t *testing.T, clusters ...string) *world {
 	t.Helper()
-	w := &world{T: t, ctx: context.Background(), hub: testenv.Start(t), members: map[string]*member{}}
+	w := &world{T: t, whole: t, ctx: context.Background(), hub: testenv.Start(t), members: map[string]*member{}}
 	hubtest.Install(t, w.hub)
 	hubtest.Start(t, w.hub, hub.Options{})
 	for i, name := range clusters {
@@ -82,10 +84,24 @@ func newWorld(t *testing.T, clusters ...string) *world {
 	return w
 }
 
+// story runs a part of a test that goes on from where the last one ended.
+func (w *world) story(name string, f func(*testing.T)) {
+	if w.whole.Failed() {
+		return
+	}
+	w.whole.Run(name, func(t *testing.T) {
+		w.T = t
+		defer func() { w.T = w.whole }()
+		f(t)
+	})
+}
+
+var crdKind = schema.GroupVersionKind{Group: "apiextensions.k8s.io", Version: "v1", Kind: "CustomResourceDefinition"}
+
 // join registers a cluster and starts its agent.
 func (w *world) join(name, gateway string) *member {
 	w.Helper()
-	m := &member{Cluster: testenv.Start(w.T, istioKinds(w.T)), w: w, name: name}
+	m := &member{Cluster: testenv.Start(w.whole, istioKinds(w.T)), w: w, name: name}
 	w.members[name] = m
 	var err error
 	m.Client, err = client.New(m.Config, client.Options{Scheme: scheme()})
@@ -110,7 +126,7 @@ func (w *world) join(name, gateway string) *member {
 	w.must(w.hub.Client.SubResource("token").Create(w.ctx, &corev1.ServiceAccount{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "isthmus-" + name, Name: v1alpha1.AgentName},
 	}, token))
-	m.proxy = testenv.NewProxy(w.T, w.hub, true)
+	m.proxy = testenv.NewProxy(w.whole, w.hub, true)
 	m.proxy.Restore()
 	m.create(&corev1.Secret{
 		ObjectMeta: metav1.ObjectMeta{Namespace: v1alpha1.AgentNamespace, Name: "hub"},
@@ -140,7 +156,7 @@ func (m *member) start() {
 			m.w.Errorf("the agent of %s ended with %v", m.name, err)
 		}
 	}
-	m.w.Cleanup(m.stop)
+	m.w.whole.Cleanup(m.stop)
 }
 
 func (m *member) meshKey() client.ObjectKey {

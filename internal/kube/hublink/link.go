@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"net"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -131,6 +132,19 @@ func (l *Link) Annotate(f func() map[string]string) {
 
 // Refresh has a heartbeat sent at once, as when what it says has changed.
 func (l *Link) Refresh() { signal(l.credential) }
+
+// Server is where the hub is at present, "<host>:<port>"; "" if that is not known.
+func (l *Link) Server() string {
+	to := l.transport.target.Load()
+	if to == nil {
+		return ""
+	}
+	port := to.server.Port()
+	if port == "" {
+		port = "443"
+	}
+	return net.JoinHostPort(to.server.Hostname(), port)
+}
 
 // Hub is the hub. Its cache holds what lies in the namespace of this cluster; of other clusters, stripped, Meshes and the
 // Destinations that are labelled as federated; and VirtualMeshes, AccessPolicies and Settings. So who watches or lists Meshes

@@ -1,0 +1,120 @@
+package network
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
+	"github.com/isthmus-mesh/isthmus/internal/agent/reach"
+	"github.com/isthmus-mesh/isthmus/internal/federation"
+	"github.com/isthmus-mesh/isthmus/internal/membership"
+	"github.com/isthmus-mesh/isthmus/internal/pki"
+)
+
+const (
+	// reachSamples is how many destinations of a mesh are tried before a gateway is said not to lead to them: one may have no
+	// pods.
+	reachSamples = 3
+	// rootConfigMap is where istiod publishes the roots that proxies trust, under pki.RootCertKey.
+	rootConfigMap = "istio-ca-root-cert"
+)
+
+// reconcileReach tries the way from this cluster to each mesh that it imports from, through each of that mesh's gateways.
+func (n *network) reconcileReach(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
+	v := n.view.Load()
+	again := ctrl.Result{RequeueAfter: n.GatewayProbeInterval}
+	if n.GatewayProbeInterval == 0 || v == nil || v.own[req.Name] == nil {
+		return again, nil
+	}
+	mesh := v.own[req.Name]
+	vm := v.of(mesh)
+	if vm == nil || vm.Spec.Federation == nil || vm.Spec.Federation.FlatNetwork {
+		n.reports.setReach(mesh.Name, nil)
+		return again, nil
+	}
+	roots, err := n.trusted(ctx, mesh)
+	if err != nil {
+		return ctrl.Result{}, err
+	}
+	prober := reach.Prober{Now: n.Now, Forbidden: func(ip string, port int32) bool { return reach.Local(ip) || n.isForbidden(ip, port) }}
+	var found []string
+	for _, home := range vm.Members {
+		if home.Name == mesh.Name && home.Namespace == mesh.Namespace {
+			continue
+		}
+		targets, err := n.targets(ctx, home, roots)
+		if err != nil {
+			return ctrl.Result{}, err
+		}
+		if len(targets) == 0 {
+			continue
+		}
+		gateways, _ := federation.ChosenGateways(vm, home)
+		for _, g := range gateways {
+			for _, address := range g.Addresses {
+				if problem := try(ctx, prober, targets, address, g.TLSPort.ExternalPort); problem != "" {
+					found = append(found, problem)
+				}
+			}
+		}
+	}
+	slices.Sort(found)
+	n.reports.setReach(mesh.Name, slices.Compact(found))
+	return again, nil
+}
+
+// targets are some destinations of a mesh that are imported from it, without address.
+func (n *network) targets(ctx context.Context, home *v1alpha1.Mesh, roots pki.Bundle) (out []reach.Target, err error) {
+	keys := slices.DeleteFunc(n.imports.keys(), func(k types.NamespacedName) bool { return k.Namespace != home.Namespace })
+	slices.SortFunc(keys, func(a, b types.NamespacedName) int { return cmp.Compare(a.Name, b.Name) })
+	for _, key := range keys {
+		d := &v1alpha1.Destination{}
+		if err := n.hub.GetClient().Get(ctx, key, d); client.IgnoreNotFound(err) != nil {
+			return nil, err
+		}
+		if d.Spec.Mesh != home.Name || len(d.Spec.Identities) == 0 {
+			continue
+		}
+		if sni := federation.SNI(home, d); sni != "" {
+			out = append(out, reach.Target{Mesh: membership.MeshKey(home), SNI: sni, Identities: d.Spec.Identities, Roots: roots})
+		}
+		if len(out) == reachSamples {
+			break
+		}
+	}
+	return out, nil
+}
+
+// try reports why none of the targets is reached by a gateway; "" if one is.
+func try(ctx context.Context, prober reach.Prober, targets []reach.Target, address string, port int32) (problem string) {
+	for _, t := range targets {
+		t.Address, t.Port = address, port
+		verdict := prober.Probe(ctx, t)
+		if problem = verdict.String(); problem == "" || verdict.Problem == reach.Unreachable {
+			break
+		}
+		ctrl.LoggerFrom(ctx).V(1).Info("a destination is not reached", "problem", problem, "reason", fmt.Sprint(verdict.Err))
+	}
+	return problem
+}
+
+// trusted are the roots that proxies of a mesh trust.
+func (n *network) trusted(ctx context.Context, mesh *v1alpha1.Mesh) (pki.Bundle, error) {
+	cm := &corev1.ConfigMap{}
+	err := n.live.Get(ctx, client.ObjectKey{Namespace: mesh.Spec.Istio.RootNamespace, Name: rootConfigMap}, cm)
+	if err != nil {
+		return pki.Bundle{}, client.IgnoreNotFound(err)
+	}
+	bundle, err := pki.ParseBundle([]byte(cm.Data[pki.RootCertKey]))
+	if err != nil {
+		return pki.Bundle{}, nil //nolint:nilerr // no roots are published: who is met is asked all the same
+	}
+	return bundle, nil
+}
