@@ -133,12 +133,6 @@ func own(identities []string, mesh *v1alpha1.IstioMesh, namespace string) []stri
 	})
 }
 
-// observe describes a Service.
-func (r *destinations) observe(ctx context.Context, v *view, req request) (v1alpha1.DestinationSpec, istio.Membership, error) {
-	o, err := r.inspect(ctx, v, types.NamespacedName{Namespace: req.Namespace, Name: req.Name})
-	return o.spec, o.state, err
-}
-
 // observed is what is true of a Service.
 type observed struct {
 	key     types.NamespacedName

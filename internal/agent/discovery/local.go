@@ -28,8 +28,8 @@ func (l *Local) Calls(ctx context.Context, name string) (bool, error) {
 	if v == nil {
 		return true, nil
 	}
-	_, state, err := r.observe(ctx, v, request{Namespace: namespace, Name: service})
-	return state != istio.Outside, err
+	o, err := r.inspect(ctx, v, types.NamespacedName{Namespace: namespace, Name: service})
+	return o.state != istio.Outside, err
 }
 
 // Missing returns the names of Destinations that this cluster calls for and the hub does not have yet. It looks at every
@@ -49,11 +49,11 @@ func (l *Local) Missing(ctx context.Context) (names []string, err error) {
 		if !apierrors.IsNotFound(err) {
 			return nil, err
 		}
-		_, state, err := r.observe(ctx, v, req)
+		o, err := r.inspect(ctx, v, types.NamespacedName{Namespace: req.Namespace, Name: req.Name})
 		if err != nil {
 			return nil, err
 		}
-		if state == istio.Inside {
+		if o.state == istio.Inside {
 			names = append(names, name)
 		}
 	}
