@@ -4,11 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
@@ -21,8 +26,9 @@ func newClusterDeregister(c *cli) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "deregister NAME",
 		Short: "Part with a cluster: remove its agent, and what the hub has of it",
-		Long: `Removes the agent from the member cluster, then the KubernetesCluster from the hub, and with it the namespace, the identity and
-the rights of the agent.
+		Long: `Removes the agent from the member cluster and what it made there of Istio's kinds: hosts of other clusters, gateways for them, and
+policies. Then removes the KubernetesCluster from the hub, and with it the namespace, the identity and the rights of the agent. The
+VirtualMeshes let go of the cluster's meshes, and the other members of its services.
 
 The member's Secret cacerts stays: without it, istiod would make up a root of its own at its next start, and proxies would stop
 trusting each other. From then on nobody renews it.
@@ -54,7 +60,7 @@ With --force a member that cannot be reached is left as it is, and what is left 
 					return fmt.Errorf("%w; nothing was changed in the hub; to leave the member as it is, use --force", err)
 				}
 				c.progress.did("The member cluster was left as it is: %v", err)
-				c.progress.did("When it is at hand: helm uninstall %s -n %s; kubectl delete namespace %s", charts.Agent, v1alpha1.AgentNamespace, v1alpha1.AgentNamespace)
+				c.progress.did("When it is at hand: helm uninstall %s -n %s; kubectl delete namespace %s; %s", charts.Agent, v1alpha1.AgentNamespace, v1alpha1.AgentNamespace, byHand())
 			}
 			if err := hub.forget(ctx, key); err != nil {
 				return err
@@ -91,6 +97,9 @@ func (c *cli) removeAgent(ctx context.Context, name string) error {
 	if err := member.remove(ctx, charts.Agent, v1alpha1.AgentNamespace); err != nil {
 		return err
 	}
+	if err := member.removeNetwork(ctx); err != nil {
+		return err
+	}
 	secret := &corev1.Secret{}
 	secret.Namespace, secret.Name = v1alpha1.AgentNamespace, credentialSecret
 	if err := client.IgnoreNotFound(member.Delete(ctx, secret)); err != nil {
@@ -109,7 +118,73 @@ func (c *cli) removeAgent(ctx context.Context, name string) error {
 	return nil
 }
 
-// forget deletes the KubernetesCluster and waits until the hub has taken away what goes with it.
+// networkManager is the value of the label isthmus.dev/managed-by of what the agent's network part makes.
+const networkManager = "isthmus-agent-network"
+
+// globalDenial is the name of the AuthorizationPolicy that denies what nothing allows.
+const globalDenial = "isthmus-global-access"
+
+// networkKinds are what the agent's network part makes, in the order in which it is removed: first nobody comes in any more,
+// then nobody goes out, and policies last. A DestinationRule without its host does no harm, a host without its DestinationRule
+// would.
+var networkKinds = []schema.GroupVersionKind{
+	{Group: "networking.istio.io", Version: "v1", Kind: "Gateway"},
+	{Group: "networking.istio.io", Version: "v1", Kind: "ServiceEntry"},
+	{Group: "networking.istio.io", Version: "v1", Kind: "DestinationRule"},
+	{Group: "security.istio.io", Version: "v1", Kind: "PeerAuthentication"},
+	{Group: "security.istio.io", Version: "v1", Kind: "AuthorizationPolicy"},
+}
+
+// removeNetwork removes what the agent's network part made, and tells. The agent must be gone.
+func (c *cluster) removeNetwork(ctx context.Context) error {
+	for _, kind := range networkKinds {
+		list := &metav1.PartialObjectMetadataList{}
+		list.SetGroupVersionKind(kind)
+		err := c.List(ctx, list, client.MatchingLabels{v1alpha1.LabelManagedBy: networkManager})
+		if meta.IsNoMatchError(err) {
+			continue // without Istio's kinds there is nothing
+		}
+		if err != nil {
+			return fmt.Errorf("%s: what the agent has made: %w", c.role, err)
+		}
+		// The denial before what allows: else requests would be denied for a moment.
+		slices.SortStableFunc(list.Items, func(a, b metav1.PartialObjectMetadata) int {
+			first := func(o metav1.PartialObjectMetadata) int {
+				if o.Name == globalDenial {
+					return 0
+				}
+				return 1
+			}
+			return first(a) - first(b)
+		})
+		for i := range list.Items {
+			obj := &list.Items[i]
+			obj.SetGroupVersionKind(kind)
+			c.progress.waits(fmt.Sprintf("removing %s %s/%s", kind.Kind, obj.Namespace, obj.Name))
+			if err := client.IgnoreNotFound(c.Delete(ctx, obj, client.Preconditions{UID: &obj.UID})); err != nil {
+				return fmt.Errorf("%s: %w", c.role, err)
+			}
+			c.progress.details("removed %s %s/%s", kind.Kind, obj.Namespace, obj.Name)
+		}
+		if n := len(list.Items); n > 0 {
+			c.progress.did("Removed from the member cluster: %d of kind %s", n, kind.Kind)
+		}
+	}
+	return nil
+}
+
+// byHand is the command lines that do what removeNetwork does.
+func byHand() string {
+	label := " -A -l " + v1alpha1.LabelManagedBy + "=" + networkManager
+	out := []string{"kubectl delete authorizationpolicy.security.istio.io" + label + " --field-selector metadata.name=" + globalDenial}
+	for _, kind := range networkKinds {
+		out = append(out, "kubectl delete "+strings.ToLower(kind.Kind)+"."+kind.Group+label)
+	}
+	return strings.Join(out, "; ")
+}
+
+// forget deletes the KubernetesCluster and waits until the hub has taken away what goes with it. It does so when no VirtualMesh
+// counts on the cluster's meshes any more.
 func (c *cluster) forget(ctx context.Context, key client.ObjectKey) error {
 	kc := &v1alpha1.KubernetesCluster{}
 	kc.Namespace, kc.Name = key.Namespace, key.Name
@@ -121,6 +196,34 @@ func (c *cluster) forget(ctx context.Context, key client.ObjectKey) error {
 		if apierrors.IsNotFound(err) {
 			return "", nil
 		}
-		return "waiting for the hub to take away the rights of the agent: see that isthmus-hub runs in namespace " + key.Namespace, err
-	}, changesOf(&v1alpha1.KubernetesClusterList{}, client.InNamespace(key.Namespace), client.MatchingFields{"metadata.name": key.Name}))
+		if err != nil {
+			return "", err
+		}
+		virtualMeshes := &v1alpha1.VirtualMeshList{}
+		if err := c.List(ctx, virtualMeshes, client.InNamespace(key.Namespace)); err != nil {
+			return "", err
+		}
+		for i := range virtualMeshes.Items {
+			if waitingFor := countsOn(&virtualMeshes.Items[i], kube.ClusterNamespace(key.Name)); waitingFor != "" {
+				return waitingFor, nil
+			}
+		}
+		return "waiting for the hub to take away the rights of the agent: see that isthmus-hub runs in namespace " + key.Namespace, nil
+	},
+		changesOf(&v1alpha1.KubernetesClusterList{}, client.InNamespace(key.Namespace), client.MatchingFields{"metadata.name": key.Name}),
+		changesOf(&v1alpha1.VirtualMeshList{}, client.InNamespace(key.Namespace)))
+}
+
+// countsOn says what is waited for if a VirtualMesh has a mesh of a cluster's namespace for a member; "" if it has none.
+func countsOn(vm *v1alpha1.VirtualMesh, namespace string) string {
+	if vm.Status.Accepted == nil {
+		return ""
+	}
+	for _, ref := range vm.Status.Accepted.Spec.Meshes {
+		if ref.Namespace != namespace {
+			continue
+		}
+		return fmt.Sprintf("waiting for VirtualMesh %s to let go of mesh %s: see that isthmus-hub runs in namespace %s", vm.Name, ref.Name, vm.Namespace)
+	}
+	return ""
 }

@@ -119,3 +119,17 @@ func TestOthers(t *testing.T) {
 		}
 	}
 }
+
+// TestByHand: the command lines for a member that is not at hand.
+func TestByHand(t *testing.T) {
+	const label = " -A -l isthmus.dev/managed-by=isthmus-agent-network"
+	want := "kubectl delete authorizationpolicy.security.istio.io" + label + " --field-selector metadata.name=isthmus-global-access; " +
+		"kubectl delete gateway.networking.istio.io" + label + "; " +
+		"kubectl delete serviceentry.networking.istio.io" + label + "; " +
+		"kubectl delete destinationrule.networking.istio.io" + label + "; " +
+		"kubectl delete peerauthentication.security.istio.io" + label + "; " +
+		"kubectl delete authorizationpolicy.security.istio.io" + label
+	if got := byHand(); got != want {
+		t.Errorf("got:  %s\nwant: %s", got, want)
+	}
+}

@@ -36,9 +36,10 @@ type world struct {
 	kubeconfig  string
 }
 
-func newWorld(t *testing.T) *world {
+// newWorld starts both clusters; memberCRDs are directories of further kinds of the member's.
+func newWorld(t *testing.T, memberCRDs ...string) *world {
 	t.Helper()
-	w := &world{hub: testenv.Start(t), member: testenv.Start(t)}
+	w := &world{hub: testenv.Start(t), member: testenv.Start(t, memberCRDs...)}
 	config := clientcmdapi.NewConfig()
 	for name, c := range map[string]*testenv.Cluster{"hub": w.hub, "member": w.member} {
 		config.Clusters[name] = &clientcmdapi.Cluster{Server: c.Config.Host, CertificateAuthorityData: c.Config.CAData}
