@@ -97,10 +97,10 @@ func selects(s v1alpha1.DestinationSelector, cluster, name, namespace string, la
 // oneOf reports whether a list that restricts names v; an empty list restricts nothing.
 func oneOf(list []string, v string) bool { return len(list) == 0 || slices.Contains(list, v) }
 
-// within reports whether m has all pairs of want.
+// within reports whether m has all pairs of want. An empty value is one, and not the absence of the key.
 func within(want, m map[string]string) bool {
 	for k, v := range want {
-		if m[k] != v {
+		if got, ok := m[k]; !ok || got != v {
 			return false
 		}
 	}
