@@ -116,6 +116,9 @@ func ApplyStatus(ctx context.Context, c client.Client, owner string, live, obj c
 		return nil
 	}
 	want.SetUID(live.GetUID())
+	if status, ok := want.Object["status"].(map[string]any); ok && len(status) == 0 {
+		delete(want.Object, "status") // as an empty one it would be made null if nobody else has fields in it
+	}
 	return c.Status().Apply(ctx, client.ApplyConfigurationFromUnstructured(want), client.FieldOwner(owner), client.ForceOwnership)
 }
 

@@ -139,6 +139,12 @@ func TestApplyStatus(t *testing.T) {
 	if kc.Status.AgentVersion != "" || len(kc.Status.Conditions) != 1 || kc.Status.Conditions[0].Type != "Connected" {
 		t.Fatalf("status = %+v", kc.Status)
 	}
+	if !status("two", func(*v1alpha1.KubernetesClusterStatus) {}) || !status("one", func(*v1alpha1.KubernetesClusterStatus) {}) {
+		t.Fatal("want writes that leave nothing")
+	}
+	if status("one", func(*v1alpha1.KubernetesClusterStatus) {}) || kc.Status.Namespace != "" || len(kc.Status.Conditions) != 0 {
+		t.Fatalf("status = %+v", kc.Status)
+	}
 }
 
 func TestShortName(t *testing.T) {

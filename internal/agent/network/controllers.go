@@ -52,6 +52,9 @@ func (n *network) addControllers() error {
 			return requestOf(o)
 		}),
 		watch(istio, &securityv1.AuthorizationPolicy{}, versionChanged, func(o *securityv1.AuthorizationPolicy) []ctrl.Request {
+			if !isOurs(o) {
+				return n.blocked.by(ownController, o)
+			}
 			return n.madeFor(o, true)
 		}),
 		watch(istio, &networkingv1.DestinationRule{}, versionChanged, func(o *networkingv1.DestinationRule) []ctrl.Request {
@@ -82,13 +85,14 @@ func (n *network) addControllers() error {
 			if isOurs(o) {
 				return n.madeFor(o, false)
 			}
-			return n.imports.ofHosts(n.addresses.reserve(client.ObjectKeyFromObject(o).String(), o.Spec.Addresses))
+			moved := n.addresses.reserve(client.ObjectKeyFromObject(o).String(), o.Spec.Addresses)
+			return append(n.imports.ofHosts(moved), n.blocked.by(importController, o)...)
 		}),
 		watch(istio, &networkingv1.DestinationRule{}, versionChanged, func(o *networkingv1.DestinationRule) []ctrl.Request {
 			if isOurs(o) {
 				return n.madeFor(o, false)
 			}
-			return n.imports.covered(o.Spec.Host)
+			return append(n.imports.covered(o.Spec.Host), n.blocked.by(importController, o)...)
 		}),
 	); err != nil {
 		return err
@@ -109,7 +113,10 @@ func (n *network) addControllers() error {
 		watch(istio, &networkingv1.Gateway{}, versionChanged, func(*networkingv1.Gateway) []ctrl.Request { return n.ownMeshes() }),
 		watch(istio, &securityv1.PeerAuthentication{}, versionChanged, func(*securityv1.PeerAuthentication) []ctrl.Request { return n.ownMeshes() }),
 		watch(istio, &securityv1.AuthorizationPolicy{}, versionChanged, func(o *securityv1.AuthorizationPolicy) []ctrl.Request {
-			if !isOurs(o) || o.Annotations[v1alpha1.AnnotationDestination] != "" {
+			if !isOurs(o) {
+				return n.blocked.by(meshController, o)
+			}
+			if o.Annotations[v1alpha1.AnnotationDestination] != "" {
 				return nil
 			}
 			return n.ownMeshes()
@@ -127,7 +134,10 @@ func (n *network) addControllers() error {
 		watch(istio, &networkingv1.DestinationRule{}, versionChanged, func(o *networkingv1.DestinationRule) []ctrl.Request {
 			key, ok := strings.CutPrefix(o.Annotations[v1alpha1.AnnotationDestination], externalPrefix)
 			namespace, name, _ := strings.Cut(key, "/")
-			if !ok || !isOurs(o) {
+			if !isOurs(o) {
+				return n.blocked.by(externController, o)
+			}
+			if !ok {
 				return nil
 			}
 			return []ctrl.Request{{NamespacedName: types.NamespacedName{Namespace: namespace, Name: name}}}

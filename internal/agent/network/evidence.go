@@ -52,10 +52,10 @@ type evidence struct {
 	memo map[string]said
 }
 
-// said is an answer, for a moment: many destinations may be gone at once.
+// said is what the agents of a cluster's meshes said last, for a moment: many destinations may be gone at once.
 type said struct {
-	at    time.Time
-	agree bool
+	at     time.Time
+	meshes map[string]exported // nil from an agent that is not known to be alive
 }
 
 const memory = 2 * time.Second
@@ -63,30 +63,9 @@ const memory = 2 * time.Second
 // exports reports whether the home agent of a mesh, by the accepted spec of at least a generation, federates just what the
 // hub's cache shows.
 func (e *evidence) exports(ctx context.Context, namespace, mesh string, generation int64) (bool, error) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	key := namespace + "/" + mesh
-	if m, ok := e.memo[key]; ok && e.now().Sub(m.at) < memory {
-		return m.agree, nil
-	}
-	agree, err := e.ask(ctx, namespace, mesh, generation)
-	if err == nil {
-		e.memo[key] = said{e.now(), agree}
-	}
-	return agree, err
-}
-
-func (e *evidence) ask(ctx context.Context, namespace, mesh string, generation int64) (bool, error) {
-	var lease coordinationv1.Lease
-	if err := e.hub.Get(ctx, types.NamespacedName{Namespace: namespace, Name: v1alpha1.AgentName}, &lease); err != nil {
-		return false, client.IgnoreNotFound(err)
-	}
-	if lease.Spec.RenewTime == nil || e.now().Sub(lease.Spec.RenewTime.Time) > hublink.LeaseDuration {
-		return false, nil
-	}
-	var meshes map[string]exported
-	if json.Unmarshal([]byte(lease.Annotations[v1alpha1.AnnotationExports]), &meshes) != nil {
-		return false, nil
+	meshes, err := e.ask(ctx, namespace)
+	if err != nil {
+		return false, err
 	}
 	says, ok := meshes[mesh]
 	if !ok || says.Generation < generation {
@@ -103,6 +82,28 @@ func (e *evidence) ask(ctx context.Context, namespace, mesh string, generation i
 		}
 	}
 	return federation.DigestOf(names) == says.Digest, nil
+}
+
+// ask reads what an agent that is alive says on its Lease.
+func (e *evidence) ask(ctx context.Context, namespace string) (map[string]exported, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if m, ok := e.memo[namespace]; ok && e.now().Sub(m.at) < memory {
+		return m.meshes, nil
+	}
+	m := said{at: e.now()}
+	var lease coordinationv1.Lease
+	err := e.hub.Get(ctx, types.NamespacedName{Namespace: namespace, Name: v1alpha1.AgentName}, &lease)
+	if client.IgnoreNotFound(err) != nil {
+		return nil, err
+	}
+	if at := lease.Spec.RenewTime; err == nil && at != nil && e.now().Sub(at.Time) <= hublink.LeaseDuration {
+		if json.Unmarshal([]byte(lease.Annotations[v1alpha1.AnnotationExports]), &m.meshes) != nil {
+			m.meshes = nil
+		}
+	}
+	e.memo[namespace] = m
+	return m.meshes, nil
 }
 
 // resources asks the hub which kinds it serves.

@@ -51,7 +51,7 @@ func (n *network) reconcileExternal(ctx context.Context, req ctrl.Request) (ctrl
 			rule.Annotations[v1alpha1.AnnotationDestination] = destination
 			// An object of somebody else with the name of one of these has its own say: nothing is lost.
 			if err := n.objects.apply(ctx, rule, labelOf(vm)); err != nil {
-				if _, foreign := foreignObject(err); !foreign {
+				if _, foreign := n.blocked.foreign(err, externController, req); !foreign {
 					return ctrl.Result{}, err
 				}
 			}

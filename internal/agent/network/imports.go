@@ -2,7 +2,6 @@ package network
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"net"
@@ -141,7 +140,7 @@ func (i *importing) apply(ctx context.Context, vm *membership.VirtualMesh, home 
 	for _, o := range []client.Object{out.DestinationRule, out.ServiceEntry} {
 		annotate(o, membership.MeshKey(home))
 		err := i.objects.apply(ctx, o, labelOf(vm))
-		if f, ok := foreignObject(err); ok {
+		if f, ok := i.blocked.foreign(err, importController, ctrl.Request{NamespacedName: i.key}); ok {
 			report(append(notes, f)...)
 			return nil
 		}
@@ -335,8 +334,4 @@ func covering(host string) []string {
 		out = append(out, "*."+after)
 		rest = after
 	}
-}
-
-func asForeign(err error) (*kube.ForeignObjectError, bool) {
-	return errors.AsType[*kube.ForeignObjectError](err)
 }

@@ -281,7 +281,7 @@ func (m *meshWork) apply(ctx context.Context, objects ...client.Object) error {
 	for _, o := range objects {
 		annotate(o, membership.MeshKey(m.mesh))
 		err := m.objects.apply(ctx, o, labelOf(m.vm))
-		if f, ok := foreignObject(err); ok {
+		if f, ok := m.blocked.foreign(err, meshController, ctrl.Request{NamespacedName: client.ObjectKeyFromObject(m.mesh)}); ok {
 			m.problems = append(m.problems, f)
 		} else if err != nil {
 			return err

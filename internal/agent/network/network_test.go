@@ -16,6 +16,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
@@ -506,9 +507,9 @@ func TestPolicy(t *testing.T) {
 	})
 
 	w.story("the kind of policies is deleted", func(*testing.T) {
-		crd := &metav1.PartialObjectMetadata{}
+		crd := &unstructured.Unstructured{}
 		crd.SetGroupVersionKind(crdKind)
-		crd.Name = "accesspolicies.isthmus.dev"
+		crd.SetName("accesspolicies.isthmus.dev")
 		w.must(w.hub.Client.Delete(w.ctx, crd))
 		w.eventually("the kind to go", func() error {
 			if err := w.hub.Client.Get(w.ctx, client.ObjectKeyFromObject(crd), crd); !apierrors.IsNotFound(err) {

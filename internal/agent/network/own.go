@@ -73,7 +73,7 @@ func (n *network) reconcileOwn(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	var foreign finding.Findings
 	for _, want := range state.policies {
 		err := n.objects.apply(ctx, want, label)
-		if f, ok := foreignObject(err); ok {
+		if f, ok := n.blocked.foreign(err, ownController, req); ok {
 			foreign = append(foreign, f)
 		} else if err != nil {
 			return ctrl.Result{}, err
@@ -253,9 +253,6 @@ func (n *network) reportOwn(ctx context.Context, d *v1alpha1.Destination, s ownS
 	st.AppliedAccessPolicies = atMost(st.AppliedAccessPolicies, 64)
 	st.RejectedAccessPolicies = atMost(st.RejectedAccessPolicies, 64)
 	st.Errors = problems.Errors()
-	if d.Status.ObservedGeneration != 0 { // a status that was written must not become empty
-		st.ObservedGeneration = d.Generation
-	}
 	if s.federation != nil || len(s.verdicts) > 0 || len(problems) > 0 {
 		st.ObservedGeneration = d.Generation
 		st.Conditions = finding.Conditions(d.Status.Conditions, d.Generation, problems.Condition(v1alpha1.ConditionReady, v1alpha1.ReasonReady, "in force"))
@@ -378,14 +375,3 @@ func cutLast(qualified string) (name, namespace string, ok bool) {
 }
 
 func atMost[T any](list []T, limit int) []T { return list[:min(len(list), limit)] }
-
-// foreignObject turns the error that an object of somebody else is in the way into a finding.
-func foreignObject(err error) (finding.Finding, bool) {
-	if f, ok := asForeign(err); ok {
-		return finding.Finding{Reason: ReasonForeignObject, Message: f.Error()}, true
-	}
-	return finding.Finding{}, false
-}
-
-// ReasonForeignObject says that an object of somebody else has the name of one that is called for.
-const ReasonForeignObject = "ForeignObject"

@@ -116,6 +116,7 @@ type network struct {
 	addresses *addresses
 	imports   *importIndex
 	reports   *reports
+	blocked   blocked
 	evidence  *evidence
 	forbidden atomic.Pointer[map[string]bool] // addresses of API servers, "<ip>:<port>"
 
