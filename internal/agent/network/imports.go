@@ -284,6 +284,12 @@ func (x *importIndex) full(key types.NamespacedName, limit int) bool {
 	return !there && x.byHome[key.Namespace] >= limit
 }
 
+func (x *importIndex) len() int {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return len(x.hostOf)
+}
+
 func (x *importIndex) keys() (out []types.NamespacedName) {
 	x.mu.Lock()
 	defer x.mu.Unlock()

@@ -22,6 +22,9 @@ import (
 // unsettled is when something is looked at again that waits for what no event tells of.
 const unsettled = 5 * time.Second
 
+// discoveryStalled is when discovery is taken not to get any further.
+const discoveryStalled = time.Minute
+
 // reconcileView makes the view anew and has looked at what it concerns.
 func (n *network) reconcileView(ctx context.Context, _ ctrl.Request) (ctrl.Result, error) {
 	select {
@@ -31,9 +34,7 @@ func (n *network) reconcileView(ctx context.Context, _ ctrl.Request) (ctrl.Resul
 	}
 	old := n.view.Load()
 	if old == nil {
-		// Before the first answer of this agent, discovery must have told the hub all that it knows.
-		missing, err := n.discovery.Missing(ctx)
-		if err != nil || len(missing) > 0 {
+		if waits, err := n.awaitDiscovery(ctx); err != nil || waits {
 			return ctrl.Result{RequeueAfter: unsettled / 10}, err
 		}
 	}
@@ -77,6 +78,20 @@ func (n *network) reconcileView(ctx context.Context, _ ctrl.Request) (ctrl.Resul
 	}
 	n.lookAtMeshes(0)
 	return again, nil
+}
+
+// awaitDiscovery reports whether, before the first answer of this agent, discovery still has to tell the hub what it knows: a
+// hub that was restored may lack what is federated. What discovery makes no progress with for a while it cannot tell.
+func (n *network) awaitDiscovery(ctx context.Context) (bool, error) {
+	missing, err := n.discovery.Missing(ctx)
+	if err != nil || len(missing) == 0 {
+		return err != nil, err
+	}
+	if a := &n.awaited; a.since.IsZero() || a.missing != len(missing) {
+		a.missing, a.since = len(missing), n.Now()
+		ctrl.LoggerFrom(ctx).Info("waiting for discovery", "missing", len(missing), "first", missing[0])
+	}
+	return n.Now().Sub(n.awaited.since) < discoveryStalled, nil
 }
 
 // look reads the view from the hub.

@@ -110,13 +110,20 @@ func (m *meshWork) gateways(ctx context.Context) error {
 	if err := m.passThrough(ctx, chosen, len(want) > 0); err != nil {
 		return err
 	}
-	m.mu.Lock()
-	if m.exported[m.mesh.Name] != m.vm.Generation {
-		m.exported[m.mesh.Name] = m.vm.Generation
-		defer m.refresh()
-	}
-	m.mu.Unlock()
+	m.publish()
 	return nil
+}
+
+// publish has the Lease say what is exported, now that it is complete.
+func (m *meshWork) publish() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.exported[m.mesh.Name] = m.vm.Generation
+	says := exported{m.vm.Generation, m.exportsOf(m.mesh.Name).Digest()}
+	if m.published[m.mesh.Name] != says {
+		m.published[m.mesh.Name] = says
+		m.refresh()
+	}
 }
 
 // passThrough finds what else the gateways let pass.
@@ -360,6 +367,7 @@ func (m *meshWork) report(ctx context.Context) error {
 	if m.exclusive != nil {
 		want.Status.Conditions = finding.Conditions(live.Status.Conditions, live.Generation, *m.exclusive)
 	}
+	m.measure(len(want.Status.Errors))
 	err = kube.ApplyStatus(ctx, m.hub.GetClient(), fieldOwner, live, want)
 	if apierrors.IsConflict(err) {
 		return nil // the Mesh was made anew meanwhile; its event comes

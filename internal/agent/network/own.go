@@ -286,7 +286,6 @@ func (n *network) export(mesh *v1alpha1.Mesh, d *v1alpha1.Destination, federated
 	n.mu.Unlock()
 	if changed {
 		n.lookAtMeshes(0)
-		n.refresh()
 	}
 }
 
@@ -319,7 +318,6 @@ func (n *network) ownGone(ctx context.Context, v *view, req ctrl.Request) (ctrl.
 	n.mu.Unlock()
 	if changed {
 		n.lookAtMeshes(0)
-		n.refresh()
 	}
 	return ctrl.Result{}, nil
 }

@@ -65,3 +65,9 @@ func (p *progress) settled(kinds ...workKind) bool {
 	}
 	return true
 }
+
+func (p *progress) len() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.pending)
+}

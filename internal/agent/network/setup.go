@@ -120,8 +120,15 @@ type network struct {
 	evidence  *evidence
 	forbidden atomic.Pointer[map[string]bool] // addresses of API servers, "<ip>:<port>"
 
+	// awaited is how many Destinations discovery had to tell of, and since when. The view's reconciler alone uses it.
+	awaited struct {
+		missing int
+		since   time.Time
+	}
+
 	mu        sync.Mutex
 	exports   map[string]*federation.Exports // by own mesh
+	published map[string]exported            // what the Lease said last, by own mesh
 	exported  map[string]int64               // generation of its virtual mesh that exports are complete for, by own mesh
 	flat      bool                           // EndpointSlices are watched
 	addFlat   func() error
@@ -149,6 +156,7 @@ func newNetwork(ctx context.Context, mgr ctrl.Manager, hub cluster.Cluster, loca
 		imports:   newImportIndex(),
 		exports:   map[string]*federation.Exports{},
 		exported:  map[string]int64{},
+		published: map[string]exported{},
 		queueOf:   map[string]workqueue.TypedRateLimitingInterface[ctrl.Request]{},
 		allQueues: make(chan struct{}),
 	}
