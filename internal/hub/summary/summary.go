@@ -153,13 +153,18 @@ func readyReason(ic *v1alpha1.IssuedCertificate) string {
 	return "Failed"
 }
 
+// invalid is what is wrong with the spec as a whole, or with an entry that is about no member.
+func (in Input) invalid() finding.Findings {
+	return in.Findings.About("").Without(v1alpha1.ReasonNotYetSupported).Without(v1alpha1.ReasonSuspended)
+}
+
 // state is the worst of all.
 func (in Input) state(members []member) v1alpha1.State {
 	has := func(s v1alpha1.State) bool {
 		return slices.ContainsFunc(members, func(m member) bool { return m.state == s })
 	}
 	switch {
-	case len(in.Findings.About("").Without(v1alpha1.ReasonNotYetSupported).Without(v1alpha1.ReasonSuspended)) > 0 || has(v1alpha1.StateInvalid):
+	case len(in.invalid()) > 0 || has(v1alpha1.StateInvalid):
 		return v1alpha1.StateInvalid
 	case has(v1alpha1.StateFailed):
 		return v1alpha1.StateFailed
@@ -185,8 +190,8 @@ func (in Input) verdict(members []member, root *metav1.Condition, trust bool) ve
 	if fs := whole.With(v1alpha1.ReasonSuspended); len(fs) > 0 {
 		return stalled(v1alpha1.ReasonSuspended, finding.Join(fs.Errors()))
 	}
-	if fs := whole.With(v1alpha1.ReasonInvalid); len(fs) > 0 {
-		return stalled(v1alpha1.ReasonInvalid, finding.Join(fs.Errors()))
+	if fs := in.invalid(); len(fs) > 0 {
+		return stalled(fs[0].Reason, finding.Join(fs.Errors()))
 	}
 	if trust && root != nil && root.Status == metav1.ConditionFalse && root.Reason != v1alpha1.ReasonWaitingForAgents {
 		return stalled(root.Reason, root.Message)
