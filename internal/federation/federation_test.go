@@ -56,7 +56,7 @@ func TestFederatedTo(t *testing.T) {
 		})
 	}
 
-	vm := virtualMesh(&v1alpha1.Federation{Selectors: everything}, west, north)
+	vm := virtualMesh(&v1alpha1.Federation{Selectors: everything, FlatNetwork: true}, west, north)
 	if got, fs := federation.Federate(vm, east, destination(east)); got != nil || fs != nil {
 		t.Errorf("a mesh that is no member federates: %v %v", got, fs)
 	}

@@ -137,19 +137,14 @@ func serverPort(home *v1alpha1.Mesh, g Gateway) int32 {
 	if target == 0 {
 		return g.TLSPort.Port
 	}
-	if misleads(home, g, target, target) && !misleads(home, g, g.TLSPort.Port, target) {
+	leadsElsewhere := func(p v1alpha1.GatewayPort) bool { return p.Port == target && p.TargetPort != target }
+	if slices.ContainsFunc(g.Ports, leadsElsewhere) || slices.ContainsFunc(home.Spec.Istio.Gateways, func(other v1alpha1.IngressGateway) bool {
+		return other.Namespace == g.Namespace && (within(other.Selector, g.Selector) || within(g.Selector, other.Selector)) &&
+			slices.ContainsFunc(other.Ports, leadsElsewhere)
+	}) {
 		return g.TLSPort.Port
 	}
 	return target
-}
-
-// misleads reports whether a Service of the gateway's pods has a port of the given number with another target.
-func misleads(home *v1alpha1.Mesh, g Gateway, number, target int32) bool {
-	leadsElsewhere := func(p v1alpha1.GatewayPort) bool { return p.Port == number && p.TargetPort != target }
-	return slices.ContainsFunc(g.Ports, leadsElsewhere) || slices.ContainsFunc(home.Spec.Istio.Gateways, func(other v1alpha1.IngressGateway) bool {
-		return other.Namespace == g.Namespace && (within(other.Selector, g.Selector) || within(g.Selector, other.Selector)) &&
-			slices.ContainsFunc(other.Ports, leadsElsewhere)
-	})
 }
 
 // PassThrough finds servers of a Gateway of somebody else that let more pass through gateway g than is federated: it returns

@@ -428,3 +428,18 @@ func TestSubsetNames(t *testing.T) {
 		t.Error(have)
 	}
 }
+
+func TestSubsetOfALongName(t *testing.T) {
+	long := strings.Repeat("a", 63)
+	home, client := mesh("east", func(m *v1alpha1.Mesh) { m.Spec.Istio.ClusterDomain = strings.Repeat("b", 63) + ".example" }), mesh("west")
+	vm := virtualMesh(&v1alpha1.Federation{Selectors: everything}, home, client)
+	got, refusal := federation.Import(vm, federation.Client{Mesh: client}, home, destination(home, called(long, long), applied(v1alpha1.AppliedFederation{Subsets: []string{"v1", long}})))
+	if refusal != nil {
+		t.Fatal(refusal)
+	}
+	checkAccepted(t, got.DestinationRule)
+	checkReasons(t, got.Notes, federation.ReasonSubsetsLeftOut)
+	if n := len(got.DestinationRule.Spec.Subsets); n != 1 {
+		t.Errorf("%d subsets", n)
+	}
+}

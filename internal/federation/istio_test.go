@@ -6,10 +6,10 @@ import (
 	"net"
 	"regexp"
 	"slices"
-	"strings"
 
 	networkingapi "istio.io/api/networking/v1alpha3"
 	networkingv1 "istio.io/client-go/pkg/apis/networking/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
 )
 
 // refused says why an object would be refused: by the API server, by Istio's CRDs (istio.io/api, kubernetes/), by istiod
@@ -57,8 +57,8 @@ func refused(o any) (problems []string) {
 			}
 		}
 	}
-	if len(name) > 253 || !wildcardFQDN.MatchString(name) || strings.HasPrefix(name, "*") {
-		add("name %q", name)
+	for _, problem := range validation.IsDNS1123Subdomain(name) {
+		add("name %q: %s", name, problem)
 	}
 
 	raw, err := json.Marshal(o)
