@@ -144,6 +144,7 @@ type AccessPolicyStatus struct {
 	Errors []string `json:"errors,omitempty"`
 	// accepted is the last spec that was valid.
 	// +optional
+	// +structType=atomic
 	Accepted *AcceptedAccessPolicy `json:"accepted,omitempty"`
 	// destinations says how destinations received this object, by "<name>.<namespace>"; 256 at most, those with errors first.
 	// +optional
@@ -276,6 +277,7 @@ type SettingsStatus struct {
 	Errors []string `json:"errors,omitempty"`
 	// accepted is the last spec that was valid.
 	// +optional
+	// +structType=atomic
 	Accepted *AcceptedSettings `json:"accepted,omitempty"`
 }
 

@@ -371,6 +371,7 @@ type VirtualMeshStatus struct {
 	Errors []string `json:"errors,omitempty"`
 	// accepted is the last spec that was valid. The system acts on it and on nothing else; absent means unknown: change nothing.
 	// +optional
+	// +structType=atomic
 	Accepted *AcceptedVirtualMesh `json:"accepted,omitempty"`
 	// meshes says how each member received this object, by "<name>.<namespace>" of its Mesh.
 	// +optional
@@ -451,6 +452,7 @@ type RootStatus struct {
 type DeployedSharedTrust struct {
 	// sharedTrust is the spec that was deployed.
 	// +optional
+	// +structType=atomic
 	SharedTrust *SharedTrust `json:"sharedTrust,omitempty"`
 	// root is the fingerprint of the root.
 	// +optional
