@@ -154,7 +154,8 @@ func (r *VirtualMeshes) destinations(ctx context.Context, vm *v1alpha1.VirtualMe
 func (r *VirtualMeshes) world(ctx context.Context, vm *v1alpha1.VirtualMesh, f fleet) (w accept.World, own []v1alpha1.IssuedCertificate, err error) {
 	w.Namespace, w.Meshes, w.Leaving = r.Namespace, f.meshes, f.leaving()
 	settings := &v1alpha1.Settings{}
-	if err := r.Reader.Get(ctx, client.ObjectKey{Namespace: r.Namespace, Name: v1alpha1.SettingsName}, settings); client.IgnoreNotFound(err) != nil {
+	err = r.Reader.Get(ctx, client.ObjectKey{Namespace: r.Namespace, Name: v1alpha1.SettingsName}, settings)
+	if client.IgnoreNotFound(err) != nil {
 		return w, nil, err
 	}
 	if a := settings.Status.Accepted; a != nil {
