@@ -33,15 +33,42 @@ func (s *service) endpoints(vm *membership.VirtualMesh, client Client, home *v1a
 	}
 	slices.SortStableFunc(out, byAddress)
 	out = slices.CompactFunc(out, func(a, b *networkingapi.WorkloadEntry) bool { return byAddress(a, b) == 0 })
-	if limit := maxEndpointPorts / len(s.ports); len(out) > limit {
+	if limit := min(maxEndpointPorts/len(s.ports), maxEndpoints); len(out) > limit {
 		out = out[:limit]
 		fs = append(fs, finding.Finding{Field: field, Reason: ReasonTooMany, Message: fmt.Sprintf(
 			"only %d addresses are used: no more are possible for a Service of %d ports", limit, len(s.ports))})
 	}
 	if len(out) == 0 && len(fs) > 1 {
-		fs = append(fs, finding.Finding{Field: field, Reason: fs[0].Reason, Message: "nothing is left to send to: " + finding.Join(fs.Errors())})
+		fs = append(fs, finding.Finding{Field: field, Reason: fs[0].Reason, Message: "nothing is left to send to: " + first(fs, maxShown)})
 	}
-	return out, byName, fs
+	return out, byName, few(fs, maxNotes)
+}
+
+// Limits of what is said of addresses: there may be thousands, of which another cluster chooses each.
+const (
+	maxShown = 3
+	maxNotes = 48
+)
+
+// first joins the messages of the first findings, and says how many more there are.
+func first(fs finding.Findings, limit int) string {
+	var messages []string
+	for _, f := range fs[:min(len(fs), limit)] {
+		messages = append(messages, f.Message)
+	}
+	text := finding.Join(messages)
+	if more := len(fs) - limit; more > 0 {
+		text += fmt.Sprintf("; and %d more", more)
+	}
+	return text
+}
+
+// few keeps the last finding, and of those before it the first ones.
+func few(fs finding.Findings, limit int) finding.Findings {
+	if len(fs) <= limit {
+		return fs
+	}
+	return append(fs[:limit-1:limit-1], fs[len(fs)-1])
 }
 
 // gateways are the endpoints of a service behind the gateways of its home: at each address one, with all ports at that for
@@ -50,6 +77,7 @@ func (s *service) gateways(vm *membership.VirtualMesh, client Client, field stri
 	out []*networkingapi.WorkloadEntry, byName bool, fs finding.Findings,
 ) {
 	gateways, fs := ChosenGateways(vm, home)
+	names := map[string]bool{}
 	for _, g := range gateways {
 		for _, address := range g.Addresses {
 			a, name, problem := client.judge(address, g.TLSPort.ExternalPort)
@@ -58,15 +86,22 @@ func (s *service) gateways(vm *membership.VirtualMesh, client Client, field stri
 				fs = append(fs, *problem)
 				continue
 			}
+			if name && !names[a] && len(names) == maxNames {
+				fs = append(fs, finding.Finding{Field: field, Reason: ReasonTooMany, Message: fmt.Sprintf(
+					"address %q is left out: %d names are used, and each proxy asks for each name all the time", a, maxNames)})
+				continue
+			}
+			if name {
+				names[a] = true
+			}
 			ports := make(map[string]uint32, len(s.ports))
 			for _, p := range s.ports {
 				ports[p.name] = uint32(g.TLSPort.ExternalPort)
 			}
 			out = append(out, &networkingapi.WorkloadEntry{Address: a, Ports: ports})
-			byName = byName || name
 		}
 	}
-	return out, byName, fs
+	return out, len(names) > 0, fs
 }
 
 // pods are the endpoints of a service in a flat network. One that lacks a port of the Service is left out: Istio would take
@@ -110,10 +145,16 @@ func (c Client) judge(address string, ports ...int32) (canonical string, name bo
 		}
 	}
 	ip, err := netip.ParseAddr(address)
+	forbidden := func(address string) bool {
+		return c.Forbidden != nil && slices.ContainsFunc(ports, func(p int32) bool { return c.Forbidden(address, p) })
+	}
 	if err != nil {
 		canonical = strings.ToLower(strings.TrimSuffix(address, "."))
 		if why := misnamed(canonical, clusterDomain(c.Mesh)); why != "" {
 			return "", true, leftOut(ReasonForbiddenAddress, address, why)
+		}
+		if forbidden(canonical) {
+			return "", true, leftOut(ReasonForbiddenAddress, address, nowhere)
 		}
 		return canonical, true, nil
 	}
@@ -122,12 +163,14 @@ func (c Client) judge(address string, ports ...int32) (canonical string, name bo
 		return "", false, leftOut(ReasonForbiddenAddress, address, "it has a zone")
 	}
 	for _, a := range append(embedded(ip), ip) {
-		if internal(a) || c.Forbidden != nil && slices.ContainsFunc(ports, func(p int32) bool { return c.Forbidden(a.String(), p) }) {
-			return "", false, leftOut(ReasonForbiddenAddress, address, "it is none at which another cluster can be")
+		if internal(a) || forbidden(a.String()) {
+			return "", false, leftOut(ReasonForbiddenAddress, address, nowhere)
 		}
 	}
 	return ip.String(), false, nil
 }
+
+const nowhere = "it is none at which another cluster can be"
 
 // internal reports whether an address leads to the host itself, to its link, or to what a cloud tells its machines.
 func internal(ip netip.Addr) bool {

@@ -20,8 +20,11 @@ const (
 	maxSubsets = 32
 	// maxPortSettings are ports, times one more than there are subsets, in a DestinationRule.
 	maxPortSettings = 2048
-	// maxEndpointPorts are endpoints, times ports, in a ServiceEntry.
+	// maxEndpoints in a ServiceEntry, and maxEndpointPorts are endpoints times ports.
+	maxEndpoints     = 1000
 	maxEndpointPorts = 8192
+	// maxNames are addresses of gateways that are names.
+	maxNames = 8
 )
 
 // Imported is what a client mesh needs to reach a destination of another mesh.
@@ -45,9 +48,9 @@ type Client struct {
 	Mesh *v1alpha1.Mesh
 	// Address of the destination in this mesh, an IP address that nothing else has; "" for none.
 	Address string
-	// Forbidden reports whether a port of an IP address must not be an endpoint, as those of API servers. nil forbids none.
-	// Loopback, link-local, multicast and unspecified addresses never are.
-	Forbidden func(ip string, port int32) bool
+	// Forbidden reports whether a port of an IP address or of a DNS name must not be an endpoint, as those of API servers. nil
+	// forbids none. Loopback, link-local, multicast and unspecified addresses never are.
+	Forbidden func(address string, port int32) bool
 	// Imported says that the destination is imported already: whether the meshes trust each other is not asked again.
 	Imported bool
 }

@@ -395,7 +395,7 @@ func TestLimits(t *testing.T) {
 		}
 		checkAccepted(t, got.ServiceEntry, got.DestinationRule)
 		n := len(got.ServiceEntry.Spec.Ports)
-		if have, want := len(got.ServiceEntry.Spec.Endpoints), min(64*64, 8192/n); have != want {
+		if have, want := len(got.ServiceEntry.Spec.Endpoints), min(1000, 8192/n); have != want {
 			t.Errorf("%d endpoints with %d ports each, want %d", have, n, want)
 		}
 		if have, want := len(got.DestinationRule.Spec.Subsets), min(32, 2048/n-1); have != want {
