@@ -14,6 +14,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
@@ -26,8 +27,9 @@ func newCheck(c *cli) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "check",
 		Short: "Say what is wrong, and what to do about it",
-		Long: `Looks at the hub, the registered clusters, their meshes, the VirtualMeshes and the certificates in use, as the agents report
-them. With --member-context it also looks at that member's agent. Every finding has a code, which docs/check.md explains.
+		Long: `Looks at the hub, the registered clusters, their meshes, the VirtualMeshes, the certificates in use, federation and access
+policies, as the agents report them. With --member-context it also looks at that member: at its agent, and for the hosts of other
+clusters that it should have. Every finding has a code, which docs/check.md explains.
 
 The exit code is 1 if an error is among the findings.`,
 		Args: cobra.NoArgs,
@@ -38,13 +40,14 @@ The exit code is 1 if an error is among the findings.`,
 			if err != nil {
 				return err
 			}
-			findings := diagnosis.Examine(hub.state(ctx, c.namespace))
+			state := hub.state(ctx, c.namespace)
+			findings := diagnosis.Examine(state)
 			if c.memberGiven() {
 				member, err := c.member()
 				if err != nil {
 					return err
 				}
-				findings = append(findings, diagnosis.ExamineMember(member.memberState(ctx))...)
+				findings = append(findings, diagnosis.ExamineMember(member.memberState(ctx), state)...)
 			}
 			if findings == nil {
 				findings = diagnosis.Findings{}
@@ -124,11 +127,18 @@ func (c *cluster) state(ctx context.Context, namespace string) diagnosis.State {
 	var meshes v1alpha1.MeshList
 	var virtualMeshes v1alpha1.VirtualMeshList
 	var orders v1alpha1.IssuedCertificateList
+	var destinations v1alpha1.DestinationList
+	var policies v1alpha1.AccessPolicyList
+	var settings v1alpha1.SettingsList
 	read(&clusters, client.InNamespace(namespace))
 	read(&meshes)
 	read(&virtualMeshes)
 	read(&orders)
+	read(&destinations)
+	read(&policies)
+	read(&settings)
 	s.Clusters, s.Meshes, s.VirtualMeshes, s.Orders = clusters.Items, meshes.Items, virtualMeshes.Items, orders.Items
+	s.Destinations, s.AccessPolicies, s.Settings = destinations.Items, policies.Items, settings.Items
 	return s
 }
 
@@ -150,8 +160,28 @@ func (c *cluster) memberState(ctx context.Context) diagnosis.Member {
 	credential.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Secret"))
 	credentialErr := c.Get(ctx, client.ObjectKey{Namespace: v1alpha1.AgentNamespace, Name: credentialSecret}, credential)
 	m.Credential = credentialErr == nil
-	m.Unreadable = errors.Join(client.IgnoreNotFound(err), client.IgnoreNotFound(credentialErr))
+	var hostsErr error
+	if m.Cluster, hostsErr = c.agentOf(ctx); hostsErr == nil && m.Cluster != "" {
+		m.Hosts, hostsErr = c.hosts(ctx)
+	}
+	m.Unreadable = errors.Join(client.IgnoreNotFound(err), client.IgnoreNotFound(credentialErr), hostsErr)
 	return m
+}
+
+// hosts are those of other clusters that the agent has made here, as diagnosis.Member wants them.
+func (c *cluster) hosts(ctx context.Context) (map[string]bool, error) {
+	list := &metav1.PartialObjectMetadataList{}
+	list.SetGroupVersionKind(schema.GroupVersionKind{Group: "networking.istio.io", Version: "v1", Kind: "ServiceEntry"})
+	err := c.List(ctx, list, client.MatchingLabels{v1alpha1.LabelManagedBy: networkManager})
+	if err != nil && !meta.IsNoMatchError(err) {
+		return nil, err
+	}
+	hosts := map[string]bool{}
+	for i := range list.Items {
+		o := &list.Items[i]
+		hosts[o.Namespace+"/"+o.Annotations[v1alpha1.AnnotationDestination]] = true
+	}
+	return hosts, nil
 }
 
 // imageTag is the tag of a Deployment's first image; "" if it has none.

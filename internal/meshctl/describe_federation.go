@@ -55,7 +55,11 @@ func describeDestination(ctx context.Context, hub *cluster, obj client.Object, w
 	for _, r := range d.Status.RejectedAccessPolicies {
 		w.row("-", "AccessPolicy "+r.Name, "allows nobody, as it cannot be enforced here: "+strings.Join(r.Errors, "; "))
 	}
-	w.row("", "all others", others(vm, d))
+	who := "all others"
+	if len(d.Status.AppliedAccessPolicies)+len(d.Status.RejectedAccessPolicies) == 0 {
+		who = "anyone"
+	}
+	w.row("", who, others(vm, d))
 	w.conditions(d.Status.Conditions)
 	w.list("Errors", d.Status.Errors)
 	return nil

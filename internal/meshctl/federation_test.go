@@ -5,9 +5,12 @@ import (
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
+	"github.com/isthmus-mesh/isthmus/internal/testenv"
 )
 
 const (
@@ -162,4 +165,59 @@ func TestDescribeFederation(t *testing.T) {
 		}
 	}
 	w.fails(t, 1, `no accesspolicy is named "nonsense"`, "describe", "accesspolicy", "nonsense")
+}
+
+// TestCheckFederation: what hub, agents and a member say comes together.
+func TestCheckFederation(t *testing.T) {
+	w := newWorld(t, testenv.IstioCRDs(t))
+	w.federated(t)
+	connected := func(name string) *v1alpha1.KubernetesCluster {
+		kc := &v1alpha1.KubernetesCluster{ObjectMeta: metav1.ObjectMeta{Namespace: "isthmus-system", Name: name}}
+		for _, kind := range []string{v1alpha1.ConditionReady, v1alpha1.ConditionConnected} {
+			kc.Status.Conditions = append(kc.Status.Conditions, metav1.Condition{Type: kind, Status: metav1.ConditionTrue, Reason: "Ready", LastTransitionTime: metav1.Now()})
+		}
+		return kc
+	}
+	h, m := &clusterOf{w.hub}, &clusterOf{w.member}
+	h.create(t, connected("east"), connected("west"),
+		&v1alpha1.Settings{ObjectMeta: metav1.ObjectMeta{Namespace: "isthmus-system", Name: "settings"}, Status: v1alpha1.SettingsStatus{
+			State: v1alpha1.StateInvalid, Errors: []string{"spec.mtls.istio.tlsMode: is DISABLE, and servers take mutual TLS only"},
+		}})
+	for _, ns := range []string{"isthmus-agent", "istio-system"} {
+		w.member.Namespace(t, ns, nil)
+	}
+	m.create(t, deployment("isthmus-agent", "isthmus-agent", corev1.Container{Name: "agent", Image: "x", Args: []string{"--cluster=west"}}))
+
+	out, _, code := w.meshctl(t, "check", "--member-context", "member")
+	if err := contains(out, "ISTH7003", "ISTH7004", "ISTH7005", "ISTH7006", "ISTH7009", "ISTH8003", "ISTH8004", "ISTH8006"); code != 1 || err != nil {
+		t.Fatalf("exit code %d; %v", code, err)
+	}
+	if strings.Contains(out, "ISTH7013") {
+		t.Errorf("a host is missed although its agent is behind: ISTH7005 says that")
+	}
+
+	west := &v1alpha1.Mesh{}
+	if err := exists(w.hub.Client, west, "isthmus-west", westMesh); err != nil {
+		t.Fatal(err)
+	}
+	west.Status.AppliedVirtualMeshes = []v1alpha1.AppliedVirtualMesh{{Name: "virtual-mesh.isthmus-system", Generation: 1}}
+	if err := w.hub.Client.Status().Update(t.Context(), west); err != nil {
+		t.Fatal(err)
+	}
+	if out, _, _ := w.meshctl(t, "check", "--member-context", "member"); !strings.Contains(out, "ISTH7013") || !strings.Contains(out, "reviews.default.svc.east.global") {
+		t.Errorf("no host is missed")
+	}
+	entry := &unstructured.Unstructured{Object: map[string]any{"apiVersion": "networking.istio.io/v1", "kind": "ServiceEntry", "spec": map[string]any{
+		"hosts": []any{"reviews.default.svc.east.global"}, "resolution": "STATIC", "ports": []any{map[string]any{"number": int64(9080), "name": "http"}},
+	}}}
+	entry.SetNamespace("istio-system")
+	entry.SetName("reviews.default.svc.east.global")
+	entry.SetLabels(map[string]string{v1alpha1.LabelManagedBy: "isthmus-agent-network"})
+	entry.SetAnnotations(map[string]string{v1alpha1.AnnotationDestination: "isthmus-east/reviews.default"})
+	if err := w.member.Client.Create(t.Context(), entry); err != nil {
+		t.Fatal(err)
+	}
+	if out, _, _ := w.meshctl(t, "check", "--member-context", "member"); strings.Contains(out, "ISTH7013") {
+		t.Errorf("a host is missed that is there")
+	}
 }

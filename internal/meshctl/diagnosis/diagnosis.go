@@ -80,10 +80,13 @@ type State struct {
 	// HubVersion is the tag of its image.
 	HubVersion string
 
-	Clusters      []v1alpha1.KubernetesCluster
-	Meshes        []v1alpha1.Mesh
-	VirtualMeshes []v1alpha1.VirtualMesh
-	Orders        []v1alpha1.IssuedCertificate
+	Clusters       []v1alpha1.KubernetesCluster
+	Meshes         []v1alpha1.Mesh
+	VirtualMeshes  []v1alpha1.VirtualMesh
+	Orders         []v1alpha1.IssuedCertificate
+	Destinations   []v1alpha1.Destination
+	AccessPolicies []v1alpha1.AccessPolicy
+	Settings       []v1alpha1.Settings
 
 	// SupportedKubernetes and SupportedIstio return an error for a version that is not supported.
 	SupportedKubernetes, SupportedIstio func(version string) error
@@ -113,6 +116,8 @@ func Examine(s State) Findings {
 	s.examineMeshes(&fs)
 	s.examineVirtualMeshes(&fs)
 	s.examineOrders(&fs)
+	s.examineFederation(&fs)
+	s.examinePolicies(&fs)
 	return fs
 }
 
@@ -210,7 +215,7 @@ func (s *State) examineMeshes(fs *Findings) {
 				"Run `meshctl mesh restart "+m.Name+"`.")
 		}
 		for _, e := range m.Status.Errors {
-			fs.add("ISTH3006", Error, object, e, "")
+			examineReport(fs, m, e)
 		}
 	}
 }
@@ -237,7 +242,11 @@ func (s *State) examineVirtualMeshes(fs *Findings) {
 		ready := unmet(vm.Status.Conditions, v1alpha1.ConditionReady)
 		switch {
 		case vm.Status.State == v1alpha1.StateInvalid:
-			fs.add("ISTH4002", Error, object, cmp.Or(strings.Join(vm.Status.Errors, "; "), message(ready)), "What was accepted before stays in force until this is put right.")
+			conflicts, errors := conflicting(vm.Status.Errors)
+			if len(errors) > 0 || len(conflicts) == 0 {
+				fs.add("ISTH4002", Error, object, cmp.Or(strings.Join(errors, "; "), message(ready)), "What was accepted before stays in force until this is put right.")
+			}
+			tellConflicts(fs, object, conflicts)
 		case stalled != nil && stalled.Status == metav1.ConditionTrue:
 			fs.add("ISTH4003", Error, object, stalled.Reason+": "+stalled.Message, "")
 		case ready != nil && meta.IsStatusConditionTrue(vm.Status.Conditions, v1alpha1.ConditionRestartPending):
@@ -249,7 +258,7 @@ func (s *State) examineVirtualMeshes(fs *Findings) {
 			fs.add("ISTH4005", Warning, object, c.Message, "")
 		}
 		for _, name := range sorted(vm.Status.Meshes) {
-			for _, e := range vm.Status.Meshes[name].Errors {
+			for _, e := range s.unreported(name, vm.Status.Meshes[name].Errors) {
 				fs.add("ISTH4006", Error, object, "mesh "+name+": "+e, "")
 			}
 		}
@@ -259,6 +268,17 @@ func (s *State) examineVirtualMeshes(fs *Findings) {
 			}
 		}
 	}
+}
+
+// unreported leaves out of the errors of a member those that its agent reports: they are told of the mesh. The hub shortens them.
+func (s *State) unreported(mesh string, errors []string) []string {
+	return slices.DeleteFunc(slices.Clone(errors), func(e string) bool {
+		return slices.ContainsFunc(s.Meshes, func(m v1alpha1.Mesh) bool {
+			return kube.Qualified(m.Name, m.Namespace) == mesh && slices.ContainsFunc(m.Status.Errors, func(told string) bool {
+				return strings.HasPrefix(told, strings.TrimSuffix(e, "..."))
+			})
+		})
+	})
 }
 
 func (s *State) examineOrders(fs *Findings) {
@@ -312,12 +332,17 @@ type Member struct {
 	Agent *appsv1.Deployment
 	// Credential says that the agent has one.
 	Credential bool
+	// Cluster is the registered name under which the agent was installed.
+	Cluster string
+	// Hosts are those of other clusters that the agent has made, as "<namespace>/" and the annotation isthmus.dev/destination;
+	// nil if they are not known.
+	Hosts map[string]bool
 	// SupportedKubernetes returns an error for a version that is not supported.
 	SupportedKubernetes func(version string) error
 }
 
-// ExamineMember returns what is wrong with a member cluster, seen from itself.
-func ExamineMember(m Member) Findings {
+// ExamineMember returns what is wrong with a member cluster, seen from itself, beside the state of its hub.
+func ExamineMember(m Member, s State) Findings {
 	var fs Findings
 	object := "member " + m.Name
 	if m.Unreachable != nil {
@@ -339,6 +364,7 @@ func ExamineMember(m Member) Findings {
 	if !m.Credential && m.Agent != nil && m.Unreadable == nil {
 		fs.add("ISTH6006", Error, object, "the agent has no credential for the hub", "Run `meshctl cluster register`.")
 	}
+	m.examineHosts(&fs, &s)
 	return fs
 }
 
