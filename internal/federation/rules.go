@@ -25,19 +25,16 @@ func covers(rule, host string) bool {
 	return rule == host
 }
 
-// exportedTo reports whether proxies of a namespace use a rule, if it is one for them. Without exportTo they do: the default
-// of the mesh is taken to be that of Istio.
+// exportedTo reports whether a rule that is for all workloads is one for those of a namespace. Without exportTo it is: the
+// default of the mesh is taken to be that of Istio.
 func exportedTo(rule *networkingv1.DestinationRule, namespace string) bool {
 	to := rule.Spec.ExportTo
-	if rule.Spec.WorkloadSelector != nil {
-		to = []string{"."}
-	}
 	return len(to) == 0 || slices.ContainsFunc(to, func(e string) bool {
 		return e == "*" || e == namespace || e == "." && rule.Namespace == namespace
 	})
 }
 
-// private reports whether a rule is for its own namespace only.
+// private reports whether a rule is for its own namespace only, as one for some workloads always is.
 func private(rule *networkingv1.DestinationRule) bool {
 	to := rule.Spec.ExportTo
 	return rule.Spec.WorkloadSelector != nil || len(to) == 1 && (to[0] == "." || to[0] == rule.Namespace)

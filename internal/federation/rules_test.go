@@ -118,7 +118,7 @@ func TestShadowsShowsSomePorts(t *testing.T) {
 	home, client := mesh("east"), mesh("west")
 	var many []v1alpha1.KubeServicePort
 	for n := range int32(100) {
-		many = append(many, v1alpha1.KubeServicePort{Name: "p" + strings.Repeat("x", int(n)%50+1) + string(rune('a'+n/50)), Port: n + 1})
+		many = append(many, v1alpha1.KubeServicePort{Name: "p" + strings.Repeat("x", int(n)%50+1) + string('a'+n/50), Port: n + 1})
 	}
 	got, refusal := federation.Import(virtualMesh(&v1alpha1.Federation{Selectors: everything}, home, client), federation.Client{Mesh: client}, home, destination(home, ports(many...)))
 	if refusal != nil {
