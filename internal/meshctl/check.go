@@ -73,9 +73,9 @@ func (c *cli) report(findings diagnosis.Findings) {
 	count := map[diagnosis.Severity]int{}
 	for _, f := range findings {
 		count[f.Severity]++
-		_, _ = fmt.Fprintf(c.Out, "%-7s %s  %s: %s\n", f.Severity, f.Code, f.Object, f.Message)
+		_, _ = fmt.Fprintf(c.Out, "%-7s %s  %s: %s\n", f.Severity, f.Code, printable(f.Object), printable(f.Message))
 		if f.Hint != "" {
-			_, _ = fmt.Fprintf(c.Out, "%19s%s\n", "", f.Hint)
+			_, _ = fmt.Fprintf(c.Out, "%19s%s\n", "", printable(f.Hint))
 		}
 	}
 	_, _ = fmt.Fprintf(c.Out, "%d errors, %d warnings\n", count[diagnosis.Error], count[diagnosis.Warning])

@@ -325,7 +325,7 @@ func (d *description) print(w io.Writer) error {
 // field writes a name and a value, if there is one.
 func (d *description) field(name, value string) {
 	if value != "" {
-		_, _ = fmt.Fprintf(d.tabs, "%s:\t%s\n", name, value)
+		_, _ = fmt.Fprintf(d.tabs, "%s:\t%s\n", name, printable(value))
 	}
 }
 
@@ -336,7 +336,11 @@ func (d *description) section(title string) {
 }
 
 func (d *description) row(cells ...string) {
-	_, _ = fmt.Fprintf(d.tabs, "  %s\n", strings.Join(cells, "\t"))
+	shown := make([]string, len(cells))
+	for i, c := range cells {
+		shown[i] = printable(c)
+	}
+	_, _ = fmt.Fprintf(d.tabs, "  %s\n", strings.Join(shown, "\t"))
 }
 
 func (d *description) list(title string, items []string) {

@@ -2,6 +2,7 @@ package meshctl
 
 import (
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -117,6 +118,31 @@ func TestOthers(t *testing.T) {
 		if got := others(c.vm, d); got != c.want {
 			t.Errorf("got: %s\nwant: %s", got, c.want)
 		}
+	}
+}
+
+// TestPrintable: what a member wrote cannot do more to a terminal than be read.
+func TestPrintable(t *testing.T) {
+	for in, want := range map[string]string{
+		"reviews.default is fine, ö und 好": "reviews.default is fine, ö und 好",
+		"\x1b[2J\x1b]0;title\a":            "\ufffd[2J\ufffd]0;title\ufffd",
+		"two\r\nlines\tand a tab":          "two  lines and a tab",
+		"left \u202eto right\u200b\u2066":  "left \ufffdto right\ufffd\ufffd",
+		"not UTF-8: \xff":                  "not UTF-8: \ufffd",
+	} {
+		if got := printable(in); got != want {
+			t.Errorf("%q: got %q, want %q", in, got, want)
+		}
+	}
+	w := newDescription()
+	w.field("Cluster", "a\x1b[31m")
+	w.row("b\nc", "d")
+	var out strings.Builder
+	if err := w.print(&out); err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(out.String(), "\x1b") || strings.Count(out.String(), "\n") != 2 {
+		t.Errorf("%q", out.String())
 	}
 }
 
