@@ -544,6 +544,11 @@ type DestinationSpec struct {
 	// +kubebuilder:validation:items:MinLength=1
 	// +kubebuilder:validation:items:MaxLength=2048
 	Identities []string `json:"identities,omitempty"`
+	// dataPlanes by which the workloads behind it are in the mesh, sorted.
+	// +optional
+	// +listType=set
+	// +kubebuilder:validation:MaxItems=8
+	DataPlanes []DataPlane `json:"dataPlanes,omitempty"`
 }
 
 // KubeService describes a Kubernetes Service.

@@ -24,6 +24,8 @@ const (
 	ReasonExternalName = "ExternalName"
 	// ReasonHeadless says that a pass-through gateway has no endpoints of the Service.
 	ReasonHeadless = "Headless"
+	// ReasonAmbient says that workloads behind the Service have no sidecars.
+	ReasonAmbient = "Ambient"
 	// ReasonInvalidName says that a name cannot be part of a hostname.
 	ReasonInvalidName = "InvalidName"
 	// ReasonInvalidPorts says that numbers or names of ports are impossible.

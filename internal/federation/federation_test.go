@@ -85,6 +85,8 @@ func TestFederateRefuses(t *testing.T) {
 		change        func(*membership.VirtualMesh, *v1alpha1.Mesh)
 		field, reason string
 	}{
+		"ambient": {d: destination(mesh("east"), func(d *v1alpha1.Destination) { d.Spec.DataPlanes = []v1alpha1.DataPlane{v1alpha1.DataPlaneAmbient} }),
+			field: "spec.dataPlanes", reason: federation.ReasonAmbient},
 		"headless":              {d: destination(mesh("east"), kind("Headless")), field: "spec.kubeService.type", reason: federation.ReasonHeadless},
 		"external name":         {d: destination(mesh("east"), kind("ExternalName")), field: "spec.kubeService.type", reason: federation.ReasonExternalName},
 		"a gateway":             {d: destination(mesh("east"), called("istio-eastwestgateway", "istio-gateways")), field: "spec.kubeService", reason: federation.ReasonGatewayService},

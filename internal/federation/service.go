@@ -85,6 +85,9 @@ func describe(vm *membership.VirtualMesh, home *v1alpha1.Mesh, d *v1alpha1.Desti
 	case k.Type == "Headless":
 		return refuse("spec.kubeService.type", ReasonHeadless,
 			"a pass-through gateway has no endpoints of a headless Service: select the pods by a second Service that has a cluster IP, and federate that")
+	case slices.Contains(d.Spec.DataPlanes, v1alpha1.DataPlaneAmbient):
+		return refuse("spec.dataPlanes", ReasonAmbient,
+			"workloads behind the Service are in the ambient data plane, to which a pass-through gateway does not lead in this version: give them sidecars, or leave the Service out of spec.federation.selectors")
 	}
 
 	problem := s.takePorts(k)

@@ -91,7 +91,7 @@ func (in *Installation) Destination(s *corev1.Service, ns *corev1.Namespace, b B
 	}
 	service := kubeService(s)
 	service.Subsets = subsets(found.labels)
-	return v1alpha1.DestinationSpec{KubeService: service, Identities: found.identities()}, found.mesh, Inside
+	return v1alpha1.DestinationSpec{KubeService: service, Identities: found.identities(), DataPlanes: slices.Sorted(maps.Keys(found.planes))}, found.mesh, Inside
 }
 
 // backends adds up what is behind a Service.
@@ -100,6 +100,7 @@ type backends struct {
 	mesh         *v1alpha1.IstioMesh
 	labels       []map[string]string
 	ids          map[string]struct{}
+	planes       map[v1alpha1.DataPlane]struct{}
 }
 
 // add counts a controller, or a pod without one. Of several meshes behind a Service the first by name is taken.
@@ -113,6 +114,10 @@ func (b *backends) add(m member, l map[string]string) {
 			b.mesh = m.mesh
 		}
 		b.labels = append(b.labels, l)
+		if b.planes == nil {
+			b.planes = map[v1alpha1.DataPlane]struct{}{}
+		}
+		b.planes[m.proxy.DataPlane] = struct{}{}
 	}
 }
 

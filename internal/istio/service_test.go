@@ -91,6 +91,15 @@ func TestDestination(t *testing.T) {
 			}
 		})
 	}
+	t.Run("data planes", func(t *testing.T) {
+		ambient := istiotest.Namespace("shop", map[string]string{"istio.io/dataplane-mode": "ambient"})
+		spec, _, state := read(t, "sidecar").Destination(service, ambient, istio.Backends{
+			Pods: []*corev1.Pod{in(v1), out(v2)}, Controllers: []istio.Controller{controller(v1), controller(v2)},
+		})
+		if want := []v1alpha1.DataPlane{v1alpha1.DataPlaneAmbient, v1alpha1.DataPlaneSidecar}; state != istio.Inside || !slices.Equal(spec.DataPlanes, want) {
+			t.Errorf("%v, data planes %v, want %v", state, spec.DataPlanes, want)
+		}
+	})
 	t.Run("the mesh cannot be told", func(t *testing.T) {
 		half := read(t, "sidecar")
 		half.Meshes, half.Incomplete = nil, []string{"istio-system"}
