@@ -5,7 +5,6 @@ import (
 	"hash/fnv"
 	"maps"
 	"slices"
-	"strings"
 
 	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
 	"github.com/isthmus-mesh/isthmus/internal/membership"
@@ -14,10 +13,9 @@ import (
 // Exports is the set of destinations that one mesh federates. It is kept by adding and removing one at a time. The zero value
 // is empty.
 type Exports struct {
-	services map[string]exported
-	digest   digest
-	// sorted holds the services, each once, in the order of their full names, as long as the set stays as it is.
-	sorted []exported
+	services   map[string]exported   // by destination
+	namespaces map[string]*namespace // those that have any
+	digest     digest
 }
 
 // exported is a Service.
@@ -25,6 +23,14 @@ type exported struct {
 	// name is "<service>.<namespace>." with a dot at its end: so names sort as the full ones do.
 	name      string
 	namespace string
+}
+
+// namespace has the Services of one namespace.
+type namespace struct {
+	// destinations counts, by the Service's name, those that are federated as it.
+	destinations map[string]int
+	// sorted holds the names, as long as they stay as they are. Where the whole namespace is admitted nobody asks for them.
+	sorted []string
 }
 
 // Set says that a destination, by the name of its object, is federated as a Service, or with an empty service not at all. It
@@ -47,37 +53,53 @@ func (e *Exports) Set(destination, service, namespace string) (changed bool) {
 			e.digest.add(destination)
 		}
 	}
-	e.sorted = nil
+	if known {
+		e.count(was, -1)
+	}
+	if service != "" {
+		e.count(want, 1)
+	}
 	return true
 }
 
-// Len is how many destinations are in the set.
-func (e *Exports) Len() int { return len(e.services) }
+func (e *Exports) count(x exported, n int) {
+	ns := e.namespaces[x.namespace]
+	if ns == nil {
+		ns = &namespace{destinations: map[string]int{}}
+		if e.namespaces == nil {
+			e.namespaces = map[string]*namespace{}
+		}
+		e.namespaces[x.namespace] = ns
+	}
+	ns.sorted = nil
+	if ns.destinations[x.name] += n; ns.destinations[x.name] == 0 {
+		delete(ns.destinations, x.name)
+	}
+	if len(ns.destinations) == 0 {
+		delete(e.namespaces, x.namespace)
+	}
+}
 
 // Hosts that the gateways admit, sorted: full names, and "*.<namespace>.svc.<cluster domain>" where a selector admits every
 // present and future service of a namespace that has exports; never "*" and never "<namespace>/…".
 func (e *Exports) Hosts(vm *membership.VirtualMesh, home *v1alpha1.Mesh) []string {
-	if e.sorted == nil {
-		e.sorted = slices.SortedFunc(maps.Values(e.services), func(a, b exported) int { return strings.Compare(a.name, b.name) })
-		e.sorted = slices.Compact(e.sorted)
-	}
 	domain := "svc." + clusterDomain(home)
-	wild := map[string]bool{}
 	var wildcards, names []string
-	for _, x := range e.sorted {
-		whole, known := wild[x.namespace]
-		if !known {
-			whole = admitsNamespace(vm, home, x.namespace)
-			wild[x.namespace] = whole
-			if whole {
-				wildcards = append(wildcards, "*."+x.namespace+"."+domain)
-			}
+	for name, ns := range e.namespaces {
+		if admitsNamespace(vm, home, name) {
+			wildcards = append(wildcards, "*."+name+"."+domain)
+			continue
 		}
-		if !whole {
-			names = append(names, x.name+domain)
+		if ns.sorted == nil {
+			ns.sorted = slices.Sorted(maps.Keys(ns.destinations))
 		}
+		names = append(names, ns.sorted...)
 	}
 	slices.Sort(wildcards)
+	slices.Sort(names)
+	for i := range names {
+		names[i] += domain
+	}
 	return append(wildcards, names...) // an asterisk sorts before what DNS labels are made of
 }
 
