@@ -88,7 +88,7 @@ func (in *Installation) GatewayClass(d GatewayDetector, s *corev1.Service, ns *c
 // within reports whether m has all pairs of want.
 func within(want, m map[string]string) bool {
 	for k, v := range want {
-		if m[k] != v {
+		if have, ok := m[k]; !ok || have != v {
 			return false
 		}
 	}

@@ -18,6 +18,23 @@ import (
 // externalPrefix begins the annotation isthmus.dev/destination of what was made for an external service.
 const externalPrefix = "external:"
 
+// displaces reports whether a rule would take the place of one of somebody else.
+func (n *network) displaces(ctx context.Context, rule *networkingv1.DestinationRule) (bool, error) {
+	for _, host := range covering(rule.Spec.Host) {
+		var list networkingv1.DestinationRuleList
+		err := n.istio.GetCache().List(ctx, &list, client.InNamespace(rule.Namespace), client.MatchingFields{byHost: host}, client.UnsafeDisableDeepCopy)
+		if err != nil {
+			return false, err
+		}
+		for _, other := range list.Items {
+			if federation.Displaces(rule, other) {
+				return true, nil
+			}
+		}
+	}
+	return false, nil
+}
+
 // reconcileExternal gives connections to an external service, a ServiceEntry of somebody else, the keepalive of the virtual
 // mesh.
 func (n *network) reconcileExternal(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
@@ -49,6 +66,13 @@ func (n *network) reconcileExternal(ctx context.Context, req ctrl.Request) (ctrl
 		for _, rule := range federation.Keepalive(vm, mesh, entry) {
 			annotate(rule, membership.MeshKey(mesh))
 			rule.Annotations[v1alpha1.AnnotationDestination] = destination
+			displaced, err := n.displaces(ctx, rule)
+			if err != nil {
+				return ctrl.Result{}, err
+			}
+			if displaced {
+				continue // a rule of somebody else speaks for this host
+			}
 			// An object of somebody else with the name of one of these has its own say: nothing is lost.
 			if err := n.objects.apply(ctx, rule, labelOf(vm)); err != nil {
 				if _, foreign := n.blocked.foreign(err, externController, req); !foreign {
