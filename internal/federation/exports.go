@@ -80,6 +80,9 @@ func (e *Exports) count(x exported, n int) {
 	}
 }
 
+// Len is how many destinations are in the set.
+func (e *Exports) Len() int { return len(e.services) }
+
 // Hosts that the gateways admit, sorted: full names, and "*.<namespace>.svc.<cluster domain>" where a selector admits every
 // present and future service of a namespace that has exports; never "*" and never "<namespace>/…".
 func (e *Exports) Hosts(vm *membership.VirtualMesh, home *v1alpha1.Mesh) []string {
