@@ -97,17 +97,6 @@ func TestFederationIsSummedUp(t *testing.T) {
 			return errors.Join(isTrue(vm.Status.Conditions, v1alpha1.ConditionReady), want(vm.Status.State, v1alpha1.StateAccepted))
 		})
 	})
-	w.run("what becomes empty is accepted as that", func(t *testing.T) {
-		for _, f := range []*v1alpha1.Federation{{}, {Permissive: &v1alpha1.Empty{}}, {}, vm.Spec.Federation} {
-			update(w, vm, system, "one", func(vm *v1alpha1.VirtualMesh) { vm.Spec.Federation = f.DeepCopy() })
-			w.sees("one", "acceptance", func(vm *v1alpha1.VirtualMesh) error {
-				return errors.Join(want(vm.Status.Accepted.Generation, vm.Generation), want(vm.Status.Accepted.Spec.Federation != nil, true))
-			})
-		}
-		for _, c := range []string{"east", "west", "north"} {
-			w.applies(c, appliedVM("one", vm.Generation))
-		}
-	})
 	w.run("what cannot be kept out is told", func(t *testing.T) {
 		w.sees("one", "ClientMeshEnforced", func(vm *v1alpha1.VirtualMesh) error {
 			return is(vm.Status.Conditions, v1alpha1.ConditionClientMeshEnforced, metav1.ConditionFalse, summary.ReasonClientMeshNotEnforceable)
