@@ -174,7 +174,9 @@ func TestAgentWritesItsOwnNetwork(t *testing.T) {
 		object("Gateway", "default", "isthmus-gateway", gateway("AUTO_PASSTHROUGH", "*.default.svc.cluster.local", "reviews.test.svc.cluster.local")),
 		object("ServiceEntry", "istio-system", "reviews.default.svc.west.global", entry("MESH_INTERNAL", "reviews.default.svc.west.global", id)),
 		object("DestinationRule", "istio-system", "reviews.default.svc.west.global", rule("reviews.default.svc.west.global")),
-		object("DestinationRule", "istio-system", "isthmus-keepalive-example.com", rule("example.com")),
+		object("DestinationRule", "istio-system", "isthmus-keepalive-example.com", spec{"host": "example.com", "trafficPolicy": map[string]any{
+			"connectionPool": map[string]any{"tcp": map[string]any{"tcpKeepalive": map[string]any{"time": "60s"}}},
+		}}),
 		object("AuthorizationPolicy", "istio-system", "isthmus-global-access", spec{}),
 		object("AuthorizationPolicy", "default", "isthmus-reviews", spec{"action": "ALLOW", "rules": []any{map[string]any{}}}),
 		object("PeerAuthentication", "istio-system", "isthmus", spec{"mtls": map[string]any{"mode": "STRICT"}}),
@@ -243,6 +245,12 @@ func TestAgentWritesItsOwnNetwork(t *testing.T) {
 		"a host whose identity nobody verifies": object("ServiceEntry", "istio-system", "x", entry("MESH_INTERNAL", "reviews.default.svc.west.global")),
 		"a host in a namespace of users":        object("ServiceEntry", "default", "x", entry("MESH_INTERNAL", "reviews.default.svc.west.global", id)),
 		"a DestinationRule in that of users":    object("DestinationRule", "default", "x", rule("reviews.default.svc.west.global")),
+		"how an own host is connected to":       object("DestinationRule", "istio-system", "x", rule("reviews.default.svc.cluster.local")),
+		"how a host of the internet is":         object("DestinationRule", "istio-system", "x", rule("api.example.com")),
+		"how every host is":                     object("DestinationRule", "istio-system", "x", rule("*.local")),
+		"a port of an own host":                 object("DestinationRule", "istio-system", "x", spec{"host": "reviews.default.svc.cluster.local", "trafficPolicy": map[string]any{"portLevelSettings": []any{map[string]any{"port": map[string]any{"number": int64(80)}, "tls": map[string]any{"mode": "DISABLE"}}}}}),
+		"a detour":                              object("DestinationRule", "istio-system", "x", spec{"host": "api.example.com", "trafficPolicy": map[string]any{"tunnel": map[string]any{"protocol": "CONNECT", "targetHost": "x", "targetPort": int64(1)}}}),
+		"subsets of an own host":                object("DestinationRule", "istio-system", "x", spec{"host": "reviews.default.svc.cluster.local", "subsets": []any{map[string]any{"name": "v1"}}}),
 		"a PeerAuthentication in that of users": object("PeerAuthentication", "default", "x", spec{"mtls": map[string]any{"mode": "DISABLE"}}),
 	} {
 		if err := agent.Create(ctx, o); !denied(err) {
