@@ -203,6 +203,8 @@ func TestFederationAndPolicy(t *testing.T) {
 			[]string{"ISTH7007 warning mesh " + westKey + ": db.default of cluster east"}},
 		"many that are not imported": {report("a.b, c.d, e.f and 9 more of cluster east: something"),
 			[]string{"ISTH7007 warning mesh " + westKey + ": and 9 more"}},
+		"more than are told apart": {report("17 more destinations of cluster east: they have problems too"),
+			[]string{"ISTH7007 warning mesh " + westKey + ": 17 more destinations"}},
 		"a shadowing rule": {report("reviews.default of cluster east: " + shadow.String()), []string{"ISTH7008 error mesh " + westKey + ": default/theirs; tls: {mode: ISTIO_MUTUAL}"}},
 		"unreachable":      {report(verdict(reach.Unreachable)), []string{"ISTH7009 error mesh " + westKey + ": 172.31.0.11:15443 of mesh " + eastKey}},
 		"not admitted":     {report(verdict(reach.NotAdmitted)), []string{"ISTH7010 warning mesh " + westKey + ": reviews.default"}},

@@ -220,7 +220,7 @@ func (s *State) never(d *v1alpha1.Destination, text string) bool {
 }
 
 // imported is the form in which an agent reports what it did not import, or not whole.
-var imported = regexp.MustCompile(`^\S+(, \S+)*( and \d+ more)? of cluster \S+: `)
+var imported = regexp.MustCompile(`^(\d+ more destinations|\S+(, \S+)*( and \d+ more)?) of cluster \S+: `)
 
 // shadowing is what the report of a DestinationRule of somebody else says.
 const shadowing = " takes the place of ours for "
