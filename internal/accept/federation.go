@@ -89,12 +89,12 @@ func conflicts(f *v1alpha1.Federation, mode v1alpha1.IstioTLSMode) (out []confli
 	case e == v1alpha1.TLSEnforcementDisable && (mode == v1alpha1.IstioTLSModeMutual || mode == v1alpha1.IstioTLSModeSimple):
 		add(enforcementField, string(e), "clients would send what servers do not take")
 	}
-	if federates(f) && !f.FlatNetwork && (mode == v1alpha1.IstioTLSModeDisable || mode == v1alpha1.IstioTLSModeSimple) {
+	if federates(f) && (mode == v1alpha1.IstioTLSModeDisable || mode == v1alpha1.IstioTLSModeSimple) {
 		field := federationField + ".selectors"
 		if len(f.Selectors) == 0 {
 			field = federationField + ".permissive"
 		}
-		add(field, "federation through gateways is asked for", "gateways route Istio's mutual TLS only")
+		add(field, "federation is asked for", "between clusters there is Istio's mutual TLS only")
 	}
 	return out
 }

@@ -168,9 +168,9 @@ var tlsCases = map[string]struct {
 	"gateways, DISABLE":        {&v1alpha1.Federation{Selectors: []v1alpha1.FederationSelector{{}}}, withMode("DISABLE"), "selectors", true},
 	"gateways, SIMPLE":         {&v1alpha1.Federation{Permissive: &v1alpha1.Empty{}}, withMode("SIMPLE"), "permissive", true},
 	"gateways, ISTIO_MUTUAL":   {&v1alpha1.Federation{Selectors: []v1alpha1.FederationSelector{{}}}, withMode("ISTIO_MUTUAL"), "", false},
-	"flat, DISABLE":            {&v1alpha1.Federation{Selectors: []v1alpha1.FederationSelector{{}}, FlatNetwork: true}, withMode("DISABLE"), "", false},
+	"flat, DISABLE":            {&v1alpha1.Federation{Selectors: []v1alpha1.FederationSelector{{}}, FlatNetwork: true}, withMode("DISABLE"), "selectors", true},
 	"no federation, DISABLE":   {&v1alpha1.Federation{}, withMode("DISABLE"), "", false},
-	"flat, SIMPLE, and STRICT": {&v1alpha1.Federation{Selectors: []v1alpha1.FederationSelector{{}}, FlatNetwork: true, TLSEnforcementSettings: enforcing("STRICT").TLSEnforcementSettings}, withMode("SIMPLE"), "", false},
+	"flat, SIMPLE, and STRICT": {&v1alpha1.Federation{Selectors: []v1alpha1.FederationSelector{{}}, FlatNetwork: true, TLSEnforcementSettings: enforcing("STRICT").TLSEnforcementSettings}, withMode("SIMPLE"), "selectors", true},
 }
 
 func TestTLSOfServersAndClients(t *testing.T) {

@@ -58,6 +58,8 @@ type Verdict struct {
 	Policy string
 	// Errors say why it cannot be enforced; empty if it is.
 	Errors finding.Findings
+	// Notes say who of the selected callers is left out, because his cluster is no member.
+	Notes finding.Findings
 }
 
 // For returns the AuthorizationPolicy of a destination, and a verdict for each policy that selects it, in the order given.
@@ -77,7 +79,7 @@ func For(vm *membership.VirtualMesh, home *v1alpha1.Mesh, d *v1alpha1.Destinatio
 				service.Namespace + "/" + service.Name + " has no selector, so its pods cannot be protected: give it one, or do not select it"}}
 		} else {
 			var made []*securityapi.Rule
-			made, v.Errors = rulesOf(vm, home, p.Spec)
+			made, v.Notes, v.Errors = rulesOf(vm, home, p.Spec)
 			if len(v.Errors) == 0 {
 				rules = append(rules, made...)
 			}

@@ -186,10 +186,6 @@ func TestNotEnforceable(t *testing.T) {
 			"spec.sourceSelector[0].kubeServiceAccountRefs.serviceAccounts", policy.ReasonNotTellable, "cluster.local"},
 		"accounts within such a cluster": {vm, from(both(accounts("a/x@north", "a/x@south"), identities(nil, []string{"north"}))),
 			"spec.sourceSelector[0].kubeIdentityMatcher.clusters", policy.ReasonNotTellable, "do not tell north from south"},
-		"an account of a cluster that is no member": {vm, from(accounts("a/x@east", "a/y@elsewhere")),
-			"spec.sourceSelector[0].kubeServiceAccountRefs.serviceAccounts[1].clusterName", policy.ReasonNoMember, "the cluster elsewhere of service account a/y has no mesh"},
-		"only clusters that are no members": {vm, from(identities(nil, []string{"elsewhere"})),
-			"spec.sourceSelector[0].kubeIdentityMatcher.clusters", policy.ReasonNoMember, "elsewhere"},
 		"an unknown member may share it": {unknown, from(identities(nil, []string{"east"})),
 			"spec.sourceSelector[0].kubeIdentityMatcher.clusters", policy.ReasonMeshNotReported, "isthmus-dark/m"},
 		"an unknown member": {unknown, from(identities(nil, []string{"dark"})),
@@ -610,4 +606,38 @@ func FuzzNames(f *testing.F) {
 			t.Errorf("trust domain %q keeps out the mesh itself: %v", trustDomain, p.Spec.Rules)
 		}
 	})
+}
+
+// TestLeftOut: a caller whose cluster is no member is left out, and nobody else is the worse for it.
+func TestLeftOut(t *testing.T) {
+	east := mesh("east", "east.example")
+	vm := virtualMesh(east, mesh("west", "west.example"))
+	for name, tc := range map[string]struct {
+		spec        v1alpha1.AccessPolicySpec
+		rules       int
+		field, says string
+	}{
+		"one of two accounts": {from(accounts("a/x@east", "a/y@elsewhere")), 1,
+			"spec.sourceSelector[0].kubeServiceAccountRefs.serviceAccounts[1].clusterName", "the cluster elsewhere of service account a/y has no mesh"},
+		"the only account":          {from(accounts("a/y@elsewhere")), 0, "spec.sourceSelector[0].kubeServiceAccountRefs.serviceAccounts[0].clusterName", "elsewhere"},
+		"the only cluster":          {from(identities(nil, []string{"elsewhere"})), 0, "spec.sourceSelector[0].kubeIdentityMatcher.clusters", "elsewhere"},
+		"its namespaces":            {from(identities([]string{"a"}, []string{"elsewhere"})), 0, "spec.sourceSelector[0].kubeIdentityMatcher.clusters", "elsewhere"},
+		"with tokens":               {from(both(identities(nil, []string{"elsewhere"}), tokens([]string{"i/s"}, nil))), 0, "spec.sourceSelector[0].kubeIdentityMatcher.clusters", "elsewhere"},
+		"one of two selectors":      {from(identities(nil, []string{"elsewhere"}), identities([]string{"a"}, nil)), 1, "spec.sourceSelector[0].kubeIdentityMatcher.clusters", "elsewhere"},
+		"accounts of such clusters": {from(both(accounts("a/x"), identities(nil, []string{"elsewhere"}))), 0, "spec.sourceSelector[0].kubeIdentityMatcher.clusters", "elsewhere"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got, verdicts := policy.For(vm, east, destination("east", "reviews"), []policy.Accepted{accepted("p", tc.spec)})
+			if got == nil || len(got.Spec.Rules) != tc.rules || got.Spec.Action != securityapi.AuthorizationPolicy_ALLOW {
+				t.Fatalf("policy %+v", got)
+			}
+			if (server{trustDomains: []string{"east.example"}}).allows(t, []*securityv1.AuthorizationPolicy{got}, request{principal: "west.example/ns/z/sa/z", http: true}) {
+				t.Error("it allows somebody else")
+			}
+			v := verdicts[0]
+			if len(v.Errors) != 0 || len(v.Notes) != 1 || v.Notes[0].Field != tc.field || v.Notes[0].Reason != policy.ReasonNoMember || !strings.Contains(v.Notes[0].Message, tc.says) {
+				t.Errorf("errors %v, notes %v", v.Errors, v.Notes)
+			}
+		})
+	}
 }

@@ -37,31 +37,34 @@ var (
 	subdomain = regexp.MustCompile(`^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$`)
 )
 
-// rulesOf makes the rules of a policy: none with findings, and none if its selectors contradict each other.
-func rulesOf(vm *membership.VirtualMesh, home *v1alpha1.Mesh, spec *v1alpha1.AccessPolicySpec) ([]*securityapi.Rule, finding.Findings) {
+// rulesOf makes the rules of a policy: none with findings, and none if its selectors contradict each other or select callers of
+// clusters that are no members only. notes say who of the selected is left out.
+func rulesOf(vm *membership.VirtualMesh, home *v1alpha1.Mesh, spec *v1alpha1.AccessPolicySpec) (rules []*securityapi.Rule, notes, fs finding.Findings) {
 	to := operation(spec)
 	if len(spec.SourceSelector) == 0 {
-		return []*securityapi.Rule{{To: to}}, nil
+		return []*securityapi.Rule{{To: to}}, nil, nil
 	}
 	var plain, tokens []*securityapi.Rule_From // apart, as Istio ignores a rule with tokens as a whole where it is not HTTP
 	var conditional []*securityapi.Rule
-	var fs finding.Findings
 	for i, s := range spec.SourceSelector {
 		c := compiler{vm: vm, home: home, field: fmt.Sprintf("spec.sourceSelector[%d]", i)}
 		switch {
 		case s.KubeServiceAccountRefs != nil:
 			conditional = append(conditional, c.serviceAccounts(s)...)
 		case s.RequestIdentityMatcher != nil:
-			tokens = append(tokens, &securityapi.Rule_From{Source: c.identities(s)})
+			if source := c.identities(s); source != nil {
+				tokens = append(tokens, &securityapi.Rule_From{Source: source})
+			}
 		default:
-			plain = append(plain, &securityapi.Rule_From{Source: c.identities(s)})
+			if source := c.identities(s); source != nil {
+				plain = append(plain, &securityapi.Rule_From{Source: source})
+			}
 		}
-		fs = append(fs, c.findings...)
+		fs, notes = append(fs, c.findings...), append(notes, c.notes...)
 	}
 	if len(fs) > 0 {
-		return nil, fs
+		return nil, notes, fs
 	}
-	var rules []*securityapi.Rule
 	for _, from := range [][]*securityapi.Rule_From{plain, tokens} {
 		if len(from) > 0 {
 			rules = append(rules, &securityapi.Rule{From: from, To: to})
@@ -71,7 +74,7 @@ func rulesOf(vm *membership.VirtualMesh, home *v1alpha1.Mesh, spec *v1alpha1.Acc
 		r.To = to
 		rules = append(rules, r)
 	}
-	return rules, nil
+	return rules, notes, nil
 }
 
 // operation is what a policy allows; nil for everything. Istio ignores the rules with paths or methods, which only HTTP has,
@@ -93,13 +96,19 @@ type compiler struct {
 	home     *v1alpha1.Mesh
 	field    string
 	findings finding.Findings
+	// notes say who is left out, as his cluster is no member: nobody else is the worse for it.
+	notes finding.Findings
 }
 
 func (c *compiler) find(field, reason, format string, args ...any) {
 	c.findings = append(c.findings, finding.Finding{Field: c.field + field, Reason: reason, Message: fmt.Sprintf(format, args...)})
 }
 
-// identities makes the source of a selector without service accounts; nil with findings.
+func (c *compiler) note(field, format string, args ...any) {
+	c.notes = append(c.notes, finding.Finding{Field: c.field + field, Reason: ReasonNoMember, Message: fmt.Sprintf(format, args...)})
+}
+
+// identities makes the source of a selector without service accounts; nil with findings, or if it selects nobody.
 func (c *compiler) identities(s v1alpha1.IdentitySelector) *securityapi.Source {
 	source := request(s.RequestIdentityMatcher)
 	k := s.KubeIdentityMatcher
@@ -120,6 +129,9 @@ func (c *compiler) identities(s v1alpha1.IdentitySelector) *securityapi.Source {
 			for _, ns := range k.Namespaces {
 				source.Principals = append(source.Principals, td+"/ns/"+ns+"/*")
 			}
+		}
+		if len(source.Principals) == 0 {
+			return nil // a source without principals would be anyone
 		}
 	case len(k.Namespaces) > 0:
 		source.Namespaces = slices.Clone(k.Namespaces)
@@ -220,7 +232,7 @@ func (c *compiler) accounts(field string, refs []v1alpha1.ClusterObjectRef) (out
 			continue
 		}
 		if r.ClusterName != "" && !c.hasMember(r.ClusterName) {
-			c.find(at+".clusterName", ReasonNoMember, "the cluster %s of service account %s/%s has no mesh in VirtualMesh %s: "+
+			c.note(at+".clusterName", "the cluster %s of service account %s/%s has no mesh in VirtualMesh %s, so nobody is allowed by it: "+
 				"correct the name, leave clusterName out, or add its mesh", r.ClusterName, r.Namespace, r.Name, c.vm.Name)
 			continue
 		}
@@ -286,12 +298,12 @@ func (c *compiler) trustDomainsOf(field string, clusters []string) []string {
 	}
 	domains = sorted(domains)
 	if len(domains) == 0 {
-		reason := ReasonNoMember
+		names := strings.Join(sorted(clusters), ", ")
 		if slices.ContainsFunc(clusters, c.hasMember) {
-			reason = ReasonMeshNotReported
+			c.find(field, ReasonMeshNotReported, "no mesh of %s is reported in VirtualMesh %s: see to their agents", names, c.vm.Name)
+		} else {
+			c.note(field, "no mesh of %s is in VirtualMesh %s, so nobody is allowed by it: correct the names, or add a mesh of theirs", names, c.vm.Name)
 		}
-		c.find(field, reason, "no mesh of %s is known in VirtualMesh %s: correct the names, add a mesh of theirs, or see to their agents",
-			strings.Join(sorted(clusters), ", "), c.vm.Name)
 		return nil
 	}
 	var others, shared []string
