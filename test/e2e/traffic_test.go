@@ -1,0 +1,376 @@
+package e2e
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// cluster is the name under which the cluster of a context is registered, which is also its name in the lab.
+func cluster(context string) string { return strings.TrimSuffix(context, "-context") }
+
+// other is the other one of the two contexts.
+func other(context string) string {
+	if context == management {
+		return remote
+	}
+	return management
+}
+
+// federated is the name of a service, "<service>.<namespace>", in the meshes of other clusters than that of context.
+func federated(service, context string) string { return service + ".svc." + cluster(context) + ".global" }
+
+// program is a Deployment of the lab's sample program, with a service account of its own name.
+type program struct {
+	name, namespace string
+	// account is the name of the service account if it is another.
+	account string
+	// args of `sample serve`, beside the name.
+	args []string
+	// annotations of the pod, as lines of YAML.
+	annotations []string
+	// ports of a Service in front of it, as YAML; "" for none.
+	ports string
+}
+
+// manifest has the pods drain: a new connection may come until every proxy has heard that the pod is leaving.
+func (p program) manifest(context string) string {
+	account := p.account
+	if account == "" {
+		account = p.name
+	}
+	args := append([]string{"serve", "--service=" + p.name, "--cluster=" + cluster(context)}, p.args...)
+	var b strings.Builder
+	fmt.Fprintf(&b, `
+apiVersion: v1
+kind: ServiceAccount
+metadata: {name: %[3]s, namespace: %[2]s}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: %[1]s, namespace: %[2]s}
+spec:
+  selector: {matchLabels: {app: %[1]s}}
+  template:
+    metadata:
+      labels: {app: %[1]s}
+      annotations:
+        kubectl.kubernetes.io/default-container: sample
+        %[4]s
+    spec:
+      serviceAccountName: %[3]s
+      containers:
+      - name: sample
+        image: lab.local/sample:1
+        imagePullPolicy: IfNotPresent
+        args: ["%[5]s"]
+        readinessProbe: {tcpSocket: {port: 9000}, periodSeconds: 1}
+        lifecycle: {preStop: {sleep: {seconds: 5}}}
+        volumeMounts: [{name: certs, mountPath: /certs}]
+      volumes: [{name: certs, emptyDir: {}}]
+---
+`, p.name, p.namespace, account, strings.Join(p.annotations, "\n        "), strings.Join(args, `", "`))
+	if p.ports != "" {
+		b.WriteString(service(p.name, p.namespace, p.name, p.ports))
+	}
+	return b.String()
+}
+
+// ports of the sample program.
+const ports = "[{name: http, port: 9080}, {name: tcp-echo, port: 9000}, {name: grpc, port: 9090}]"
+
+// service is the manifest of a Service in front of the pods of an app.
+func service(name, namespace, app, ports string) string {
+	return fmt.Sprintf(`
+apiVersion: v1
+kind: Service
+metadata: {name: %s, namespace: %s, labels: {app: %[1]s}}
+spec: {selector: {app: %[3]s}, ports: %[4]s}
+---
+`, name, namespace, app, ports)
+}
+
+// deploy deploys programs and waits until they are ready.
+func (w *world) deploy(t *testing.T, context string, programs ...program) {
+	t.Helper()
+	var manifest strings.Builder
+	for _, p := range programs {
+		manifest.WriteString(p.manifest(context))
+	}
+	w.apply(t, context, manifest.String())
+	for _, p := range programs {
+		w.kubectl(t, context, "-n", p.namespace, "rollout", "status", "deploy/"+p.name, "--timeout=90s")
+	}
+}
+
+// Programs that ask on behalf of the tests, in both clusters. The caller's sidecar writes its certificate to files, and
+// leaves connections to gateways to the program: it is also the attacker, who has a valid identity.
+var (
+	caller = program{name: "caller", namespace: "default", annotations: []string{
+		`proxy.istio.io/config: '{proxyMetadata: {OUTPUT_CERTS: /certs}}'`,
+		`sidecar.istio.io/userVolumeMount: '[{"name": "certs", "mountPath": "/certs"}]'`,
+		`traffic.sidecar.istio.io/excludeOutboundPorts: "15443"`,
+	}}
+	stranger = program{name: "stranger", namespace: "elsewhere"}
+	// nameless has no DNS capture.
+	nameless = program{name: "nameless", namespace: "default", annotations: []string{
+		`proxy.istio.io/config: '{proxyMetadata: {ISTIO_META_DNS_CAPTURE: "false"}}'`,
+	}}
+	// outside has no sidecar, and a database.
+	outside = program{name: "outside", namespace: "default", args: []string{"--http=:5432"}, annotations: []string{
+		`sidecar.istio.io/inject: "false"`,
+	}}
+)
+
+// callers deploys what asks.
+func callers(t *testing.T, w *world) {
+	t.Helper()
+	for _, context := range []string{management, remote} {
+		w.apply(t, context, `{apiVersion: v1, kind: Namespace, metadata: {name: elsewhere, labels: {istio-injection: enabled}}}`)
+		w.deploy(t, context, caller, stranger)
+	}
+	w.deploy(t, remote, nameless, outside)
+}
+
+// outcome is what `sample call` says of one request.
+type outcome struct {
+	Kind, Error string
+	Handshake   *struct{ Identities []string }
+	Answer      struct {
+		Service, Version, Cluster, Pod string
+		Headers                        map[string][]string
+	}
+	Headers map[string][]string
+}
+
+func (o outcome) String() string {
+	if o.Kind != "ok" {
+		return o.Kind + ": " + o.Error
+	}
+	return fmt.Sprintf("ok, from %s %s in %s to %s", o.service(), o.version(), o.cluster(), o.caller())
+}
+
+// first of what HTTP's answer or gRPC's headers say.
+func first(answer string, header []string) string {
+	if answer == "" && len(header) > 0 {
+		return header[0]
+	}
+	return answer
+}
+
+func (o outcome) service() string { return first(o.Answer.Service, o.Headers["service"]) }
+func (o outcome) version() string { return first(o.Answer.Version, o.Headers["version"]) }
+func (o outcome) cluster() string { return first(o.Answer.Cluster, o.Headers["cluster"]) }
+
+var uri = regexp.MustCompile(`URI=([^;,]+)`)
+
+// caller is the identity that the server's sidecar has verified.
+func (o outcome) caller() string {
+	header := slices.Concat(o.Answer.Headers["X-Forwarded-Client-Cert"], o.Headers["x-forwarded-client-cert"])
+	if m := uri.FindStringSubmatch(strings.Join(header, ",")); m != nil {
+		return m[1]
+	}
+	return ""
+}
+
+// call makes one request from a program's pod.
+func (w *world) call(context string, from program, args ...string) outcome {
+	out, err := w.try(time.Minute, "kubectl", append([]string{"--context", context, "-n", from.namespace, "exec", "deploy/" + from.name, "-c", "sample", "--",
+		"/sample", "call", "-timeout", "3s"}, args...)...)
+	var o outcome
+	if jsonErr := json.Unmarshal([]byte(out), &o); jsonErr != nil {
+		return outcome{Kind: "none", Error: fmt.Sprint(err)}
+	}
+	return o
+}
+
+// want polls until the outcome of a request is as wanted: policies and gateways take a moment to reach the proxies.
+func (w *world) want(t *testing.T, context string, from program, what func(outcome) bool, args ...string) outcome {
+	t.Helper()
+	var o outcome
+	start := time.Now()
+	for o = w.call(context, from, args...); !what(o); o = w.call(context, from, args...) {
+		if time.Since(start) > 20*time.Second {
+			t.Fatalf("%s of %s asks %s: %s", from.name, cluster(context), strings.Join(args, " "), o)
+		}
+	}
+	return o
+}
+
+// Outcomes to want.
+func answered(o outcome) bool { return o.Kind == "ok" }
+func refusal(o outcome) bool  { return o.Kind != "ok" && o.Kind != "none" && o.Kind != "dns" }
+
+// denied is how a server's sidecar refuses by policy: HTTP says so, TCP hangs up.
+func denied(o outcome) bool {
+	return slices.Contains([]string{"http 403", "grpc PermissionDenied", "eof", "reset"}, o.Kind)
+}
+
+func answeredBy(service, context string) func(outcome) bool {
+	return func(o outcome) bool { return answered(o) && o.service() == service && o.cluster() == cluster(context) }
+}
+
+// forged asks a gateway of the other cluster for a service by SNI, with the caller's own certificate.
+func (w *world) forged(t *testing.T, context, sni string, what func(outcome) bool) {
+	t.Helper()
+	gateway := w.gatewayAddress(t, other(context))
+	w.want(t, context, caller, what, "-sni", sni, "-alpn", "istio", "-cert", "/certs/cert-chain.pem", "-key", "/certs/key.pem", "http://"+gateway+":15443/healthz")
+}
+
+// sni is what Istio's proxies ask for when they want a port of a service.
+func sni(service string, port int) string {
+	return fmt.Sprintf("outbound_.%d_._.%s.svc.cluster.local", port, service)
+}
+
+func (w *world) gatewayAddress(t *testing.T, context string) string {
+	t.Helper()
+	address := w.jsonpath(context, "{.status.loadBalancer.ingress[0].ip}", "-n", "istio-system", "service", "istio-eastwestgateway")
+	if address == "" {
+		t.Fatalf("%s: the gateway has no address", context)
+	}
+	return address
+}
+
+// load is a run of `sample load` inside of a pod. It is started by the container runtime, so that it goes on whatever
+// becomes of the API servers.
+type load struct {
+	w       *world
+	cluster string
+	cmd     *exec.Cmd
+	stdin   io.Closer
+	out     bytes.Buffer
+	log     bytes.Buffer
+}
+
+// summary is what `sample load` prints.
+type summary struct {
+	Sent, Failed int
+	Outcomes     map[string]int
+	URLs         map[string]map[string]int
+	Failures     json.RawMessage
+}
+
+// loads counts runs: the container runtime wants a name for each.
+var loads int
+
+// startLoad sends requests until stop is called.
+func (w *world) startLoad(t *testing.T, context string, from program, rate int, urls ...string) *load {
+	t.Helper()
+	id := w.jsonpath(context, `{.items[0].status.containerStatuses[?(@.name=="sample")].containerID}`, "-n", from.namespace, "pods", "-l", "app="+from.name)
+	if id == "" {
+		t.Fatalf("%s: no pod of %s", context, from.name)
+	}
+	loads++
+	args := []string{"exec", "--name", w.name, cluster(context), "--", "ctr", "-n", "k8s.io", "task", "exec", "--exec-id", fmt.Sprintf("load-%d-%d", time.Now().UnixNano(), loads),
+		strings.TrimPrefix(id, "containerd://"), "/sample", "load", "-duration", "0", "-timeout", "5s", "-rate", fmt.Sprint(rate)}
+	for _, u := range urls {
+		args = append(args, "-url", u)
+	}
+	l := &load{w: w, cluster: cluster(context), cmd: exec.CommandContext(t.Context(), filepath.Join(w.bin, "lab"), args...)}
+	l.cmd.Env, l.cmd.Stdout, l.cmd.Stderr = w.env, &l.out, &l.log
+	var err error
+	if l.stdin, err = l.cmd.StdinPipe(); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.stdin.Close(); _ = l.cmd.Wait() })
+	return l
+}
+
+// stop ends the run.
+func (l *load) stop(t *testing.T) summary {
+	t.Helper()
+	_ = l.stdin.Close()
+	if err := l.cmd.Wait(); err != nil {
+		t.Fatalf("load in %s: %v: %s", l.cluster, err, tail(l.log.String(), 2000))
+	}
+	var s summary
+	if err := json.Unmarshal(l.out.Bytes(), &s); err != nil {
+		t.Fatalf("load in %s: %v: %s", l.cluster, err, l.out.String())
+	}
+	if s.Sent == 0 {
+		t.Fatalf("load in %s: nothing was sent: %s", l.cluster, l.out.String())
+	}
+	return s
+}
+
+// stopClean ends the run and fails the test for every request that failed.
+func (l *load) stopClean(t *testing.T) {
+	t.Helper()
+	s := l.stop(t)
+	t.Logf("load in %s: %d sent, %d failed", l.cluster, s.Sent, s.Failed)
+	if s.Failed > 0 {
+		t.Errorf("%s: %d of %d requests failed: %v\n%s", l.cluster, s.Failed, s.Sent, s.URLs, tail(string(s.Failures), 3000))
+	}
+}
+
+// seesFailures proves that a load can see a failure.
+func (w *world) seesFailures(t *testing.T, context string, from program, base string) {
+	t.Helper()
+	l := w.startLoad(t, context, from, 50, base+"/status/503", base+"/healthz")
+	w.want(t, context, from, answered, base+"/healthz")
+	s := l.stop(t)
+	if bad := s.URLs[base+"/status/503"]["http 503"]; bad == 0 || bad != s.Failed {
+		t.Fatalf("a path that always fails: %+v", s)
+	}
+}
+
+// objects is what Isthmus has made in a cluster, as "<kind>/<namespace>/<name> <what>", for a field of every object.
+func (w *world) objects(t *testing.T, context, field string) string {
+	t.Helper()
+	out := w.kubectl(t, context, "get", "serviceentries,destinationrules,gateways.networking.istio.io,authorizationpolicies,peerauthentications", "-A",
+		"-l", "isthmus.dev/managed-by", "-o", `jsonpath={range .items[*]}{.kind}/{.metadata.namespace}/{.metadata.name} {`+field+`}{"\n"}{end}`)
+	lines := strings.Split(strings.TrimSpace(out), "\n")
+	slices.Sort(lines)
+	return strings.Join(lines, "\n")
+}
+
+// hosts are the names that a cluster has been given for services of others.
+func (w *world) hosts(context string) []string {
+	out := strings.Fields(w.jsonpath(context, "{.items[*].spec.hosts[*]}", "-n", "istio-system", "serviceentries", "-l", "isthmus.dev/managed-by"))
+	slices.Sort(out)
+	return out
+}
+
+// federate replaces the federation of the virtual mesh, JSON, and waits until all members have applied it.
+func federate(t *testing.T, w *world, federation string) {
+	t.Helper()
+	w.kubectl(t, management, "-n", "isthmus-system", "patch", "virtualmesh", "virtual-mesh", "--type=json", "-p",
+		`[{"op":"add","path":"/spec/federation","value":`+federation+`}]`)
+	w.ready(t, "virtual-mesh", time.Minute)
+}
+
+// globalAccess sets the global access policy of the virtual mesh and waits until all members have applied it.
+func globalAccess(t *testing.T, w *world, value string) {
+	t.Helper()
+	patchVM(t, w, fmt.Sprintf(`{"spec":{"globalAccessPolicy":%q}}`, value))
+	w.ready(t, "virtual-mesh", time.Minute)
+}
+
+// gone waits until a cluster has no name for a service any more.
+func (w *world) gone(t *testing.T, context, host string) {
+	t.Helper()
+	eventually(t, 30*time.Second, cluster(context)+" gives up the name "+host, func() error {
+		if slices.Contains(w.hosts(context), host) {
+			return errors.New("it is still there")
+		}
+		return nil
+	})
+}
+
+// created waits for an object.
+func (w *world) created(t *testing.T, context string, object ...string) {
+	t.Helper()
+	w.kubectl(t, context, append([]string{"wait", "--for=create", "--timeout=60s"}, object...)...)
+}
