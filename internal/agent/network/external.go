@@ -60,7 +60,7 @@ func (n *network) reconcileExternal(ctx context.Context, req ctrl.Request) (ctrl
 			return ctrl.Result{}, nil
 		}
 		vm := v.of(mesh)
-		if vm == nil || gone {
+		if vm == nil || gone || !n.isAnnounced(name, vm.Name) {
 			continue
 		}
 		for _, rule := range federation.Keepalive(vm, mesh, entry) {

@@ -4,11 +4,9 @@ import (
 	"context"
 	"fmt"
 	"maps"
-	"net"
 	"slices"
-	"strconv"
 	"strings"
-	"sync"
+	"time"
 
 	networkingv1 "istio.io/client-go/pkg/apis/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -27,8 +25,14 @@ import (
 const (
 	// ReasonTooManyImports says that a cluster federates more destinations than are taken of one.
 	ReasonTooManyImports = "TooManyImports"
+	// ReasonImportsTooLarge says that the destinations of a cluster take more room than is given to one.
+	ReasonImportsTooLarge = "ImportsTooLarge"
+	// ReasonTooManyChanges says that the destinations of a cluster change more often than is followed.
+	ReasonTooManyChanges = "TooManyChanges"
 	// ReasonNoAddress says that the range of addresses is used up.
 	ReasonNoAddress = "NoAddress"
+	// ReasonRefused says that the API server of this cluster does not take what is made of a destination.
+	ReasonRefused = "Refused"
 )
 
 // reconcileImport makes each mesh of this cluster have, or not have, a destination of another.
@@ -49,10 +53,8 @@ func (n *network) reconcileImport(ctx context.Context, req ctrl.Request) (ctrl.R
 	if err != nil {
 		return ctrl.Result{}, err
 	}
-	if d == nil && len(have) == 0 {
-		n.imports.remove(req.String())
-	}
-	settled := true
+	waited := n.imports.come(req.NamespacedName)
+	out := outcome{settled: true}
 	for _, name := range slices.Sorted(maps.Keys(v.own)) {
 		mesh := v.own[name]
 		root := mesh.Spec.Istio.RootNamespace
@@ -60,17 +62,49 @@ func (n *network) reconcileImport(ctx context.Context, req ctrl.Request) (ctrl.R
 			network: n, view: v, key: req.NamespacedName, destination: d, mesh: mesh,
 			have: slices.DeleteFunc(slices.Clone(have), func(o client.Object) bool { return o.GetNamespace() != root }),
 		}
-		ok, err := one.run(ctx)
+		o, err := one.run(ctx)
 		if err != nil {
 			return ctrl.Result{}, err
 		}
-		settled = settled && ok
+		out = out.and(o)
 	}
-	if !settled {
-		return ctrl.Result{RequeueAfter: unsettled}, nil
+	if !out.holds && len(have) == 0 {
+		n.makeRoom(req.NamespacedName)
 	}
-	n.progress.done(work{importWork, req.Namespace, req.Name}, v.sequence)
-	return ctrl.Result{}, nil
+	if waited && !out.holds && !out.waits {
+		n.enqueue(importController, 0, n.imports.next(req.Namespace, n.MaxImports)...)
+	}
+	if out.settled {
+		n.progress.done(work{importWork, req.Namespace, req.Name}, v.sequence)
+	}
+	return ctrl.Result{RequeueAfter: out.again}, nil
+}
+
+// makeRoom gives up what was kept for a destination of which there is nothing here.
+func (n *network) makeRoom(key types.NamespacedName) {
+	n.turns.forget(key)
+	if host := n.imports.remove(key.String()); host != "" {
+		n.addresses.release(host)
+		n.enqueue(importController, 0, n.imports.next(key.Namespace, n.MaxImports)...)
+	}
+}
+
+// outcome of looking at a destination.
+type outcome struct {
+	// settled says that nothing is waited for that the users' will calls for.
+	settled bool
+	// holds says that it is imported, or is about to be.
+	holds bool
+	// waits says that there was no room for it.
+	waits bool
+	// again is when to look again without an event; 0 for never.
+	again time.Duration
+}
+
+func (o outcome) and(other outcome) outcome {
+	o.settled, o.holds, o.waits = o.settled && other.settled, o.holds || other.holds, o.waits || other.waits
+	o.again = sooner(o.again, other.again)
+	return o
 }
 
 // importing is one destination and one client mesh.
@@ -83,25 +117,29 @@ type importing struct {
 	have        []client.Object
 }
 
-// run reports whether nothing is waited for.
-func (i *importing) run(ctx context.Context) (settled bool, err error) {
-	report := func(fs ...finding.Finding) { i.reports.set(i.mesh.Name, i.key, fs) }
+func (i *importing) run(ctx context.Context) (outcome, error) {
+	settled := outcome{settled: true, holds: len(i.have) > 0}
 	if i.view.frozen(i.mesh) {
-		return true, nil
+		return settled, nil
 	}
 	vm := i.view.of(i.mesh)
 	if vm == nil {
-		report()
-		return true, i.remove(ctx, "the virtual mesh was given up", func(o client.Object) bool {
+		i.report()
+		return settled, i.remove(ctx, "the virtual mesh was given up", func(o client.Object) bool {
 			return !i.view.givenUp(o.GetLabels()[v1alpha1.LabelVirtualMesh], i.mesh)
 		})
+	}
+	if !i.isAnnounced(i.mesh.Name, vm.Name) {
+		return outcome{holds: settled.holds}, nil // looked at when it is
 	}
 	if i.destination == nil {
 		return i.gone(ctx, vm)
 	}
 	home := i.view.meshes[kube.Qualified(i.destination.Spec.Mesh, i.key.Namespace)]
-	if home == nil {
-		return true, nil // its agent has not reported the mesh, or not yet again
+	if home == nil { // its agent has not reported the mesh, or not yet again
+		i.report(finding.Finding{Field: "spec.mesh", Reason: federation.ReasonForeignDestination, Message: fmt.Sprintf(
+			"the cluster reports no mesh %s: what is imported stays as it is", i.destination.Spec.Mesh)})
+		return settled, nil
 	}
 	host := federation.Hostname(vm, i.destination)
 	imported := slices.ContainsFunc(i.have, func(o client.Object) bool {
@@ -109,53 +147,103 @@ func (i *importing) run(ctx context.Context) (settled bool, err error) {
 		return ok && slices.Contains(e.Spec.Hosts, host)
 	})
 	if !imported && i.imports.full(i.key, i.MaxImports) {
-		report(finding.Finding{Reason: ReasonTooManyImports, Message: fmt.Sprintf(
-			"the cluster federates more than %d destinations: what is imported stays, further ones are not; select fewer, or raise the agent's --max-imports", i.MaxImports)})
-		return true, nil
+		return i.noRoom(ReasonTooManyImports), nil
 	}
 	out, refusal := federation.Import(vm, federation.Client{Mesh: i.mesh, Imported: imported, Forbidden: i.isForbidden}, home, i.destination)
 	switch {
 	case refusal != nil && refusal.Withdraw:
-		report()
-		return true, i.remove(ctx, refusal.Message, nil)
+		i.report()
+		return settled, i.remove(ctx, refusal.Message, nil)
 	case refusal != nil && refusal.Reason == federation.ReasonNotTrusted:
-		report()
-		return false, nil
+		i.report()
+		return outcome{holds: settled.holds}, nil // a change of a Mesh ends it, and has all of its destinations looked at
 	case refusal != nil:
-		report(refusal.Finding)
-		return true, nil
+		i.report(refusal.Finding)
+		return settled, nil
+	}
+	for _, o := range objectsOf(out) {
+		annotate(o, membership.MeshKey(home))
+	}
+	if reason := i.imports.admit(i.key, host, sizeOf(out.ServiceEntry)+sizeOf(out.DestinationRule), i.MaxImports); reason != "" {
+		return i.noRoom(reason), nil
 	}
 	address, err := i.addresses.of(host)
 	if err != nil {
-		report(finding.Finding{Reason: ReasonNoAddress, Message: err.Error()})
-		return true, nil
+		i.report(finding.Finding{Reason: ReasonNoAddress, Message: err.Error()})
+		return settled, nil
 	}
 	out.ServiceEntry.Spec.Addresses = []string{address}
-	return true, i.apply(ctx, vm, home, out, host, report)
+	settled.holds = true
+	if wait, err := i.turn(ctx, out, labelOf(vm)); err != nil || wait > 0 {
+		i.report(finding.Finding{Reason: ReasonTooManyChanges, Message: "destinations of the cluster change so often that they are followed slowly: see what changes them"})
+		settled.again = wait
+		return settled, err
+	}
+	return settled, i.apply(ctx, vm, out)
+}
+
+func (i *importing) report(fs ...finding.Finding) { i.reports.set(i.mesh.Name, i.key, fs) }
+
+// noRoom reports that the destinations of the cluster use up its share.
+func (i *importing) noRoom(reason string) outcome {
+	message := fmt.Sprintf("the cluster federates more than %d destinations: what is imported stays, further ones are not; select fewer, or raise the agent's --max-imports", i.MaxImports)
+	if reason == ReasonImportsTooLarge {
+		message = fmt.Sprintf("the destinations of the cluster take more than %d bytes each on the average: what is imported stays as it is, further ones are not; "+
+			"federate Services with fewer ports and subsets through fewer gateways, or raise the agent's --max-imports", averageSize)
+	}
+	i.reports.set(i.mesh.Name, i.key, finding.Findings{{Reason: reason, Message: message}})
+	return outcome{settled: true, holds: len(i.have) > 0, waits: true}
+}
+
+// objectsOf are what is to be written, in this order.
+func objectsOf(out *federation.Imported) []client.Object {
+	return []client.Object{out.DestinationRule, out.ServiceEntry}
+}
+
+// turn returns how long to wait before what was decided may be written; 0 also if it needs no writing.
+func (i *importing) turn(ctx context.Context, out *federation.Imported, label string) (time.Duration, error) {
+	for _, o := range objectsOf(out) {
+		is, err := i.objects.is(ctx, o, label)
+		if err != nil {
+			return 0, err
+		}
+		if !is {
+			return i.turns.take(i.key, i.Now()), nil
+		}
+	}
+	i.turns.forget(i.key)
+	return 0, nil
 }
 
 // apply writes what was decided. The DestinationRule is first, so that no request goes out without it.
-func (i *importing) apply(ctx context.Context, vm *membership.VirtualMesh, home *v1alpha1.Mesh, out *federation.Imported, host string, report func(...finding.Finding)) error {
+func (i *importing) apply(ctx context.Context, vm *membership.VirtualMesh, out *federation.Imported) error {
 	notes := out.Notes
-	for _, o := range []client.Object{out.DestinationRule, out.ServiceEntry} {
-		annotate(o, membership.MeshKey(home))
+	for _, o := range objectsOf(out) {
 		err := i.objects.apply(ctx, o, labelOf(vm))
 		if f, ok := i.blocked.foreign(err, importController, ctrl.Request{NamespacedName: i.key}); ok {
-			report(append(notes, f)...)
+			i.report(append(notes, f)...)
+			return nil
+		}
+		if refused(err) {
+			i.report(append(notes, finding.Finding{Reason: ReasonRefused, Message: err.Error()})...)
 			return nil
 		}
 		if err != nil {
 			return err
 		}
 	}
-	i.imports.set(i.key.String(), host)
 	shadows, err := i.shadows(ctx, out.DestinationRule)
 	if err != nil {
 		return err
 	}
-	report(append(notes, shadows...)...)
+	i.report(append(notes, shadows...)...)
 	// What has another name was made for a hostname that users have given up.
 	return i.remove(ctx, "it has another name now", func(o client.Object) bool { return o.GetName() == out.ServiceEntry.Name })
+}
+
+// refused reports whether an API server will never take what it was given.
+func refused(err error) bool {
+	return apierrors.IsInvalid(err) || apierrors.IsBadRequest(err) || apierrors.IsRequestEntityTooLargeError(err)
 }
 
 // shadows finds rules of others that take the place of ours.
@@ -175,26 +263,27 @@ func (i *importing) shadows(ctx context.Context, ours *networkingv1.DestinationR
 }
 
 // gone follows a destination that the hub's cache does not have: what was imported is removed if its home says so.
-func (i *importing) gone(ctx context.Context, vm *membership.VirtualMesh) (settled bool, err error) {
+func (i *importing) gone(ctx context.Context, vm *membership.VirtualMesh) (outcome, error) {
+	settled := outcome{settled: true, holds: len(i.have) > 0}
 	if len(i.have) == 0 {
-		i.reports.set(i.mesh.Name, i.key, nil)
-		return true, nil
+		i.report()
+		return settled, nil
 	}
 	home := i.have[0].GetAnnotations()[annotationMesh]
 	name, namespace, _ := cutLast(home)
 	if namespace != i.key.Namespace {
-		return true, nil // not as we made it
+		return settled, nil // not as we made it
 	}
 	if !slices.Contains(vm.Spec.Meshes, v1alpha1.ObjectRef{Name: name, Namespace: namespace}) {
-		i.reports.set(i.mesh.Name, i.key, nil)
-		return true, i.remove(ctx, "its mesh is no member any more", nil)
+		i.report()
+		return settled, i.remove(ctx, "its mesh is no member any more", nil)
 	}
 	said, err := i.evidence.exports(ctx, namespace, name, vm.Generation)
 	if err != nil || !said {
-		return false, err
+		return outcome{holds: true, again: unsettled}, err
 	}
-	i.reports.set(i.mesh.Name, i.key, nil)
-	return true, i.remove(ctx, "its home agent says that it is not federated any more", nil)
+	i.report()
+	return settled, i.remove(ctx, "its home agent says that it is not federated any more", nil)
 }
 
 // remove deletes what was imported, but for what keep says.
@@ -210,123 +299,12 @@ func (i *importing) remove(ctx context.Context, why string, keep func(client.Obj
 			for _, host := range e.Spec.Hosts {
 				if i.imports.drop(i.key.String(), host) {
 					i.addresses.release(host)
+					i.enqueue(importController, 0, i.imports.next(i.key.Namespace, i.MaxImports)...)
 				}
 			}
 		}
 	}
 	return nil
-}
-
-func (n *network) isForbidden(ip string, port int32) bool {
-	servers := n.forbidden.Load()
-	return servers != nil && (*servers)[net.JoinHostPort(ip, strconv.Itoa(int(port)))]
-}
-
-// importIndex knows what is imported, by hostname and by cluster.
-type importIndex struct {
-	mu     sync.Mutex
-	byHost map[string]string // "<namespace>/<name>" of the Destination
-	hostOf map[string]string // the reverse
-	byHome map[string]int    // how many, by namespace
-}
-
-func newImportIndex() *importIndex {
-	return &importIndex{byHost: map[string]string{}, hostOf: map[string]string{}, byHome: map[string]int{}}
-}
-
-// set says that a Destination is imported as a hostname.
-func (x *importIndex) set(destination, host string) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	if _, ok := x.hostOf[destination]; !ok {
-		namespace, _, _ := strings.Cut(destination, "/")
-		x.byHome[namespace]++
-	}
-	x.byHost[host], x.hostOf[destination] = destination, host
-}
-
-// drop says that a Destination is not imported as a hostname any more; it reports whether it was.
-func (x *importIndex) drop(destination, host string) bool {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	if x.byHost[host] != destination {
-		return false
-	}
-	delete(x.byHost, host)
-	if x.hostOf[destination] == host {
-		x.forget(destination)
-	}
-	return true
-}
-
-func (x *importIndex) remove(destination string) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	if host, ok := x.hostOf[destination]; ok {
-		delete(x.byHost, host)
-		x.forget(destination)
-	}
-}
-
-func (x *importIndex) forget(destination string) {
-	delete(x.hostOf, destination)
-	namespace, _, _ := strings.Cut(destination, "/")
-	if x.byHome[namespace]--; x.byHome[namespace] <= 0 {
-		delete(x.byHome, namespace)
-	}
-}
-
-// full reports whether so many destinations of a cluster are imported that another one would be too much.
-func (x *importIndex) full(key types.NamespacedName, limit int) bool {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	_, there := x.hostOf[key.String()]
-	return !there && x.byHome[key.Namespace] >= limit
-}
-
-func (x *importIndex) len() int {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	return len(x.hostOf)
-}
-
-func (x *importIndex) keys() (out []types.NamespacedName) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	for destination := range x.hostOf {
-		namespace, name, _ := strings.Cut(destination, "/")
-		out = append(out, types.NamespacedName{Namespace: namespace, Name: name})
-	}
-	return out
-}
-
-// ofHosts are the Destinations that are imported as hostnames.
-func (x *importIndex) ofHosts(hosts []string) (out []ctrl.Request) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	for _, host := range hosts {
-		if namespace, name, ok := strings.Cut(x.byHost[host], "/"); ok {
-			out = append(out, ctrl.Request{NamespacedName: types.NamespacedName{Namespace: namespace, Name: name}})
-		}
-	}
-	return out
-}
-
-// covered are the Destinations whose hostname a host of a rule covers, which may begin with a wildcard.
-func (x *importIndex) covered(host string) []ctrl.Request {
-	suffix, wild := strings.CutPrefix(host, "*")
-	if !wild {
-		return x.ofHosts([]string{host})
-	}
-	x.mu.Lock()
-	var hosts []string
-	for h := range x.byHost {
-		if strings.HasSuffix(h, suffix) {
-			hosts = append(hosts, h)
-		}
-	}
-	x.mu.Unlock()
-	return x.ofHosts(hosts)
 }
 
 // covering are the hosts of rules that cover a hostname: itself, and each wildcard.

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"hash/fnv"
 	"maps"
-	"net"
 	"slices"
 	"strconv"
 	"strings"
@@ -15,7 +14,6 @@ import (
 	"google.golang.org/protobuf/proto"
 	networkingv1 "istio.io/client-go/pkg/apis/networking/v1"
 	securityv1 "istio.io/client-go/pkg/apis/security/v1"
-	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -33,7 +31,7 @@ const fieldOwner = "isthmus-agent-network"
 const (
 	// annotationMesh names, on what was made for a destination, the mesh that the destination is of: "<name>.<namespace>".
 	annotationMesh = "isthmus.dev/mesh"
-	// annotationHash is found in the cache only: the hash of the object as it was read.
+	// annotationHash is found in the cache only: the hash of the object as it was read, and its size.
 	annotationHash = "isthmus.dev/cached-hash"
 )
 
@@ -175,7 +173,19 @@ func hashOf(o client.Object) string {
 			_, _ = h.Write(data)
 		}
 	}
-	return hex.EncodeToString(h.Sum(nil))
+	return hex.EncodeToString(h.Sum(nil)) + "-" + strconv.Itoa(sizeOf(o))
+}
+
+// sizeOf is how many bytes the spec of an object takes, also of one of ours from the cache.
+func sizeOf(o client.Object) int {
+	if _, size, ok := strings.Cut(o.GetAnnotations()[annotationHash], "-"); ok {
+		n, _ := strconv.Atoi(size)
+		return n
+	}
+	if spec := specOf(o); spec != nil {
+		return proto.Size(spec)
+	}
+	return 0
 }
 
 func specOf(o client.Object) proto.Message {
@@ -200,20 +210,38 @@ type objects struct {
 	cache         client.Reader // stubs
 }
 
-// apply makes an object be as want says. What the cache shows to be so is not read; what it does not show is created.
-func (o *objects) apply(ctx context.Context, want client.Object, virtualMesh string) error {
+// cached labels what is wanted, and returns what the cache has of its name.
+func (o *objects) cached(ctx context.Context, want client.Object, virtualMesh string) (client.Object, error) {
 	labels := map[string]string{v1alpha1.LabelManagedBy: fieldOwner, v1alpha1.LabelVirtualMesh: virtualMesh}
 	maps.Copy(labels, want.GetLabels())
 	want.SetLabels(labels)
 	gvk, err := o.GroupVersionKindFor(want)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	have, err := o.newOf(gvk.Kind)
 	if err != nil {
+		return nil, err
+	}
+	return have, o.cache.Get(ctx, client.ObjectKeyFromObject(want), have)
+}
+
+// is reports whether the cache shows an object to be as want says.
+func (o *objects) is(ctx context.Context, want client.Object, virtualMesh string) (bool, error) {
+	have, err := o.cached(ctx, want, virtualMesh)
+	if err != nil {
+		return false, client.IgnoreNotFound(err)
+	}
+	return isOurs(have) && have.GetAnnotations()[annotationHash] == hashOf(want), nil
+}
+
+// apply makes an object be as want says. What the cache shows to be so is not read; what it does not show is created.
+func (o *objects) apply(ctx context.Context, want client.Object, virtualMesh string) error {
+	gvk, err := o.GroupVersionKindFor(want)
+	if err != nil {
 		return err
 	}
-	err = o.cache.Get(ctx, client.ObjectKeyFromObject(want), have)
+	have, err := o.cached(ctx, want, virtualMesh)
 	switch {
 	case err == nil && isOurs(have) && have.GetAnnotations()[annotationHash] == hashOf(want):
 		return nil
@@ -298,35 +326,4 @@ func items(list client.ObjectList) (out []client.Object) {
 		}
 	}
 	return out
-}
-
-// apiServers are the addresses at which API servers are reached, that of this cluster and the hub's: "<ip>:<port>".
-func (n *network) apiServers(ctx context.Context) (map[string]bool, error) {
-	out := map[string]bool{n.server(): true}
-	var service corev1.Service
-	if err := n.live.Get(ctx, client.ObjectKey{Namespace: "default", Name: "kubernetes"}, &service); client.IgnoreNotFound(err) != nil {
-		return nil, err
-	}
-	for _, ip := range service.Spec.ClusterIPs {
-		for _, p := range service.Spec.Ports {
-			out[net.JoinHostPort(ip, strconv.Itoa(int(p.Port)))] = true
-		}
-	}
-	var slices discoveryv1.EndpointSliceList
-	err := n.live.List(ctx, &slices, client.InNamespace("default"), client.MatchingLabels{discoveryv1.LabelServiceName: "kubernetes"})
-	if err != nil {
-		return nil, err
-	}
-	for i := range slices.Items {
-		for _, e := range slices.Items[i].Endpoints {
-			for _, ip := range e.Addresses {
-				for _, p := range slices.Items[i].Ports {
-					if p.Port != nil {
-						out[net.JoinHostPort(ip, strconv.Itoa(int(*p.Port)))] = true
-					}
-				}
-			}
-		}
-	}
-	return out, nil
 }

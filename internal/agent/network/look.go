@@ -67,6 +67,11 @@ func (n *network) reconcileView(ctx context.Context, _ ctrl.Request) (ctrl.Resul
 	for _, r := range imports {
 		n.progress.expect(work{importWork, r.Namespace, r.Name}, v.sequence)
 	}
+	for name, mesh := range v.own {
+		if vm := v.of(mesh); vm != nil && slices.ContainsFunc(mesh.Status.AppliedVirtualMeshes, func(a v1alpha1.AppliedVirtualMesh) bool { return a.Name == vm.Name }) {
+			n.setAnnounced(name, vm.Name)
+		}
+	}
 	n.view.Store(v)
 	n.enqueue(ownController, 0, own...)
 	n.enqueue(importController, 0, imports...)
@@ -110,6 +115,7 @@ func (n *network) look(ctx context.Context, old *view) (*view, ctrl.Result, erro
 	if err := hub.List(ctx, &policies, client.InNamespace(v1alpha1.SystemNamespace)); err != nil {
 		return nil, again, err
 	}
+	meshes.Items, again.RequeueAfter = n.patient(old, meshes.Items)
 	slices.SortFunc(policies.Items, func(a, b v1alpha1.AccessPolicy) int {
 		return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), cmp.Compare(a.Name, b.Name))
 	})
@@ -136,11 +142,19 @@ func (n *network) look(ctx context.Context, old *view) (*view, ctrl.Result, erro
 			if err != nil || !gone {
 				// Not known to be the users' will: it stays in force.
 				accepted = append(accepted, p)
-				again.RequeueAfter = unsettled
+				again.RequeueAfter = sooner(again.RequeueAfter, unsettled)
 			}
 		}
 	}
 	return newView(n.namespace, virtualMeshes.Items, meshes.Items, accepted), again, nil
+}
+
+// sooner returns the shorter of two durations, of which 0 is for ever.
+func sooner(a, b time.Duration) time.Duration {
+	if a == 0 || b > 0 && b < a {
+		return b
+	}
+	return a
 }
 
 // policyGone asks the hub whether an AccessPolicy was deleted, and not with all of its kind.

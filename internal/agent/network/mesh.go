@@ -10,6 +10,7 @@ import (
 	securityv1 "istio.io/client-go/pkg/apis/security/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -42,7 +43,11 @@ func (n *network) reconcileMesh(ctx context.Context, req ctrl.Request) (ctrl.Res
 	if m.have, err = m.existing(ctx); err != nil {
 		return ctrl.Result{}, err
 	}
-	if !v.frozen(m.mesh) {
+	switch {
+	case v.frozen(m.mesh):
+	case m.vm != nil && !n.isAnnounced(m.mesh.Name, m.vm.Name):
+		m.waiting = true // for the report of this time
+	default:
 		if err := m.gateways(ctx); err != nil {
 			return ctrl.Result{}, err
 		}
@@ -363,7 +368,10 @@ func (m *meshWork) report(ctx context.Context) error {
 		slices.SortFunc(want.Status.AppliedAccessPolicies, func(a, b v1alpha1.AppliedAccessPolicy) int { return strings.Compare(a.Name, b.Name) })
 		want.Status.AppliedAccessPolicies = atMost(want.Status.AppliedAccessPolicies, 2048)
 	}
-	want.Status.Errors = atMost(append(m.problems.Errors(), m.reports.of(m.mesh.Name)...), maxErrors)
+	want.Status.Errors = m.errorsOr(live.Status.Errors)
+	if m.exclusive == nil && (m.waiting || m.view.frozen(m.mesh)) { // not looked at this time
+		m.exclusive = meta.FindStatusCondition(live.Status.Conditions, v1alpha1.ConditionGatewayExclusive)
+	}
 	if m.exclusive != nil {
 		want.Status.Conditions = finding.Conditions(live.Status.Conditions, live.Generation, *m.exclusive)
 	}
@@ -372,7 +380,24 @@ func (m *meshWork) report(ctx context.Context) error {
 	if apierrors.IsConflict(err) {
 		return nil // the Mesh was made anew meanwhile; its event comes
 	}
-	return err
+	if err != nil || m.vm == nil {
+		return err
+	}
+	return m.announce(ctx, m.mesh.Name, m.vm.Name)
+}
+
+// errorsOr returns the errors that were found, or those that were reported if they change too often.
+func (m *meshWork) errorsOr(reported []string) []string {
+	problems := m.problems.Errors()
+	problems = append(problems, m.reports.of(m.mesh.Name, maxErrors-len(problems))...)
+	if slices.Equal(problems, reported) {
+		return problems
+	}
+	if wait := m.network.errors.try(m.mesh.Name, m.Now()); wait > 0 {
+		m.lookAtMeshes(wait)
+		return reported
+	}
+	return problems
 }
 
 // applied says which generation of which virtual mesh is in force. One that was given up is named until nothing of it is left.
@@ -406,6 +431,9 @@ func (m *meshWork) applied(ctx context.Context, live *v1alpha1.Mesh) (out []v1al
 				out = append(out, was)
 			}
 		}
+	}
+	if m.vm != nil && !slices.ContainsFunc(out, func(a v1alpha1.AppliedVirtualMesh) bool { return a.Name == m.vm.Name }) {
+		out = append(out, v1alpha1.AppliedVirtualMesh{Name: m.vm.Name}) // nothing yet, and something from now on
 	}
 	slices.SortFunc(out, func(a, b v1alpha1.AppliedVirtualMesh) int { return strings.Compare(a.Name, b.Name) })
 	return out, nil

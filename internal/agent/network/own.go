@@ -60,6 +60,9 @@ func (n *network) reconcileOwn(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		done()
 		return ctrl.Result{}, nil
 	}
+	if vm != nil && !n.isAnnounced(mesh.Name, vm.Name) {
+		return ctrl.Result{}, nil // looked at when it is
+	}
 	state := ownState{}
 	if vm != nil {
 		if state, err = n.judge(ctx, v, vm, mesh, d); err != nil {
@@ -79,8 +82,10 @@ func (n *network) reconcileOwn(ctx context.Context, req ctrl.Request) (ctrl.Resu
 			return ctrl.Result{}, err
 		}
 	}
-	if err := n.prune(ctx, have, state.policies, "no policy of the virtual mesh calls for it"); err != nil {
-		return ctrl.Result{}, err
+	if !state.blind {
+		if err := n.prune(ctx, have, state.policies, "no policy of the virtual mesh calls for it"); err != nil {
+			return ctrl.Result{}, err
+		}
 	}
 	if err := n.reportOwn(ctx, d, state, foreign); err != nil {
 		return ctrl.Result{}, err
@@ -96,6 +101,8 @@ type ownState struct {
 	findings   finding.Findings
 	policies   []*securityv1.AuthorizationPolicy
 	verdicts   []policy.Verdict
+	// blind says that a member is not reported, so that it is not known what to write: what there is stays.
+	blind bool
 }
 
 func (n *network) judge(ctx context.Context, v *view, vm *membership.VirtualMesh, mesh *v1alpha1.Mesh, d *v1alpha1.Destination) (s ownState, err error) {
@@ -120,6 +127,10 @@ func (n *network) judge(ctx context.Context, v *view, vm *membership.VirtualMesh
 	}
 	allow, verdicts := policy.For(vm, mesh, d, accepted)
 	s.verdicts = verdicts
+	if d.Status.ObservedGeneration != 0 && slices.ContainsFunc(verdicts, notReported) {
+		s.blind = true
+		return s, nil
+	}
 	if allow != nil {
 		s.policies = append(s.policies, allow)
 	}
@@ -133,6 +144,9 @@ func (n *network) judge(ctx context.Context, v *view, vm *membership.VirtualMesh
 	}
 	return s, nil
 }
+
+// notReported reports whether a policy cannot be enforced because a member is not reported, as after a hub was restored.
+func notReported(v policy.Verdict) bool { return len(v.Errors.With(policy.ReasonMeshNotReported)) > 0 }
 
 // subsets of the service that the gateways of the mesh know.
 func (n *network) subsets(ctx context.Context, vm *membership.VirtualMesh, mesh *v1alpha1.Mesh, d *v1alpha1.Destination) ([]string, error) {
@@ -237,6 +251,9 @@ func (n *network) reportOwn(ctx context.Context, d *v1alpha1.Destination, s ownS
 	st.AppliedFederation = s.federation
 	problems := append(slices.Clone(s.findings), foreign...)
 	for _, verdict := range s.verdicts {
+		for _, note := range verdict.Notes {
+			problems = append(problems, aboutPolicy(verdict.Policy, note))
+		}
 		if len(verdict.Errors) == 0 {
 			st.AppliedAccessPolicies = append(st.AppliedAccessPolicies, verdict.Policy)
 			continue
@@ -245,9 +262,7 @@ func (n *network) reportOwn(ctx context.Context, d *v1alpha1.Destination, s ownS
 			Name: verdict.Policy, Errors: atMost(verdict.Errors.Errors(), 16),
 		})
 		for _, e := range verdict.Errors {
-			e.Message = "AccessPolicy " + verdict.Policy + ": " + e.String()
-			e.Field = ""
-			problems = append(problems, e)
+			problems = append(problems, aboutPolicy(verdict.Policy, e))
 		}
 	}
 	st.AppliedAccessPolicies = atMost(st.AppliedAccessPolicies, 64)
@@ -273,6 +288,11 @@ func (n *network) reportOwn(ctx context.Context, d *v1alpha1.Destination, s ownS
 		delete(is.Labels, v1alpha1.LabelFederated)
 	}
 	return client.IgnoreNotFound(hub.Patch(ctx, is, client.MergeFrom(was), client.FieldOwner(fieldOwner)))
+}
+
+// aboutPolicy is a finding about an AccessPolicy as a Destination reports it.
+func aboutPolicy(name string, f finding.Finding) finding.Finding {
+	return finding.Finding{Reason: f.Reason, Message: "AccessPolicy " + name + ": " + f.String()}
 }
 
 // export keeps the set of what a mesh federates.

@@ -5,6 +5,8 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -22,6 +24,13 @@ const (
 	// reachSamples is how many destinations of a mesh are tried before a gateway is said not to lead to them: one may have no
 	// pods.
 	reachSamples = 3
+	// reachAddresses are tried of one mesh, and for reachTime; reachHomes meshes at a time. Each mesh says itself how many it has.
+	reachAddresses = 16
+	reachTime      = 20 * time.Second
+	reachHomes     = 16
+	// roundInterval is between rounds, after roundsAtOnce: whenever another mesh changes there is one.
+	roundInterval = 15 * time.Second
+	roundsAtOnce  = 4
 	// rootConfigMap is where istiod publishes the roots that proxies trust, under pki.RootCertKey.
 	rootConfigMap = "istio-ca-root-cert"
 )
@@ -39,12 +48,23 @@ func (n *network) reconcileReach(ctx context.Context, req ctrl.Request) (ctrl.Re
 		n.reports.setReach(mesh.Name, nil)
 		return again, nil
 	}
+	if wait := n.rounds.try(mesh.Name, n.Now()); wait > 0 {
+		return ctrl.Result{RequeueAfter: wait}, nil
+	}
 	roots, err := n.trusted(ctx, mesh)
 	if err != nil {
 		return ctrl.Result{}, err
 	}
+	if err := n.lookForAPIServers(ctx); err != nil {
+		return ctrl.Result{}, err
+	}
 	prober := reach.Prober{Now: n.Now, Forbidden: func(ip string, port int32) bool { return reach.Local(ip) || n.isForbidden(ip, port) }}
-	var found []string
+	var (
+		mu    sync.Mutex
+		found = map[string][]string{}
+		homes sync.WaitGroup
+		slots = make(chan struct{}, reachHomes)
+	)
 	for _, home := range vm.Members {
 		if home.Name == mesh.Name && home.Namespace == mesh.Namespace {
 			continue
@@ -53,21 +73,48 @@ func (n *network) reconcileReach(ctx context.Context, req ctrl.Request) (ctrl.Re
 		if err != nil {
 			return ctrl.Result{}, err
 		}
-		if len(targets) == 0 {
-			continue
-		}
-		gateways, _ := federation.ChosenGateways(vm, home)
-		for _, g := range gateways {
-			for _, address := range g.Addresses {
-				if problem := try(ctx, prober, targets, address, g.TLSPort.ExternalPort); problem != "" {
-					found = append(found, problem)
-				}
+		slots <- struct{}{}
+		homes.Go(func() {
+			defer func() { <-slots }()
+			if problems := n.tryHome(ctx, prober, vm, home, targets); len(problems) > 0 {
+				mu.Lock()
+				found[home.Namespace] = append(found[home.Namespace], problems...)
+				mu.Unlock()
+			}
+		})
+	}
+	homes.Wait()
+	for _, problems := range found {
+		slices.Sort(problems)
+	}
+	n.reports.setReach(mesh.Name, found)
+	return again, nil
+}
+
+// tryHome tries the gateways of one mesh, no more of them and for no longer than is left to one mesh.
+func (n *network) tryHome(ctx context.Context, prober reach.Prober, vm *membership.VirtualMesh, home *v1alpha1.Mesh, targets []reach.Target) (found []string) {
+	if len(targets) == 0 {
+		return nil
+	}
+	var tried []string
+	until := n.Now().Add(reachTime)
+	gateways, _ := federation.ChosenGateways(vm, home)
+	for _, g := range gateways {
+		for _, address := range g.Addresses {
+			where := endpoint(address, g.TLSPort.ExternalPort)
+			if slices.Contains(tried, where) {
+				continue
+			}
+			if len(tried) == reachAddresses || n.Now().After(until) || ctx.Err() != nil {
+				return found
+			}
+			tried = append(tried, where)
+			if problem := try(ctx, prober, targets, address, g.TLSPort.ExternalPort); problem != "" {
+				found = append(found, problem)
 			}
 		}
 	}
-	slices.Sort(found)
-	n.reports.setReach(mesh.Name, slices.Compact(found))
-	return again, nil
+	return found
 }
 
 // targets are some destinations of a mesh that are imported from it, without address.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -117,8 +118,12 @@ type network struct {
 	imports   *importIndex
 	reports   *reports
 	blocked   blocked
+	views     pace  // of changes of other clusters' Meshes
+	errors    pace  // of reports
+	rounds    pace  // in which the ways to other meshes are tried
+	turns     turns // of writes that other clusters' destinations cause
 	evidence  *evidence
-	forbidden atomic.Pointer[map[string]bool] // addresses of API servers, "<ip>:<port>"
+	forbidden atomic.Pointer[map[string]bool] // addresses of API servers, "<address>:<port>"
 
 	// awaited is how many Destinations discovery had to tell of, and since when. The view's reconciler alone uses it.
 	awaited struct {
@@ -129,6 +134,7 @@ type network struct {
 	mu        sync.Mutex
 	exports   map[string]*federation.Exports // by own mesh
 	published map[string]exported            // what the Lease said last, by own mesh
+	announced map[string]string              // the virtual mesh that the hub knows an own mesh to have something of
 	exported  map[string]int64               // generation of its virtual mesh that exports are complete for, by own mesh
 	flat      bool                           // EndpointSlices are watched
 	addFlat   func() error
@@ -157,9 +163,14 @@ func newNetwork(ctx context.Context, mgr ctrl.Manager, hub cluster.Cluster, loca
 		exports:   map[string]*federation.Exports{},
 		exported:  map[string]int64{},
 		published: map[string]exported{},
+		announced: map[string]string{},
 		queueOf:   map[string]workqueue.TypedRateLimitingInterface[ctrl.Request]{},
 		allQueues: make(chan struct{}),
 	}
+	n.views.interval, n.views.atOnce = viewInterval, viewsAtOnce
+	n.errors.interval, n.errors.atOnce = errorsInterval, errorsAtOnce
+	n.rounds.interval, n.rounds.atOnce = roundInterval, roundsAtOnce
+	n.turns.pace = &pace{interval: writeInterval, atOnce: max(leastWrites, writesAtOnce*o.MaxImports)}
 	n.progress = newProgress(func() { n.lookAtMeshes(0) })
 	n.reports = newReports(func() { n.lookAtMeshes(reportDelay) })
 	n.evidence = &evidence{hub: hub.GetAPIReader(), cache: hub.GetCache(), now: o.Now, memo: map[string]said{}}
@@ -216,11 +227,7 @@ func (n *network) served(ctx context.Context) error {
 			return err
 		}
 	}
-	servers, err := n.apiServers(ctx)
-	if err == nil {
-		n.forbidden.Store(&servers)
-	}
-	return err
+	return n.lookForAPIServers(ctx)
 }
 
 func ignoreEnd(ctx context.Context, err error) error {
@@ -239,7 +246,16 @@ func (n *network) recall(ctx context.Context) error {
 	for _, e := range entries.Items {
 		if isOurs(e) && len(e.Spec.Hosts) == 1 {
 			n.addresses.claim(e.Spec.Hosts[0], e.Spec.Addresses)
-			n.imports.set(e.Annotations[v1alpha1.AnnotationDestination], e.Spec.Hosts[0])
+			n.imports.recall(e.Annotations[v1alpha1.AnnotationDestination], e.Spec.Hosts[0], sizeOf(e))
+		}
+	}
+	var rules networkingv1.DestinationRuleList
+	if err := n.istio.GetCache().List(ctx, &rules, client.UnsafeDisableDeepCopy); err != nil {
+		return err
+	}
+	for _, r := range rules.Items {
+		if destination := r.Annotations[v1alpha1.AnnotationDestination]; isOurs(r) && !strings.HasPrefix(destination, externalPrefix) {
+			n.imports.recall(destination, "", sizeOf(r))
 		}
 	}
 	for _, e := range entries.Items {

@@ -117,7 +117,7 @@ func (v *view) since(old *view) difference {
 	for key, m := range v.meshes {
 		if was := old.meshes[key]; was == nil || !sameMesh(was, m) {
 			d.homes[m.Namespace] = true
-			d.own = d.own || v.own[m.Name] != m // policies go by the trust domains of all members
+			d.own = d.own || was == nil || was.Spec.Istio.TrustDomain != m.Spec.Istio.TrustDomain // policies go by those of all members
 		}
 	}
 	for key, m := range old.meshes {

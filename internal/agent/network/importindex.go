@@ -1,0 +1,211 @@
+package network
+
+import (
+	"strings"
+	"sync"
+
+	"k8s.io/apimachinery/pkg/types"
+	ctrl "sigs.k8s.io/controller-runtime"
+)
+
+// averageSize is how many bytes the objects of an imported destination may have on the average: an honest one has less than
+// a quarter of it.
+const averageSize = 4096
+
+// importIndex knows what is imported, by hostname and by cluster, and keeps each cluster within its share.
+type importIndex struct {
+	mu     sync.Mutex
+	byHost map[string]string // "<namespace>/<name>" of the Destination
+	hostOf map[string]string // the reverse
+	sizeOf map[string]int    // bytes of its objects, by Destination
+	byHome map[string]*share // by namespace
+}
+
+// share of one cluster in what is imported.
+type share struct {
+	count, size int
+	// waiting are the names of Destinations for which there was no room.
+	waiting map[string]struct{}
+}
+
+func newImportIndex() *importIndex {
+	return &importIndex{byHost: map[string]string{}, hostOf: map[string]string{}, sizeOf: map[string]int{}, byHome: map[string]*share{}}
+}
+
+// recall says that there is an object of a Destination: its ServiceEntry, with a hostname, or with "" another one.
+func (x *importIndex) recall(destination, host string, size int) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if host == "" {
+		if host = x.hostOf[destination]; host == "" {
+			return
+		}
+	}
+	x.set(destination, host, x.sizeOf[destination]+size)
+}
+
+// admit makes room for a Destination as a hostname, with objects of so many bytes, among at most limit of its cluster. It
+// returns the reason if there is none: then all is as it was, and the Destination waits for room.
+func (x *importIndex) admit(key types.NamespacedName, host string, size, limit int) (reason string) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	destination, home := key.String(), x.home(key.Namespace)
+	_, there := x.hostOf[destination]
+	was := x.sizeOf[destination]
+	switch {
+	case !there && home.count >= limit:
+		reason = ReasonTooManyImports
+	case size > was && home.size-was+size > limit*averageSize:
+		reason = ReasonImportsTooLarge
+	default:
+		x.set(destination, host, size)
+		return ""
+	}
+	home.waiting[key.Name] = struct{}{}
+	return reason
+}
+
+// full reports whether so many destinations of a cluster are imported that there is no room for another one. If so, it waits.
+func (x *importIndex) full(key types.NamespacedName, limit int) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	home := x.home(key.Namespace)
+	if _, there := x.hostOf[key.String()]; there || home.count < limit {
+		return false
+	}
+	home.waiting[key.Name] = struct{}{}
+	return true
+}
+
+// come ends the wait of a Destination; it reports whether it has waited.
+func (x *importIndex) come(key types.NamespacedName) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	home := x.byHome[key.Namespace]
+	if home == nil {
+		return false
+	}
+	_, waited := home.waiting[key.Name]
+	delete(home.waiting, key.Name)
+	x.tidy(key.Namespace)
+	return waited
+}
+
+// next is a Destination of a cluster for which there may be room now.
+func (x *importIndex) next(namespace string, limit int) (out []ctrl.Request) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if home := x.byHome[namespace]; home != nil && home.count < limit {
+		for name := range home.waiting {
+			return []ctrl.Request{{NamespacedName: types.NamespacedName{Namespace: namespace, Name: name}}}
+		}
+	}
+	return nil
+}
+
+func (x *importIndex) home(namespace string) *share {
+	home := x.byHome[namespace]
+	if home == nil {
+		home = &share{waiting: map[string]struct{}{}}
+		x.byHome[namespace] = home
+	}
+	return home
+}
+
+func (x *importIndex) tidy(namespace string) {
+	if home := x.byHome[namespace]; home != nil && home.count == 0 && len(home.waiting) == 0 {
+		delete(x.byHome, namespace)
+	}
+}
+
+func (x *importIndex) set(destination, host string, size int) {
+	namespace, name, _ := strings.Cut(destination, "/")
+	home := x.home(namespace)
+	if _, ok := x.hostOf[destination]; !ok {
+		home.count++
+	}
+	home.size += size - x.sizeOf[destination]
+	delete(home.waiting, name)
+	x.byHost[host], x.hostOf[destination], x.sizeOf[destination] = destination, host, size
+}
+
+// drop says that a Destination is not imported as a hostname any more; it reports whether it was.
+func (x *importIndex) drop(destination, host string) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.byHost[host] != destination {
+		return false
+	}
+	delete(x.byHost, host)
+	if x.hostOf[destination] == host {
+		x.forget(destination)
+	}
+	return true
+}
+
+// remove says that a Destination is not imported; it returns the hostname as which it was.
+func (x *importIndex) remove(destination string) (host string) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	host, ok := x.hostOf[destination]
+	if ok {
+		delete(x.byHost, host)
+		x.forget(destination)
+	}
+	return host
+}
+
+func (x *importIndex) forget(destination string) {
+	namespace, _, _ := strings.Cut(destination, "/")
+	home := x.home(namespace)
+	home.count--
+	home.size -= x.sizeOf[destination]
+	delete(x.hostOf, destination)
+	delete(x.sizeOf, destination)
+	x.tidy(namespace)
+}
+
+func (x *importIndex) len() int {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return len(x.hostOf)
+}
+
+func (x *importIndex) keys() (out []types.NamespacedName) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for destination := range x.hostOf {
+		namespace, name, _ := strings.Cut(destination, "/")
+		out = append(out, types.NamespacedName{Namespace: namespace, Name: name})
+	}
+	return out
+}
+
+// ofHosts are the Destinations that are imported as hostnames.
+func (x *importIndex) ofHosts(hosts []string) (out []ctrl.Request) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for _, host := range hosts {
+		if namespace, name, ok := strings.Cut(x.byHost[host], "/"); ok {
+			out = append(out, ctrl.Request{NamespacedName: types.NamespacedName{Namespace: namespace, Name: name}})
+		}
+	}
+	return out
+}
+
+// covered are the Destinations whose hostname a host of a rule covers, which may begin with a wildcard.
+func (x *importIndex) covered(host string) []ctrl.Request {
+	suffix, wild := strings.CutPrefix(host, "*")
+	if !wild {
+		return x.ofHosts([]string{host})
+	}
+	x.mu.Lock()
+	var hosts []string
+	for h := range x.byHost {
+		if strings.HasSuffix(h, suffix) {
+			hosts = append(hosts, h)
+		}
+	}
+	x.mu.Unlock()
+	return x.ofHosts(hosts)
+}
