@@ -1,6 +1,7 @@
 package summary
 
 import (
+	"maps"
 	"slices"
 	"strings"
 
@@ -18,9 +19,12 @@ const (
 
 // Destinations sums up how destinations received an object. The zero value has none, and nil is like it.
 type Destinations struct {
-	counts       map[v1alpha1.State]int32
-	wrong, right smallest // with and without errors
+	counts map[v1alpha1.State]int32
+	homes  map[string]*home // by namespace
 }
+
+// home is what the destinations of one cluster say: with and without errors.
+type home struct{ wrong, right smallest }
 
 // AddFor adds what a destination of a member says about a VirtualMesh of a name "<name>.<namespace>", if it is concerned.
 func (ds *Destinations) AddFor(virtualMesh string, d *v1alpha1.Destination) {
@@ -60,32 +64,61 @@ func (ds *Destinations) AddForPolicy(policy string, d *v1alpha1.Destination) {
 
 func (ds *Destinations) add(d *v1alpha1.Destination, status v1alpha1.ApprovalStatus) {
 	if ds.counts == nil {
-		ds.counts = map[v1alpha1.State]int32{}
+		ds.counts, ds.homes = map[v1alpha1.State]int32{}, map[string]*home{}
 	}
 	ds.counts[status.State]++
-	class := &ds.right
+	h := ds.homes[d.Namespace]
+	if h == nil {
+		h = &home{}
+		ds.homes[d.Namespace] = h
+	}
+	class := &h.right
 	if status.State != v1alpha1.StateAccepted || len(status.Errors) > 0 {
-		class = &ds.wrong
+		class = &h.wrong
 	}
 	class.add(d.Name+"."+d.Namespace, status)
 }
 
-// Status is that of the destinations by name: 256 at most, those with errors first.
+// inTurn calls f for the destinations with errors, or without, one of each cluster in turn, until it returns false: what one
+// cluster says, however much it is, keeps nothing of another from being seen.
+func (ds *Destinations) inTurn(wrong bool, f func(name string, status v1alpha1.ApprovalStatus) bool) {
+	clusters := slices.Sorted(maps.Keys(ds.homes))
+	for i, more := 0, true; more; i++ {
+		more = false
+		for _, c := range clusters {
+			class := &ds.homes[c].right
+			if wrong {
+				class = &ds.homes[c].wrong
+			}
+			if i < len(class.names) {
+				more = true
+				if !f(class.names[i], class.statuses[i]) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// Status is that of the destinations by name: 256 at most, those with errors first, of each cluster as many.
 func (ds *Destinations) Status() map[string]v1alpha1.ApprovalStatus {
 	if ds == nil || len(ds.counts) == 0 {
 		return nil
 	}
 	out := map[string]v1alpha1.ApprovalStatus{}
-	for _, class := range []smallest{ds.wrong, ds.right} {
-		for i, name := range class.names[:min(len(class.names), maxDestinations-len(out))] {
-			status := class.statuses[i]
+	for _, wrong := range []bool{true, false} {
+		ds.inTurn(wrong, func(name string, status v1alpha1.ApprovalStatus) bool {
+			if len(out) == maxDestinations {
+				return false
+			}
 			var errs []string
 			for _, e := range status.Errors[:min(len(status.Errors), maxDestinationErrors)] {
 				errs = append(errs, short(e, maxDestinationError))
 			}
 			status.Errors = errs
 			out[name] = status
-		}
+			return true
+		})
 	}
 	return out
 }
@@ -102,16 +135,17 @@ func (ds *Destinations) Counts() map[string]int32 {
 	return out
 }
 
-// problems are what is wrong with destinations, by name.
+// problems are what is wrong with destinations, of as many as are in a status.
 func (ds *Destinations) problems() (out []string) {
 	if ds == nil {
 		return nil
 	}
-	for i, name := range ds.wrong.names {
-		for _, e := range ds.wrong.statuses[i].Errors {
+	ds.inTurn(true, func(name string, status v1alpha1.ApprovalStatus) bool {
+		for _, e := range status.Errors[:min(len(status.Errors), maxDestinationErrors)] {
 			out = append(out, name+": "+short(e, maxDestinationError))
 		}
-	}
+		return len(out) < maxDestinations
+	})
 	return out
 }
 
