@@ -104,6 +104,14 @@ test-e2e: lab build ## End-to-end tests: real clusters with Istio and traffic
 	@cd lab && $(GOTEST) -timeout 20m .
 	@CI=true $(GOTEST) -v -timeout 40m ./test/e2e/...
 
+# CHURN is for how long services come and go under traffic.
+CHURN ?= 10m
+
+.PHONY: chaos
+chaos: lab build ## Long failures under traffic: programs, API servers and clusters away, services that come and go (CHURN)
+	@CI=true ISTHMUS_E2E_CHURN=$(CHURN) go test -count=1 -v -timeout 90m \
+	  -run 'TestE2E/^(Install|Guide|Federation|ProgramsDown|APIServersDown|ClusterCutOff|ServiceChurn)$$' ./test/e2e/...
+
 .PHONY: bench
 bench: bin/lab ## Run every benchmark
 	@bin/lab build --only etcd,kube-apiserver

@@ -188,6 +188,76 @@ func federationAdmits(t *testing.T, w *world) {
 	w.kubectl(t, management, "-n", "default", "delete", "deploy,service", "bare")
 }
 
+// federationReports: what cannot be federated, and what others do that changes what federation promises, is said where users
+// look.
+func federationReports(t *testing.T, w *world) {
+	federate(t, w, everything)
+	host := federated("reviews.default", management)
+	said := func(what string, get func() string, words ...string) {
+		t.Helper()
+		eventually(t, 30*time.Second, what, func() error {
+			got := get()
+			for _, word := range words {
+				if !strings.Contains(got, word) {
+					return fmt.Errorf("no %q in %s", word, got)
+				}
+			}
+			return nil
+		})
+	}
+	headless := func() string {
+		return w.jsonpath(management, "{.status.errors}", "-n", "isthmus-management-plane", "destination", "headless.default")
+	}
+	w.apply(t, management, `
+apiVersion: v1
+kind: Service
+metadata: {name: headless, namespace: default}
+spec: {clusterIP: None, selector: {app: ratings}, ports: [{name: http, port: 9080}]}
+`)
+	said("a headless service is refused", headless, "headless")
+	w.kubectl(t, management, "-n", "default", "delete", "service", "headless")
+
+	exclusive := func() string {
+		_, reason, message := w.condition("virtual-mesh", "GatewayExclusive")
+		return reason + ": " + message
+	}
+	w.apply(t, management, `
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: cross-network-gateway, namespace: istio-system}
+spec: {selector: {istio: eastwestgateway}, servers: [{port: {number: 15443, name: tls, protocol: TLS}, tls: {mode: AUTO_PASSTHROUGH}, hosts: ["*.local"]}]}
+`)
+	said("a Gateway that opens all of the mesh is told", exclusive, "ForeignPassThrough", "cross-network-gateway")
+	w.kubectl(t, management, "-n", "istio-system", "delete", "gateway.networking.istio.io", "cross-network-gateway")
+	said("its end is told", exclusive, "nothing else")
+
+	mesh := func() string {
+		return w.jsonpath(management, "{.status.errors}", "-n", "isthmus-remote-cluster", "mesh", "istiod-istio-system-remote-cluster")
+	}
+	w.apply(t, remote, "{apiVersion: networking.istio.io/v1, kind: DestinationRule, metadata: {name: mine, namespace: default}, spec: {host: "+host+", trafficPolicy: {loadBalancer: {simple: RANDOM}}}}")
+	said("a DestinationRule that takes the place of ours is told, with what to copy", mesh, "default/mine", "ISTIO_MUTUAL", sni("reviews.default", 9080))
+	w.kubectl(t, remote, "-n", "default", "delete", "destinationrule", "mine")
+	eventually(t, 30*time.Second, "its end is told", func() error {
+		if got := mesh(); got != "" {
+			return errors.New(got)
+		}
+		return nil
+	})
+
+	// An object of somebody else is not touched.
+	name := federated("taken.default", management)
+	w.apply(t, remote, "{apiVersion: networking.istio.io/v1, kind: ServiceEntry, metadata: {name: "+name+", namespace: istio-system}, spec: {hosts: [taken.example], ports: [{number: 80, name: http, protocol: HTTP}], resolution: DNS}}")
+	w.apply(t, management, service("taken", "default", "ratings", ports))
+	said("an object in the way is told", mesh, name)
+	if hosts := w.jsonpath(remote, "{.spec.hosts[*]}", "-n", "istio-system", "serviceentry", name); hosts != "taken.example" {
+		t.Errorf("a ServiceEntry of somebody else was written: %s", hosts)
+	}
+	w.kubectl(t, remote, "-n", "istio-system", "delete", "serviceentry", name)
+	w.want(t, remote, caller, answeredBy("ratings", management), "http://"+name+":9080/")
+	w.kubectl(t, management, "-n", "default", "delete", "service", "taken")
+	w.gone(t, remote, name)
+}
+
 // federatedIdentity: who answers must be who the home cluster says is behind the service.
 func federatedIdentity(t *testing.T, w *world) {
 	federate(t, w, everything)

@@ -54,7 +54,9 @@ func (w *world) noAuthorizationPolicies(t *testing.T) {
 }
 
 // from is a source selector of service accounts, each "<name>.<namespace>".
-func from(accounts ...string) string { return "[{kubeServiceAccountRefs: {serviceAccounts: " + refs(accounts) + "}}]" }
+func from(accounts ...string) string {
+	return "[{kubeServiceAccountRefs: {serviceAccounts: " + refs(accounts) + "}}]"
+}
 
 // to is a destination selector of services, each "<name>.<namespace>".
 func to(services ...string) string { return "[{kubeServiceRefs: {services: " + refs(services) + "}}]" }

@@ -27,7 +27,9 @@ func other(context string) string {
 }
 
 // federated is the name of a service, "<service>.<namespace>", in the meshes of other clusters than that of context.
-func federated(service, context string) string { return service + ".svc." + cluster(context) + ".global" }
+func federated(service, context string) string {
+	return service + ".svc." + cluster(context) + ".global"
+}
 
 // program is a Deployment of the lab's sample program, with a service account of its own name.
 type program struct {
