@@ -30,7 +30,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/cluster"
 
 	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
-	"github.com/isthmus-mesh/isthmus/internal/federation"
 	"github.com/isthmus-mesh/isthmus/internal/policy"
 )
 
@@ -202,13 +201,9 @@ func newFleet(t testing.TB, meshes, n int, place func(int) (cluster int, namespa
 	for _, d := range f.all {
 		f.hub.put(t, d)
 	}
-	f.n = &network{
-		Options: Options{Cluster: "c0", AddressRange: DefaultAddressRange, MaxImports: DefaultMaxImports, Now: time.Now}, namespace: "isthmus-c0",
-		istio: f.istio, hub: f.hub, objects: &objects{Client: f.istio.client, cache: f.istio.cache}, live: f.istio.client,
-		refresh: func() {}, addresses: newAddresses(DefaultAddressRange), imports: newImportIndex(),
-		exports: map[string]*federation.Exports{}, exported: map[string]int64{},
-	}
-	f.n.progress, f.n.reports = newProgress(func() {}), newReports(func() {})
+	f.n = networkOf(f.istio, f.istio.client, f.istio.client, f.hub, Options{
+		Cluster: "c0", AddressRange: DefaultAddressRange, MaxImports: DefaultMaxImports, Now: time.Now,
+	})
 	f.n.view.Store(newView(f.n.namespace, []v1alpha1.VirtualMesh{vm}, members, []acceptedPolicy{{
 		policy.Accepted{Name: "shop.isthmus-system", Spec: &v1alpha1.AccessPolicySpec{}}, 1,
 	}}))
@@ -265,6 +260,7 @@ func (f *fleet) change(round int) ctrl.Request {
 func (f *fleet) settle(r func(context.Context, ctrl.Request) (ctrl.Result, error)) {
 	f.t.Helper()
 	f.hub.put(f.t, f.one)
+	f.carryOut(f.n.reconcileMesh, f.mesh)
 	for _, d := range f.all {
 		f.carryOut(r, ctrl.Request{NamespacedName: client.ObjectKeyFromObject(d)})
 	}

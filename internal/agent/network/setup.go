@@ -147,15 +147,20 @@ func newNetwork(ctx context.Context, mgr ctrl.Manager, hub cluster.Cluster, loca
 	if err != nil {
 		return nil, err
 	}
+	n := networkOf(istio, mgr.GetClient(), mgr.GetAPIReader(), hub, o)
+	n.mgr, n.discovery = mgr, local
+	return n, nil
+}
+
+// networkOf makes what the reconcilers share of the caches of this cluster and the hub, and of clients of this cluster.
+func networkOf(istio cluster.Cluster, c client.Client, live client.Reader, hub cluster.Cluster, o Options) *network {
 	n := &network{
 		Options:   o,
 		namespace: kube.ClusterNamespace(o.Cluster),
-		mgr:       mgr,
 		istio:     istio,
-		objects:   &objects{Client: mgr.GetClient(), cache: istio.GetCache()},
-		live:      mgr.GetAPIReader(),
+		objects:   &objects{Client: c, cache: istio.GetCache()},
+		live:      live,
 		hub:       hub,
-		discovery: local,
 		refresh:   func() {},
 		server:    func() string { return "" },
 		addresses: newAddresses(o.AddressRange),
@@ -174,7 +179,7 @@ func newNetwork(ctx context.Context, mgr ctrl.Manager, hub cluster.Cluster, loca
 	n.progress = newProgress(func() { n.lookAtMeshes(0) })
 	n.reports = newReports(func() { n.lookAtMeshes(reportDelay) })
 	n.evidence = &evidence{hub: hub.GetAPIReader(), cache: hub.GetCache(), now: o.Now, memo: map[string]said{}}
-	return n, nil
+	return n
 }
 
 // Start implements manager.Runnable: it waits for Istio's kinds, fills the caches, and adds the controllers.
