@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The main job, on the lab: two real clusters whose meshes do not trust each other become one virtual mesh with one root.
+# The main job, on the lab: two real clusters whose meshes do not trust each other become one virtual mesh with one root, and
+# a request from a pod in one reaches a service of the other.
 # Called by `make demo`; leaves the lab up. LAB names the lab (default: default).
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -33,6 +34,16 @@ show_roots() {
   echo "  what ratings presents in $MEMBER:"; show_chain "$MEMBER" reviews-v3
 }
 
+# asks URL: who answers in the other cluster, and whom its sidecar has seen calling.
+asks() {
+  local answer; answer=$(kubectl --context "$MEMBER" exec deploy/ratings-v1 -- /sample call "$1")
+  printf '%s$ kubectl --context %s exec deploy/ratings-v1 -- /sample call %s%s\n' "$dim" "$MEMBER" "$1" "$off"
+  # The first is the one that was asked; those that it asked in turn follow.
+  echo "$answer" | grep -oE '"service":"[^"]*","version":"[^"]*","cluster":"[^"]*"' | head -1 |
+    sed -E 's/"service":"(.*)","version":"(.*)","cluster":"(.*)"/  answered by   \1 \2 in \3/'
+  echo "$answer" | grep -oE 'URI=[^",;\\]*' | head -1 | sed 's/URI=/  it sees       /'
+}
+
 step "Two real Kubernetes clusters, each with Istio and a root of its own"
 lab up --name "$LAB"
 eval "$(lab env --name "$LAB")"
@@ -64,11 +75,39 @@ show_roots
 [ "$(root_of "$HUB" reviews-v1)" = "$(root_of "$MEMBER" reviews-v3)" ] || { echo "The roots differ"; exit 1; }
 [ "$(root_of "$HUB" reviews-v1)" != "$before" ] || { echo "The root did not change"; exit 1; }
 run kubectl --context "$HUB" get vmesh,issuedcertificates,certificaterequests -A
+
+step "The remote cluster has names for the services of the management cluster"
+run kubectl --context "$MEMBER" get serviceentries -n istio-system
+host=reviews.default.svc.management-plane.global
+run kubectl --context "$HUB" get gateways.networking.istio.io -n istio-system -o custom-columns='GATEWAY:.metadata.name,PORT:.spec.servers[*].port.number,MODE:.spec.servers[*].tls.mode,HOSTS:.spec.servers[*].hosts'
+
+step "A request crosses: pod in the remote cluster -> its sidecar -> gateway of the management cluster -> sidecar -> pod"
+asks "http://$host:9080/"
+echo "  where the caller's sidecar sends it, and as what it asks the gateway for it:"
+istioctl --context "$MEMBER" proxy-config endpoint deploy/ratings-v1 --cluster "outbound|9080||$host" | sed 's/^/    /'
+istioctl --context "$MEMBER" proxy-config cluster deploy/ratings-v1 --fqdn "$host" --port 9080 -o json | grep -E '"sni"|"exact": "spiffe' | sed -E 's/^ +/    /'
+echo "  that address is the gateway of the management cluster:"
+kubectl --context "$HUB" get service -n istio-system istio-eastwestgateway | sed 's/^/    /'
+echo "  and this is what the gateway says of a TCP connection (the name that it was asked for, and the pod that it chose):"
+kubectl --context "$MEMBER" exec deploy/ratings-v1 -- /sample call "tcp://$host:9000" >/dev/null
+{ timeout 30 kubectl --context "$HUB" logs -n istio-system deploy/istio-eastwestgateway --follow --tail=50 || true; } |
+  grep -m1 -oE '"[0-9.]+:9000" outbound_\.9000_\._\.reviews[^ ]*' | sed 's/^/    /'
+run meshctl describe destination reviews.default --namespace isthmus-management-plane --context "$HUB"
+
+step "Who may call it is one policy for all clusters"
+run cat demo/access-policy.yaml
+run kubectl --context "$HUB" apply -f demo/access-policy.yaml
+run kubectl --context "$HUB" wait -n isthmus-system accesspolicy/reviews --for=condition=Ready --timeout=60s
+for _ in $(seq 50); do kubectl --context "$MEMBER" exec deploy/ratings-v1 -- /sample call "http://$host:9080/" >/dev/null 2>&1 || break; done
+echo "  now ratings of the remote cluster is refused, since only productpage may call reviews:"
+run kubectl --context "$MEMBER" exec deploy/ratings-v1 -- /sample call "http://$host:9080/" || true
+run kubectl --context "$HUB" delete -f demo/access-policy.yaml
 run meshctl check --context "$HUB"
 
 step "The lab stays up"
 cat <<'T'
   eval "$(make -s env)"                           a shell with kubectl, istioctl and meshctl for it
   meshctl describe virtualmesh virtual-mesh       what the hub knows
+  kubectl exec deploy/productpage-v1 -- /sample call http://reviews.default.svc.remote-cluster.global:9080/
   make down                                       ends it, and leaves nothing behind
 T
