@@ -9,7 +9,7 @@ import (
 // TestE2E runs every scenario, in order. Each leaves the lab as the next expects it: both clusters registered, their
 // meshes in no virtual mesh unless it says otherwise.
 func TestE2E(t *testing.T) {
-	w := newWorld(t)
+	w := newWorld(t, "e2e")
 	scenarios := []struct {
 		name string
 		run  func(*testing.T, *world)
@@ -56,21 +56,7 @@ func TestE2E(t *testing.T) {
 
 // install puts the hub into the management cluster and registers both clusters.
 func install(t *testing.T, w *world) {
-	for _, image := range []string{"isthmus-hub", "isthmus-agent"} {
-		w.run(t, 2*time.Minute, "lab", "load", "--name", w.name, "--ref", "lab.local/"+image+":dev", "--binary", w.bin+"/"+image)
-	}
-	w.run(t, 3*time.Minute, "meshctl", "install", "--context", management, "--image-registry", "lab.local", "--image-tag", "dev")
-	for cluster, context := range map[string]string{"management-plane": management, "remote-cluster": remote} {
-		w.run(t, 3*time.Minute, "meshctl", "cluster", "register", cluster, "--context", management, "--member-context", context,
-			"--image-registry", "lab.local", "--image-tag", "dev")
-	}
-	eventually(t, time.Minute, "both meshes are discovered", func() error {
-		_, err := w.try(time.Minute, "kubectl", "--context", management, "get", "mesh", "-n", "isthmus-management-plane", "istiod-istio-system-management-plane")
-		if err == nil {
-			_, err = w.try(time.Minute, "kubectl", "--context", management, "get", "mesh", "-n", "isthmus-remote-cluster", "istiod-istio-system-remote-cluster")
-		}
-		return err
-	})
+	w.install(t, management, remote)
 	for _, d := range []string{"reviews.default", "ratings.default", "details.default", "productpage.default"} {
 		eventually(t, time.Minute, "Destination "+d, func() error {
 			_, err := w.try(time.Minute, "kubectl", "--context", management, "get", "destination", "-n", "isthmus-management-plane", d)
@@ -81,6 +67,23 @@ func install(t *testing.T, w *world) {
 		t.Fatalf("cluster list: %s", out)
 	}
 	w.run(t, time.Minute, "meshctl", "check", "--context", management)
+}
+
+// install puts the hub into the cluster of the first context and registers the clusters of all.
+func (w *world) install(t *testing.T, contexts ...string) {
+	t.Helper()
+	hub := contexts[0]
+	for _, image := range []string{"isthmus-hub", "isthmus-agent"} {
+		w.run(t, 2*time.Minute, "lab", "load", "--name", w.name, "--ref", "lab.local/"+image+":dev", "--binary", w.bin+"/"+image)
+	}
+	w.run(t, 3*time.Minute, "meshctl", "install", "--context", hub, "--image-registry", "lab.local", "--image-tag", "dev")
+	for _, context := range contexts {
+		w.run(t, 3*time.Minute, "meshctl", "cluster", "register", cluster(context), "--context", hub, "--member-context", context,
+			"--image-registry", "lab.local", "--image-tag", "dev")
+	}
+	for _, context := range contexts {
+		w.created(t, hub, "-n", "isthmus-"+cluster(context), "mesh/istiod-istio-system-"+cluster(context))
+	}
 }
 
 // deregister undoes a registration, and nothing of it stays.

@@ -33,8 +33,9 @@ type world struct {
 	env       []string
 }
 
-// newWorld starts a lab of its own, or uses the running one that ISTHMUS_E2E_LAB names.
-func newWorld(t *testing.T) *world {
+// newWorld starts a lab of that name for the test alone, with options of `lab up`, or uses the running one that
+// ISTHMUS_E2E_LAB names.
+func newWorld(t *testing.T, name string, options ...string) *world {
 	t.Helper()
 	bin, err := filepath.Abs("../../bin")
 	if err != nil {
@@ -51,7 +52,7 @@ func newWorld(t *testing.T) *world {
 	}
 	w := &world{bin: bin, name: os.Getenv("ISTHMUS_E2E_LAB"), env: os.Environ()}
 	if w.name == "" {
-		w.name = "e2e"
+		w.name = name
 		t.Cleanup(func() {
 			if t.Failed() {
 				w.dump(t)
@@ -63,7 +64,7 @@ func newWorld(t *testing.T) *world {
 		if _, err := w.try(2*time.Minute, "lab", "down", "--name", w.name); err != nil {
 			t.Logf("no earlier lab to take down: %v", err)
 		}
-		w.run(t, 5*time.Minute, "lab", "up", "--name", w.name)
+		w.run(t, 5*time.Minute, "lab", append([]string{"up", "--name", w.name}, options...)...)
 	}
 	exports := regexp.MustCompile(`(?m)^export ([A-Z_]+)=(.*)$`).FindAllStringSubmatch(w.run(t, time.Minute, "lab", "env", "--name", w.name), -1)
 	for _, m := range exports {
