@@ -100,15 +100,16 @@ func (ds *Destinations) inTurn(wrong bool, f func(name string, status v1alpha1.A
 	}
 }
 
-// Status is that of the destinations by name: 256 at most, those with errors first, of each cluster as many.
+// Status is that of the destinations by name: 256 at most, of each cluster as many, those with errors first. But for a quarter:
+// errors of one cluster do not keep it from being seen that all is well in another.
 func (ds *Destinations) Status() map[string]v1alpha1.ApprovalStatus {
 	if ds == nil || len(ds.counts) == 0 {
 		return nil
 	}
 	out := map[string]v1alpha1.ApprovalStatus{}
-	for _, wrong := range []bool{true, false} {
+	take := func(wrong bool, limit int) {
 		ds.inTurn(wrong, func(name string, status v1alpha1.ApprovalStatus) bool {
-			if len(out) == maxDestinations {
+			if len(out) >= limit {
 				return false
 			}
 			var errs []string
@@ -120,6 +121,9 @@ func (ds *Destinations) Status() map[string]v1alpha1.ApprovalStatus {
 			return true
 		})
 	}
+	take(true, maxDestinations*3/4)
+	take(false, maxDestinations)
+	take(true, maxDestinations)
 	return out
 }
 

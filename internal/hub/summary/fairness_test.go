@@ -29,12 +29,15 @@ func TestOneClusterHidesNothingOfAnother(t *testing.T) {
 	}
 	add("north", "reviews", rejected("spec.sourceSelector[0]: not tellable"))
 	add("south", "ratings", rejected("spec.sourceSelector[0]: not tellable there"))
+	add("south", "details", v1alpha1.DestinationStatus{AppliedAccessPolicies: []string{policy}})
 	status := ds.Status()
 	if len(status) != 256 {
 		t.Errorf("%d destinations", len(status))
 	}
-	for _, name := range []string{"reviews.shop.isthmus-north", "ratings.shop.isthmus-south"} {
-		if s, ok := status[name]; !ok || s.State != v1alpha1.StateInvalid {
+	for name, state := range map[string]v1alpha1.State{
+		"reviews.shop.isthmus-north": v1alpha1.StateInvalid, "ratings.shop.isthmus-south": v1alpha1.StateInvalid, "details.shop.isthmus-south": v1alpha1.StateAccepted,
+	} {
+		if s, ok := status[name]; !ok || s.State != state {
 			t.Errorf("of %s it says %v", name, s)
 		}
 	}
