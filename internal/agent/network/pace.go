@@ -18,7 +18,7 @@ const (
 	leastWrites   = 1000
 	// viewInterval is between changes of one cluster's Meshes that are looked at, after viewsAtOnce.
 	viewInterval = 30 * time.Second
-	viewsAtOnce  = 20
+	viewsAtOnce  = 60
 	// errorsInterval is between reports of other errors, after errorsAtOnce.
 	errorsInterval = 5 * time.Second
 	errorsAtOnce   = 200
