@@ -1,8 +1,3 @@
-// Package rotation decides which certificate authority each mesh of a virtual mesh is to hold: who signs, which roots are
-// distributed, and when an intermediate is issued anew.
-//
-// It is a function from what is wanted and what was observed to orders. The position is never stored: it follows from the
-// evidence and the orders that stand, so a hub that was killed or restored converges. It knows no client and no clock.
 package rotation
 
 import (
@@ -10,6 +5,7 @@ import (
 	"time"
 
 	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
+	"github.com/isthmus-mesh/isthmus/internal/finding"
 	"github.com/isthmus-mesh/isthmus/internal/pki"
 )
 
@@ -25,6 +21,9 @@ const (
 // MeshID names a Mesh in the hub.
 type MeshID struct{ Namespace, Name string }
 
+// String is "<name>.<namespace>".
+func (id MeshID) String() string { return id.Name + "." + id.Namespace }
+
 // Order is what one mesh is told to hold.
 type Order struct {
 	// Issuance counts the intermediates ordered, from 1. There is one signature per issuance.
@@ -35,11 +34,64 @@ type Order struct {
 	Signer pki.RootID
 	// Roots to distribute, in order.
 	Roots []pki.RootID
+
+	// Serial rises with every order of a mesh whose rotations are steered. An agent carries out none that is below the one
+	// that it carried out last, and gives evidence for the one that it carried out.
+	Serial int64
+	// Prepared is an intermediate to have at hand beside the one in use, for canaries and for the next step; nil outside of
+	// rotations.
+	Prepared *Intermediate
+	// Latest is the highest issuance ever ordered for the mesh, if that is not Issuance.
+	Latest int64
+	// Cross asks for a certificate of the new root under the old one in the chain.
+	Cross bool
+	// Nudge is written into the bundle, so that its bytes change and live proxies take new leaves.
+	Nudge int64
+	// Restart says what has to be restarted for the order to be in force.
+	Restart Restart
+	// Position in a rotation, the last one if none is under way; nil if there never was one.
+	Position *Position
+}
+
+// Intermediate is one that was ordered.
+type Intermediate struct {
+	// Issuance is 0 for the mesh's own CA, which it had before.
+	Issuance int64
+	Signer   pki.RootID
+}
+
+// Restart is what has to be restarted, after the order has been written and one after the other.
+type Restart struct {
+	// Istiod, every replica: it does not take the change live, or has to forget a root by which it lets clients in.
+	Istiod bool
+	// Workloads, those that are not as ordered: they do not follow live.
+	Workloads bool
 }
 
 // Equal reports whether two orders are the same.
 func (o Order) Equal(p Order) bool {
-	return o.Issuance == p.Issuance && o.Contents.Equal(p.Contents) && o.Signer == p.Signer && slices.Equal(o.Roots, p.Roots)
+	return o.Issuance == p.Issuance && o.Contents.Equal(p.Contents) && o.Signer == p.Signer && slices.Equal(o.Roots, p.Roots) &&
+		o.Serial == p.Serial && o.Latest == p.Latest && equal(o.Prepared, p.Prepared) && o.Cross == p.Cross && o.Nudge == p.Nudge && o.Restart == p.Restart &&
+		equal(o.Position, p.Position)
+}
+
+func equal[T comparable](a, b *T) bool {
+	return a == b || a != nil && b != nil && *a == *b
+}
+
+// answeredBy tells whether an order that was carried out is this one. The serial alone does not tell: it may have been given
+// twice, by a hub that came out of a backup.
+func (o Order) answeredBy(c *Order) bool {
+	return c != nil && o.Serial == c.Serial && o.Signer == c.Signer && slices.Equal(o.Roots, c.Roots) && o.Cross == c.Cross &&
+		o.Nudge == c.Nudge && equal(o.Position, c.Position)
+}
+
+// latest is the highest issuance that the order knows of.
+func (o Order) latest() int64 {
+	if o.Prepared != nil {
+		return max(o.Issuance, o.Prepared.Issuance, o.Latest)
+	}
+	return max(o.Issuance, o.Latest)
 }
 
 // Contents is what an intermediate says, apart from its key and its signer.
@@ -76,6 +128,51 @@ type Intent struct {
 	RootRatio  pki.Ratio
 	// Members are the meshes that hold an intermediate.
 	Members map[MeshID]Member
+	// Rotation says how to come to Root from another one. Without it, every member is told to hold Root at once, and the
+	// orders have no serial: that is for as long as nobody can want another root.
+	Rotation *Rotation
+}
+
+// Rotation is how a root is to be replaced.
+type Rotation struct {
+	// ID of the rotation that leads to the wanted root; any other rotation has another one.
+	ID string
+	// Strategy; the zero value is MULTI_ROOT.
+	Strategy v1alpha1.RotationStrategy
+	// Verification between steps.
+	Verification Verification
+	// Words that people have spoken, all of them: one that is about another rotation or step is stale and moves nothing.
+	Words []Word
+	// Keys are the roots whose key is at hand, so that a new root can be cross-signed.
+	Keys []pki.RootID
+
+	guards guards
+}
+
+// Verification says what is demanded of a step beside the evidence of the control planes.
+type Verification struct {
+	Method Method
+	// Soak is how long the evidence must have held, if the method is automatic.
+	Soak time.Duration
+}
+
+// Method of verification.
+type Method int
+
+// Methods.
+const (
+	Automatic Method = iota // the evidence of every proxy
+	Manual                  // a person's word
+	None                    // nothing
+)
+
+// Word is what a person has said of a step.
+type Word struct {
+	RotationID string
+	Step       v1alpha1.RotationStep
+	Action     v1alpha1.VerificationAction
+	// Waive are meshes that are not waited for in that step.
+	Waive []MeshID
 }
 
 // Member is what is wanted of one mesh.
@@ -101,6 +198,48 @@ type Evidence struct {
 	KeyLost int64
 	// Replicas are the mesh's control planes as seen by handshakes.
 	Replicas []Replica
+
+	// What follows matters to rotations only.
+
+	// Away: the agent's Lease is not fresh.
+	Away bool
+	// Carried is the order that the agent carried out last, in its own words; all that it saw is about this one.
+	Carried *Order
+	// Failed is what keeps the agent from carrying the order out.
+	Failed string
+	// Since is when the evidence was first as it is.
+	Since time.Time
+	// Own is the CA of a mesh that has no order yet; nil if it has none.
+	Own *Own
+	// PreparedSigned is the validity of the prepared intermediate, as Signed.
+	PreparedSigned *Period
+	// MultiRoot: every istiod takes a changed bundle without a restart.
+	MultiRoot bool
+	// Published: every ConfigMap of roots has held the ordered ones for longer than kubelets take to project it.
+	Published bool
+	// Proxies of the mesh; nil if they were not looked at.
+	Proxies *Proxies
+}
+
+// Own is a CA that a mesh came with.
+type Own struct {
+	Signer pki.RootID
+	Roots  []pki.RootID
+	// Key: its key is at hand in the mesh, so that it can cross-sign a new root.
+	Key bool
+}
+
+// Proxies counts what was seen of the proxies of a mesh.
+type Proxies struct {
+	Total int
+	// Live are those that take a changed bundle, and a leaf with it, without a restart.
+	Live int
+	// Leaf counts those whose leaf is under the ordered signer, Trust those that accept leaves under every ordered root,
+	// Refuse those that refuse leaves under the other root of the rotation. Those of which nothing could be seen are in none
+	// of them, unless they are proven otherwise.
+	Leaf, Trust, Refuse int
+	// Laggards are live ones that are seen not to be as ordered, although they have had the time.
+	Laggards int
 }
 
 // Held is an intermediate in a mesh's Secret.
@@ -115,6 +254,8 @@ type Replica struct {
 	Signer pki.RootID
 	// Roots that it was seen to hold.
 	Roots []pki.RootID
+	// Clients are the roots under which it lets clients in, fixed at its start.
+	Clients []pki.RootID
 }
 
 // Why says what a new issuance is for; it is the reason of the event.
@@ -128,14 +269,26 @@ const (
 	KeyLost         Why = "KeyLost"
 	Renewal         Why = "Renewal"
 	Restored        Why = "Restored"
+	NextSigner      Why = "NextSigner" // an intermediate under the other root of a rotation
 )
 
-// Plan is what is to be done.
+// Plan is what is to be done. Wherever the writer is interrupted, the next plan goes on from there.
 type Plan struct {
 	// Step of the rotation.
 	Step v1alpha1.RotationStep
-	// Orders for every member.
+	// RotationID and Place are what a person has to name who speaks of it; empty if there never was a rotation.
+	RotationID string
+	Place      v1alpha1.RotationStep
+	// Words are what comes of those of the intent, in their order. VERIFIED may be written after the orders, not before;
+	// what was judged once is not judged anew.
+	Words []v1alpha1.VerificationState
+	// Findings say what is waited for, or has gone wrong.
+	Findings finding.Findings
+	// Orders for every member, but for those that have none yet and have to wait for it.
 	Orders map[MeshID]Order
+	// Changed are the members whose orders are not those that stand, in the order in which they have to be written: each
+	// only if it is as it was read, and after a failure none of the rest.
+	Changed []MeshID
 	// Issued says for which members the plan orders a new intermediate.
 	Issued map[MeshID]Why
 	// Waiting are the members in which the orders are not seen to be in force.
@@ -147,59 +300,175 @@ type Plan struct {
 // Next plans. Members without evidence are new.
 func Next(in Intent, evidence map[MeshID]Evidence, now time.Time) Plan {
 	plan := Plan{Step: v1alpha1.StepNotRotating, Orders: map[MeshID]Order{}, Issued: map[MeshID]Why{}}
-	for id, member := range in.Members {
-		e := evidence[id]
-		order := Order{Contents: member.Contents, Signer: in.Root, Roots: []pki.RootID{in.Root}}
-		why, again := in.reissue(order, member.Ratio, e, now)
-		switch {
-		case e.Order == nil:
-			order.Issuance = e.LastIssuance + 1
-		case why != "":
-			order.Issuance = max(e.Order.Issuance, e.LastIssuance) + 1
-		default:
-			order.Issuance = max(e.Order.Issuance, e.LastIssuance)
+	members := in.members(evidence)
+	if in.Rotation == nil {
+		for _, m := range members {
+			m.want = &Order{Signer: in.Root, Roots: []pki.RootID{in.Root}}
 		}
-		plan.Orders[id] = order
-		if why != "" {
-			plan.Issued[id] = why
-		}
-		if !Proven(order, e) {
-			plan.Waiting = append(plan.Waiting, id)
-		}
-		if !again.IsZero() && (plan.Next.IsZero() || again.Before(plan.Next)) {
-			plan.Next = again
-		}
+	} else {
+		steer(in, members, now, &plan)
 	}
-	slices.SortFunc(plan.Waiting, func(a, b MeshID) int {
-		return slices.Compare([]string{a.Namespace, a.Name}, []string{b.Namespace, b.Name})
-	})
+	for _, m := range members {
+		if m.want == nil {
+			continue
+		}
+		order, why, again := in.issue(m, now)
+		plan.Orders[m.id] = order
+		if m.Order == nil || !order.Equal(*m.Order) {
+			plan.Changed = append(plan.Changed, m.id)
+		}
+		if why != "" {
+			plan.Issued[m.id] = why
+		}
+		if in.Rotation == nil && !Proven(order, m.Evidence) {
+			plan.Waiting = append(plan.Waiting, m.id)
+		}
+		plan.lookAgain(again)
+	}
 	return plan
 }
 
-// reissue says why a mesh needs a new intermediate, or when that is to be asked again.
-func (in Intent) reissue(want Order, ratio pki.Ratio, e Evidence, now time.Time) (why Why, again time.Time) {
+// lookAgain asks for another plan at a time, if it is one.
+func (p *Plan) lookAgain(at time.Time) {
+	if !at.IsZero() && (p.Next.IsZero() || at.Before(p.Next)) {
+		p.Next = at
+	}
+}
+
+// member is one mesh.
+type member struct {
+	id MeshID
+	Member
+	Evidence
+	// order that stands, whoever knows of it; nil if there is none.
+	order *Order
+	// want is the order that shall stand; nil if there shall be none yet.
+	want *Order
+}
+
+// members in the order of their names.
+func (in Intent) members(evidence map[MeshID]Evidence) []*member {
+	out := make([]*member, 0, len(in.Members))
+	for id, wanted := range in.Members {
+		m := &member{id: id, Member: wanted, Evidence: evidence[id]}
+		m.order = m.Order
+		out = append(out, m)
+	}
+	slices.SortFunc(out, func(a, b *member) int {
+		return slices.Compare([]string{a.id.Namespace, a.id.Name}, []string{b.id.Namespace, b.id.Name})
+	})
+	return out
+}
+
+// issue makes the wanted order one that can be carried out: with the intermediates that it needs, new ones if need be.
+func (in Intent) issue(m *member, now time.Time) (o Order, why Why, again time.Time) {
+	o = *m.want
+	if o.Position == nil || o.Position.Closed || m.order == nil {
+		o.Contents = m.Contents
+	} // else the rotation goes first
+	stands := m.order
+	if stands == nil {
+		stands = &Order{}
+	}
+	latest := max(stands.latest(), m.LastIssuance)
 	switch {
-	case e.Order == nil:
+	case m.isOwn(o.Signer):
+		o.Issuance = 0
+	case stands.Prepared != nil && stands.Signer != o.Signer && stands.Prepared.Signer == o.Signer && stands.Contents.Equal(o.Contents):
+		o.Issuance = stands.Prepared.Issuance
+	default:
+		why, again = in.reissue(o, m, now)
+		switch {
+		case why != "":
+			latest++
+			o.Issuance = latest
+		case m.LastIssuance > stands.latest():
+			o.Issuance = m.LastIssuance
+		default:
+			o.Issuance = stands.Issuance
+		}
+	}
+	if in.Rotation == nil {
+		return o, why, again
+	}
+	if o.Prepared = nil; o.Position != nil && !o.Position.Closed {
+		var prepared bool
+		var retry time.Time
+		o.Prepared, prepared, retry = m.prepare(stands, o.Position.other(o.Signer), latest, now)
+		if prepared && why == "" {
+			why = NextSigner
+		}
+		if again.IsZero() || !retry.IsZero() && retry.Before(again) {
+			again = retry
+		}
+	}
+	if o.Latest = max(stands.latest(), o.latest()); o.Latest == o.Issuance {
+		o.Latest = 0
+	}
+	if o.Serial = stands.Serial; m.order == nil || !o.Equal(*stands) {
+		o.Serial++
+	}
+	return o, why, again
+}
+
+// prepare finds or orders the intermediate under the other root of the rotation.
+func (m *member) prepare(stands *Order, root pki.RootID, latest int64, now time.Time) (i *Intermediate, ordered bool, again time.Time) {
+	switch {
+	case m.isOwn(root):
+		return &Intermediate{Signer: root}, false, again
+	case stands.Signer == root && stands.Issuance > 0:
+		return &Intermediate{Issuance: stands.Issuance, Signer: root}, false, again
+	case stands.Prepared != nil && stands.Prepared.Signer == root:
+		if m.PreparedSigned == nil || m.KeyLost != stands.Prepared.Issuance {
+			return stands.Prepared, false, again
+		}
+		if again = m.PreparedSigned.SignedAt.Add(KeyLostInterval); now.Before(again) {
+			return stands.Prepared, false, again
+		}
+	}
+	return &Intermediate{Issuance: latest + 1, Signer: root}, true, time.Time{}
+}
+
+// isOwn tells whether nothing is issued under a root, since the mesh came with a CA under it.
+func (m *member) isOwn(root pki.RootID) bool {
+	switch o := m.order; {
+	case root.IsZero():
+		return false
+	case o == nil:
+		return m.want.Position != nil && m.Own != nil && m.Own.Signer == root
+	case o.Signer == root:
+		return o.Issuance == 0
+	case o.Prepared != nil && o.Prepared.Signer == root:
+		return o.Prepared.Issuance == 0
+	}
+	return false
+}
+
+// reissue says why a mesh needs a new intermediate, or when that is to be asked again.
+func (in Intent) reissue(want Order, m *member, now time.Time) (why Why, again time.Time) {
+	o := m.order
+	switch {
+	case o == nil || o.latest() == 0:
 		return FirstIssuance, again
-	case e.Order.Signer != want.Signer:
+	case o.Signer != want.Signer:
 		return SignerChanged, again
-	case !e.Order.Contents.Equal(want.Contents):
+	case !o.Contents.Equal(want.Contents):
 		return ContentsChanged, again
-	case e.LastIssuance > e.Order.Issuance:
+	case m.LastIssuance > o.latest():
 		// The order is older than what was signed: it came out of a backup. If the mesh holds the latest, that will do.
-		if e.Held != nil && e.Held.Issuance == e.LastIssuance && e.Held.Signer == want.Signer {
+		if m.Held != nil && m.Held.Issuance == m.LastIssuance && m.Held.Signer == want.Signer {
 			return "", again
 		}
 		return Restored, again
-	case e.Signed == nil:
+	case m.Signed == nil:
 		return "", again // not used up: a lost key is simply replaced by another one
-	case e.KeyLost == e.Order.Issuance:
-		if again = e.Signed.SignedAt.Add(KeyLostInterval); now.Before(again) {
+	case m.KeyLost == o.Issuance:
+		if again = m.Signed.SignedAt.Add(KeyLostInterval); now.Before(again) {
 			return "", again
 		}
 		return KeyLost, time.Time{}
 	}
-	if again = in.renewAt(*e.Signed, ratio, want.Contents.TTLDays, now); !again.IsZero() && !now.Before(again) {
+	if again = in.renewAt(*m.Signed, m.Ratio, want.Contents.TTLDays, now); !again.IsZero() && !now.Before(again) {
 		return Renewal, time.Time{}
 	}
 	return "", again
