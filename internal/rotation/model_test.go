@@ -289,9 +289,6 @@ func (m *model) placed(o Order) placed {
 	if o.Prepared != nil {
 		o.Prepared = &Intermediate{Issuance: min(o.Prepared.Issuance, 2), Signer: o.Prepared.Signer}
 	}
-	if o.Latest = o.latest(); o.Latest == o.Issuance {
-		o.Latest = 0
-	}
 	key := fmt.Sprint(o.Issuance, o.Signer, o.Roots, o.Cross, o.Restart)
 	if o.Prepared != nil {
 		key += fmt.Sprint(*o.Prepared)

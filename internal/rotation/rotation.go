@@ -41,7 +41,7 @@ type Order struct {
 	// Prepared is an intermediate to have at hand beside the one in use, for canaries and for the next step; nil outside of
 	// rotations.
 	Prepared *Intermediate
-	// Latest is the highest issuance ever ordered for the mesh, if that is not Issuance.
+	// Latest is the highest issuance ever ordered for the mesh, if it is none of these.
 	Latest int64
 	// Cross asks for a certificate of the new root under the old one in the chain.
 	Cross bool
@@ -145,6 +145,8 @@ type Rotation struct {
 	Words []Word
 	// Keys are the roots whose key is at hand, so that a new root can be cross-signed.
 	Keys []pki.RootID
+	// Periods are the validities of the other roots that the hub can sign under: what is under these is renewed as well.
+	Periods map[pki.RootID]Period
 
 	guards guards
 }
@@ -181,6 +183,8 @@ type Member struct {
 	Contents Contents
 	// Ratio is the part of the intermediate's validity that is left when it is renewed.
 	Ratio pki.Ratio
+	// Retained: it is no member any more. What it holds is renewed; in rotations, it takes no part.
+	Retained bool
 }
 
 // Evidence is what is known of one mesh.
@@ -402,8 +406,9 @@ func (in Intent) issue(m *member, now time.Time) (o Order, why Why, again time.T
 			again = retry
 		}
 	}
-	if o.Latest = max(stands.latest(), o.latest()); o.Latest == o.Issuance {
-		o.Latest = 0
+	o.Latest = 0
+	if highest := stands.latest(); highest > o.latest() {
+		o.Latest = highest
 	}
 	if o.Serial = stands.Serial; m.order == nil || !o.Equal(*stands) {
 		o.Serial++
@@ -468,23 +473,39 @@ func (in Intent) reissue(want Order, m *member, now time.Time) (why Why, again t
 		}
 		return KeyLost, time.Time{}
 	}
-	if again = in.renewAt(*m.Signed, m.Ratio, want.Contents.TTLDays, now); !again.IsZero() && !now.Before(again) {
+	root, ok := in.period(want.Signer)
+	if !ok {
+		return "", again
+	}
+	if again = in.renewAt(*m.Signed, root, m.Ratio, want.Contents.TTLDays, now); !again.IsZero() && !now.Before(again) {
 		return Renewal, time.Time{}
 	}
 	return "", again
 }
 
+// period is the validity of a root, if the hub can sign under it.
+func (in Intent) period(root pki.RootID) (Period, bool) {
+	if root == in.Root {
+		return in.RootPeriod, true
+	}
+	if in.Rotation == nil {
+		return Period{}, false
+	}
+	p, ok := in.Rotation.Periods[root]
+	return p, ok
+}
+
 // renewAt is when an intermediate is to be renewed; zero if a new one would not live longer.
-func (in Intent) renewAt(p Period, ratio pki.Ratio, ttlDays int32, now time.Time) time.Time {
+func (in Intent) renewAt(p, root Period, ratio pki.Ratio, ttlDays int32, now time.Time) time.Time {
 	at := p.graceBegins(ratio)
-	if spaced := p.SignedAt.Add(GraceInterval); at.After(in.RootPeriod.graceBegins(in.RootRatio)) && at.Before(spaced) {
+	if spaced := p.SignedAt.Add(GraceInterval); at.After(root.graceBegins(in.RootRatio)) && at.Before(spaced) {
 		at = spaced
 	}
 	if now.After(at) {
 		at = now
 	}
 	// Certificates are dated in whole seconds.
-	if end := earlier(at.Add(time.Duration(ttlDays)*24*time.Hour), in.RootPeriod.NotAfter); end.Sub(p.NotAfter) < time.Second {
+	if end := earlier(at.Add(time.Duration(ttlDays)*24*time.Hour), root.NotAfter); end.Sub(p.NotAfter) < time.Second {
 		return time.Time{}
 	}
 	return at

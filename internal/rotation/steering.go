@@ -41,19 +41,19 @@ type steering struct {
 func steer(in Intent, members []*member, now time.Time, plan *Plan) {
 	s := &steering{Rotation: *in.Rotation, root: in.Root, members: members, now: now, plan: plan, heard: map[int]bool{}}
 	for _, m := range members {
-		if c := m.Carried; c != nil && m.order != nil && c.Serial >= m.order.Serial && !m.order.answeredBy(c) && s.guards.hold(guardCarried) {
-			m.order = c
+		if m.isAhead() && s.guards.hold(guardCarried) {
+			m.order = m.Carried
 		}
 		m.want = m.order
 	}
-	switch p, ok := s.underWay(); {
-	case !ok:
+	s.members = slices.DeleteFunc(slices.Clone(members), func(m *member) bool { return m.Retained })
+	if p, ok := s.underWay(); !ok {
 		s.rest()
-	case s.guards.hold(guardBetween):
-		s.rotate(p, s.group(p))
-	default:
-		s.rotate(p, s.group(p))
-		s.joinNow(p.Old)
+	} else if group, ok := s.group(p); ok {
+		s.rotate(p, group)
+		if !s.guards.hold(guardBetween) {
+			s.joinNow(p.Old)
+		}
 	}
 	for _, m := range s.members {
 		switch {
@@ -104,38 +104,63 @@ func (m *member) joins() bool {
 	return m.order != nil && isOpen(m.order.Position) && m.order.Position.Alone
 }
 
-// group is who takes part in the rotation of p.
-func (s *steering) group(p Position) (out []*member) {
+// isAhead tells whether the agent has carried out a later order than the one that stands, or another one of the same serial:
+// the hub has come out of a backup.
+func (m *member) isAhead() bool {
+	return m.Carried != nil && m.Order != nil && !m.Order.answeredBy(m.Carried) &&
+		m.Carried.Serial >= m.Order.Serial && m.Carried.Serial < m.Order.Serial+maxAhead
+}
+
+// maxAhead bounds how far an agent's word alone can move the serial.
+const maxAhead = 1 << 20
+
+// group is who takes part in the rotation of p; false if somebody's order is of another rotation, which nobody can account
+// for.
+func (s *steering) group(p Position) (out []*member, ok bool) {
+	ok = true
 	for _, m := range s.members {
-		if m.order == nil || m.joins() {
-			continue
-		}
-		if _, ok := p.stage(m.order); ok {
+		switch _, placed := p.stage(m.order); {
+		case m.order == nil || m.joins():
+		case placed:
 			out = append(out, m)
-		} else if isOpen(m.order.Position) {
-			s.find(m, ReasonContradiction, "the order is of another rotation than those of other meshes; roll back or waive it")
-			s.plan.Step = v1alpha1.StepFailed
+		case (isOpen(m.order.Position) || m.isAhead()) && !s.waived(m, p):
+			s.contradicts(m)
+			ok = false
 		}
 	}
-	return out
+	return out, ok
+}
+
+func (s *steering) contradicts(m *member) {
+	s.plan.Step = v1alpha1.StepFailed
+	s.find(m, ReasonContradiction, "it holds what belongs to no rotation that the hub knows of, signer %s: nothing is moved until that is cleared up; waive or evict it if it cannot be", m.order.Signer.Short())
 }
 
 // rest is what happens between rotations of the virtual mesh: another one begins, or meshes join.
 func (s *steering) rest() {
 	current := s.current()
-	var resting, joining []*member
+	var resting, joining, strange []*member
+	p := Position{ID: s.ID, Old: current, New: s.root, Stage: s.after(Position{}, OldOnly)}
+	due := s.root != current
 	for _, m := range s.members {
-		switch {
+		switch _, placed := p.stage(m.order); {
+		case m.order == nil:
 		case m.joins():
 			joining = append(joining, m)
-		case m.order != nil && m.order.Signer == current:
+		case m.order.Signer == current, due && placed && m.isAhead():
 			resting = append(resting, m)
+		case m.isAhead():
+			strange = append(strange, m)
 		}
 	}
 	s.reportRest(resting)
-	p := Position{ID: s.ID, Old: current, New: s.root, Stage: s.after(Position{}, OldOnly)}
-	due := s.root != current && len(resting) > 0
-	if due && s.rolledBack(resting) {
+	for _, m := range strange {
+		s.contradicts(m)
+	}
+	if len(strange) > 0 {
+		return
+	}
+	if due = due && len(resting) > 0; due && s.rolledBack(resting) {
 		s.findAll(ReasonRolledBack, "the rotation to root %s was rolled back; another one begins when the root or rotationTrigger changes", s.root.Short())
 		due = false
 	}
@@ -166,29 +191,32 @@ func (s *steering) joinNow(current pki.RootID) {
 	}
 }
 
-// current is the root under which the virtual mesh rests: the wanted one if any mesh rests under it, else that of most.
+// current is the root under which the virtual mesh rests. That is what all say; else, by the hub's own orders, the wanted root
+// if any mesh is under it, or that of most: one agent must not be able to tell the others where they are.
 func (s *steering) current() pki.RootID {
-	count := map[pki.RootID]int{}
+	said, count := map[pki.RootID]bool{}, map[pki.RootID]int{}
 	for _, m := range s.members {
-		switch {
-		case m.order == nil:
-		case !m.joins():
-			count[m.order.Signer] += len(s.members)
-		default:
-			count[m.order.Position.New]++ // counts only where nobody rests
+		if m.order != nil && !m.joins() {
+			said[m.order.Signer] = true
+			count[m.Order.Signer]++
+		}
+	}
+	if len(count) == 0 { // all are on their way to it
+		for _, m := range s.members {
+			if m.joins() {
+				return m.order.Position.New
+			}
+		}
+	}
+	if len(said) == 1 {
+		for root := range said {
+			return root
 		}
 	}
 	best := s.root
 	for _, m := range s.members { // in their order, so that a draw is always decided alike
-		if m.order == nil || count[s.root] >= len(s.members) {
-			continue
-		}
-		root := m.order.Signer
-		if m.joins() {
-			root = m.order.Position.New
-		}
-		if count[root] > count[best] {
-			best = root
+		if m.order != nil && !m.joins() && count[s.root] == 0 && count[m.Order.Signer] > count[best] {
+			best = m.Order.Signer
 		}
 	}
 	return best

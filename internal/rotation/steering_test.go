@@ -449,11 +449,89 @@ func TestContradiction(t *testing.T) {
 	world.carryOut(world.next())
 	world.edit("b", func(e *Evidence) {
 		e.Order.Position = &Position{ID: "q", Old: rootOf(v), New: rootOf(own), Stage: OldSigns}
-		e.Order.Signer, e.Order.Roots = rootOf(v), (v | own).ids()
+		e.Order.Signer, e.Order.Roots, e.Order.Prepared = rootOf(v), (v | own).ids(), &Intermediate{Issuance: 2, Signer: rootOf(own)}
 		*e = answered(*e, start)
 	})
-	if plan := world.next(); plan.Step != v1alpha1.StepFailed || len(plan.Findings.With(ReasonContradiction)) != 1 {
-		t.Errorf("%s: %v", plan.Step, plan.Findings)
+	if plan := world.next(); plan.Step != v1alpha1.StepFailed || len(plan.Findings.With(ReasonContradiction)) != 1 || len(plan.Changed) != 0 {
+		t.Errorf("%s: %v, orders %v", plan.Step, plan.Findings, plan.Changed)
+	}
+}
+
+// ahead makes the orders of a world as old as they were at its beginning.
+func (w *world) ahead(names ...string) {
+	was := newWorld(names...)
+	for _, name := range names {
+		w.edit(name, func(e *Evidence) { e.Order = was.evidence[id(name)].Order })
+	}
+}
+
+func TestOlderHub(t *testing.T) {
+	for step := range map[v1alpha1.RotationStep]bool{
+		v1alpha1.StepAddingNewRoot: true, v1alpha1.StepPropagatingNewIntermediate: true, v1alpha1.StepDeletingOldRoot: true, v1alpha1.StepFinished: true,
+	} {
+		world := newWorld("a", "b")
+		world.Root = rootOf(w)
+		world.carryOut(world.next())
+		world.until(t, step)
+		world.ahead("a", "b")
+		plan := world.play(t)
+		if a, b := plan.Orders[id("a")], plan.Orders[id("b")]; plan.Step != v1alpha1.StepFinished || a.Signer != rootOf(w) || b.Signer != rootOf(w) {
+			t.Errorf("from %s, it ends in %s:\n%s", step, plan.Step, strings.Join(world.lines, "\n"))
+		}
+	}
+	t.Run("that has not heard of the root", func(t *testing.T) {
+		world := newWorld("a", "b")
+		world.Root = rootOf(w)
+		world.until(t, v1alpha1.StepFinished)
+		world.carryOut(world.next())
+		world.ahead("a", "b")
+		world.Root = rootOf(x)
+		if plan := world.next(); plan.Step != v1alpha1.StepAddingNewRoot || !slices.Equal(plan.Orders[id("a")].Roots, []pki.RootID{rootOf(w), rootOf(x)}) {
+			t.Errorf("%s, %s, %v", plan.Step, text(plan.Orders[id("a")]), plan.Findings)
+		}
+		world.edit("b", func(e *Evidence) { // it is of the old times, too
+			e.LastIssuance = 1
+			*e = answered(*e, start)
+		})
+		if plan := world.next(); plan.Step != v1alpha1.StepFailed || len(plan.Changed) != 1 {
+			t.Errorf("%s, orders %v, %v", plan.Step, plan.Changed, plan.Findings)
+		}
+	})
+	t.Run("one agent alone moves nobody", func(t *testing.T) {
+		world := newWorld("a", "b")
+		world.edit("a", func(e *Evidence) {
+			o := Order{Serial: 9, Issuance: 1, Signer: rootOf(w), Roots: w.ids(), Position: &Position{ID: "r", Turn: 7, Old: rootOf(x), New: rootOf(w), Stage: NewOnly, Closed: true}}
+			e.Carried = &o
+		})
+		for _, root := range []set{x, w} {
+			world.Root = rootOf(root)
+			if plan := world.next(); plan.Orders[id("b")].Signer != rootOf(x) || !slices.Contains(plan.Orders[id("b")].Roots, rootOf(x)) {
+				t.Errorf("%s is wanted: b gets %s", root, text(plan.Orders[id("b")]))
+			}
+		}
+	})
+}
+
+func TestRetained(t *testing.T) {
+	world := newWorld("a", "b")
+	world.Root, world.RootPeriod = rootOf(w), Period{start, start.Add(1000 * time.Hour)}
+	world.Rotation.Periods = map[pki.RootID]Period{rootOf(x): {start.Add(-time.Hour), start.Add(500 * time.Hour)}}
+	b := world.Members[id("b")]
+	b.Retained = true
+	world.Members[id("b")] = b
+	if plan := world.play(t); plan.Step != v1alpha1.StepFinished {
+		t.Errorf("ends in %s", plan.Step)
+	}
+	world.edit("b", func(e *Evidence) {
+		e.Away = true
+		e.Signed = &Period{start.Add(-200 * time.Hour), start}
+	})
+	if plan := world.next(); plan.Issued[id("b")] != Renewal || plan.Orders[id("b")].Signer != rootOf(x) {
+		t.Errorf("%q, %s", plan.Issued[id("b")], text(plan.Orders[id("b")]))
+	}
+	delete(world.Rotation.Periods, rootOf(x))
+	if plan := world.next(); len(plan.Issued) != 0 {
+		t.Errorf("without the root's key: %v", plan.Issued)
 	}
 }
 

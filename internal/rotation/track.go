@@ -114,6 +114,8 @@ func (p Position) turned() Position {
 // stage is where an order stands in the rotation of p; false if it has no place in it.
 func (p Position) stage(o *Order) (Stage, bool) {
 	switch {
+	case o == nil:
+		return 0, false
 	case p.samePair(o.Position):
 		return o.Position.Stage, true
 	case o.Signer == p.Old && !slices.Contains(o.Roots, p.New):
