@@ -34,12 +34,19 @@ type steering struct {
 	members []*member
 	now     time.Time
 	plan    *Plan
-	heard   map[int]bool // words that the plan follows
+	heard   map[int]bool   // words that the plan follows
+	shown   map[place]bool // what can be spoken of
+}
+
+// place is what a person speaks of.
+type place struct {
+	rotationID string
+	step       v1alpha1.RotationStep
 }
 
 // steer says what every member shall hold next.
 func steer(in Intent, members []*member, now time.Time, plan *Plan) {
-	s := &steering{Rotation: *in.Rotation, root: in.Root, members: members, now: now, plan: plan, heard: map[int]bool{}}
+	s := &steering{Rotation: *in.Rotation, root: in.Root, members: members, now: now, plan: plan, heard: map[int]bool{}, shown: map[place]bool{}}
 	for _, m := range members {
 		if m.isAhead() && s.guards.hold(guardCarried) {
 			m.order = m.Carried
@@ -69,7 +76,7 @@ func steer(in Intent, members []*member, now time.Time, plan *Plan) {
 		switch {
 		case s.heard[i]:
 			state = v1alpha1.VerificationVerified
-		case w.RotationID == plan.RotationID && w.Step == plan.Place:
+		case s.shown[place{w.RotationID, w.Step}]:
 			state = v1alpha1.VerificationPending
 		}
 		plan.Words = append(plan.Words, state)
@@ -102,6 +109,11 @@ func isOpen(p *Position) bool { return p != nil && !p.Closed }
 // joins tells whether the mesh is in a rotation of its own.
 func (m *member) joins() bool {
 	return m.order != nil && isOpen(m.order.Position) && m.order.Position.Alone
+}
+
+// staysOut tells whether the mesh was to join and was rolled back.
+func (m *member) staysOut() bool {
+	return m.order != nil && m.order.Position != nil && m.order.Position.Alone && m.order.Position.Back && m.order.Position.Closed
 }
 
 // isAhead tells whether the agent has carried out a later order than the one that stands, or another one of the same serial:
@@ -140,7 +152,8 @@ func (s *steering) contradicts(m *member) {
 func (s *steering) rest() {
 	current := s.current()
 	var resting, joining, strange []*member
-	p := Position{ID: s.ID, Old: current, New: s.root, Stage: s.after(Position{}, OldOnly)}
+	p := Position{ID: s.ID, Old: current, New: s.root}
+	p.Stage = s.after(p, OldOnly)
 	due := s.root != current
 	for _, m := range s.members {
 		switch _, placed := p.stage(m.order); {
@@ -196,7 +209,7 @@ func (s *steering) joinNow(current pki.RootID) {
 func (s *steering) current() pki.RootID {
 	said, count := map[pki.RootID]bool{}, map[pki.RootID]int{}
 	for _, m := range s.members {
-		if m.order != nil && !m.joins() {
+		if m.order != nil && !m.joins() && !m.staysOut() {
 			said[m.order.Signer] = true
 			count[m.Order.Signer]++
 		}
@@ -215,7 +228,7 @@ func (s *steering) current() pki.RootID {
 	}
 	best := s.root
 	for _, m := range s.members { // in their order, so that a draw is always decided alike
-		if m.order != nil && !m.joins() && count[s.root] == 0 && count[m.Order.Signer] > count[best] {
+		if m.order != nil && !m.joins() && !m.staysOut() && count[s.root] == 0 && count[m.Order.Signer] > count[best] {
 			best = m.Order.Signer
 		}
 	}
@@ -251,7 +264,7 @@ func (s *steering) joinOne(m *member, current pki.RootID) {
 		m.want = from // if it has no order, that was lost
 	case !m.Away:
 		p := Position{ID: s.joinID(m), Old: from.Signer, New: current, Alone: true}
-		if q := from.Position; q != nil && q.Closed && q.Back && q.Alone && q.ID == p.ID {
+		if m.staysOut() && from.Position.ID == p.ID {
 			s.find(m, ReasonRolledBack, "it was to join and was rolled back; it is tried again when the root or rotationTrigger changes")
 			return
 		}
@@ -545,6 +558,7 @@ func (s *steering) verified(p Position, there []*member) bool {
 
 // report says which step is shown. A later report replaces an earlier one, but for a failure.
 func (s *steering) report(p Position, step v1alpha1.RotationStep) {
+	s.shown[place{p.RotationID(), p.place()}] = true
 	if s.plan.Step != v1alpha1.StepFailed {
 		s.plan.Step, s.plan.RotationID, s.plan.Place = step, p.RotationID(), p.place()
 	}

@@ -225,6 +225,26 @@ func TestJoining(t *testing.T) {
 			world.carryOut(plan)
 		}
 	})
+	t.Run("rolled back", func(t *testing.T) {
+		world := newWorld()
+		world.Members[id("b")] = Member{}
+		world.evidence[id("b")] = Evidence{Own: &Own{Signer: rootOf(own), Roots: own.ids()}, MultiRoot: true, Proxies: &Proxies{Total: 1, Live: 1}}
+		plan := world.until(t, v1alpha1.StepAddingNewRoot)
+		world.carryOut(plan)
+		world.say(plan, v1alpha1.VerificationRollback)
+		plan = world.play(t)
+		world.expect(t, `
+			PREVIOUS_CA: b o0 o beside x1 istiod
+			PREVIOUS_CA: b o0 o
+			NOT_ROTATING`)
+		if len(plan.Findings.With(ReasonRolledBack)) != 1 {
+			t.Errorf("found %v", plan.Findings)
+		}
+		world.Rotation.ID = "again"
+		if plan = world.next(); plan.Step != v1alpha1.StepAddingNewRoot {
+			t.Errorf("tried again: %s", plan.Step)
+		}
+	})
 	t.Run("the order was lost", func(t *testing.T) {
 		world := newWorld("a")
 		world.Members[id("b")] = world.Members[id("a")]
