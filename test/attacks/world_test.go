@@ -63,8 +63,23 @@ func (s *safeBuffer) String() string {
 	return s.b.String()
 }
 
-// start makes the world.
+// start makes the world, with a mesh and a VirtualMesh of shared trust for each cluster.
 func start(t *testing.T) *world {
+	t.Helper()
+	w := startHub(t, "east", "west")
+	for cluster, agent := range map[string]client.Client{"east": w.east, "west": w.west} {
+		mesh := meshOf(cluster)
+		must(t, agent.Create(t.Context(), mesh))
+		mesh.Status.CertificateAuthority = &v1alpha1.MeshCertificateAuthority{Source: v1alpha1.CASourceSelfSigned}
+		must(t, agent.Status().Update(t.Context(), mesh))
+		must(t, w.writer.Create(t.Context(), virtualMesh("of-"+cluster, cluster)))
+		w.order(t, cluster)
+	}
+	return w
+}
+
+// startHub makes a hub with registered clusters, among them east and west.
+func startHub(t *testing.T, clusters ...string) *world {
 	t.Helper()
 	w := &world{env: testenv.Start(t), log: &safeBuffer{}}
 	w.cfg, w.admin = w.env.Config, w.env.Client
@@ -79,17 +94,9 @@ func start(t *testing.T) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	running, cancel := context.WithCancel(ctx)
-	ended := make(chan error, 1)
-	go func() { ended <- mgr.Start(running) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-ended; err != nil {
-			t.Error("the hub: ", err)
-		}
-	})
+	runInBackground(t, "the hub", mgr.Start)
 
-	for _, cluster := range []string{"east", "west"} {
+	for _, cluster := range clusters {
 		must(t, w.admin.Create(ctx, &v1alpha1.KubernetesCluster{ObjectMeta: metav1.ObjectMeta{Name: cluster, Namespace: system}}))
 		testenv.Eventually(t, "registration of "+cluster, func() error {
 			kc := &v1alpha1.KubernetesCluster{}
@@ -114,16 +121,21 @@ func start(t *testing.T) *world {
 		Subjects:   []rbacv1.Subject{{Kind: "User", Name: "writer", APIGroup: rbacv1.GroupName}},
 	}))
 	w.writer = w.client(t, w.as("writer"))
-
-	for cluster, agent := range map[string]client.Client{"east": w.east, "west": w.west} {
-		mesh := meshOf(cluster)
-		must(t, agent.Create(ctx, mesh))
-		mesh.Status.CertificateAuthority = &v1alpha1.MeshCertificateAuthority{Source: v1alpha1.CASourceSelfSigned}
-		must(t, agent.Status().Update(ctx, mesh))
-		must(t, w.writer.Create(ctx, virtualMesh("of-"+cluster, cluster)))
-		w.order(t, cluster)
-	}
 	return w
+}
+
+// runInBackground runs something until the test ends, and fails the test if it ends with an error.
+func runInBackground(t *testing.T, what string, start func(context.Context) error) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- start(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Errorf("%s: %v", what, err)
+		}
+	})
 }
 
 // installChart applies the hub's chart as `meshctl install` does, but for what runs.
