@@ -2,7 +2,7 @@ package e2e
 
 import (
 	"encoding/json"
-	"fmt"
+	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -119,9 +119,9 @@ func (w *world) meshConfig(t *testing.T, context, line string) {
 	}
 	w.kubectl(t, context, "-n", "istio-system", "patch", "configmap", "istio", "--type=merge", "-p", string(patch))
 	eventually(t, time.Minute, "istiod of "+cluster(context)+" has "+line, func() error {
-		out, err := w.try(time.Minute, "kubectl", "--context", context, "-n", "istio-system", "logs", "deploy/istiod", "--tail=-1")
-		if err == nil && !strings.Contains(out, "trustDomainAliases") {
-			err = fmt.Errorf("not yet")
+		out, err := w.try(time.Minute, "kubectl", "--context", context, "-n", "istio-system", "exec", "deploy/istiod", "--", "pilot-discovery", "request", "GET", "/debug/mesh")
+		if err == nil && !strings.Contains(out, `"trustDomainAliases"`) {
+			err = errors.New("not yet")
 		}
 		return err
 	})
