@@ -87,13 +87,16 @@ func TestModel(t *testing.T) {
 		t.Run(s.name, func(t *testing.T) {
 			t.Parallel()
 			if os.Getenv(deepModel) != "" {
-				s.calm = false
+				s.calm, s.limit = false, 10_000_000
 			} else if s.deep {
 				t.Skipf("takes minutes; set %s", deepModel)
 			}
 			begin := time.Now()
 			r := newModel(s.scenario).explore()
 			t.Logf("%d states, %d ways between them, %v", r.states, r.edges, time.Since(begin).Round(time.Millisecond))
+			if r.cut {
+				t.Log("no violation so far, and there are more states than memory: this was not exhaustive")
+			}
 			if r.err != nil {
 				t.Error(r.err)
 			}
