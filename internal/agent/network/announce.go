@@ -30,15 +30,11 @@ func (n *network) announce(ctx context.Context, mesh, virtualMesh string) error 
 	if err != nil {
 		return err
 	}
-	imports, err := n.allImports(ctx, difference{everything: true})
-	if err != nil {
-		return err
-	}
 	if n.setAnnounced(mesh, virtualMesh) {
 		n.enqueue(ownController, 0, own...)
-		n.enqueue(importController, 0, imports...)
+		n.enqueue(importController, 0, n.allImports(difference{everything: true})...)
 		n.lookAtMeshes(0)
-		return n.lookAtExternal(ctx)
+		n.lookAtExternal()
 	}
 	return nil
 }

@@ -6,7 +6,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"iter"
 	"net/http"
+	goruntime "runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -30,6 +32,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/cluster"
 
 	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
+	"github.com/isthmus-mesh/isthmus/internal/kube/compact"
+	"github.com/isthmus-mesh/isthmus/internal/kube/hublink"
 	"github.com/isthmus-mesh/isthmus/internal/policy"
 )
 
@@ -75,6 +79,50 @@ func TestOneChangeCostsAsMuchAmongMany(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestMemoryOfImports bounds what an agent keeps in memory of each destination that it imports: Destination, ServiceEntry,
+// DestinationRule, and what finds them.
+func TestMemoryOfImports(t *testing.T) {
+	const n = 2000
+	f := newFleet(t, 2, n, func(int) (int, string) { return 1, "shop" }, everyNamespace())
+	f.settle(f.n.reconcileImport)
+	f.hub.server.objects, f.istio.server.objects, f.all, f.one = nil, nil, nil, nil
+	last := liveHeap()
+	each := func() int64 {
+		goruntime.KeepAlive(f)
+		was := last
+		last = liveHeap()
+		return (was - last) / n
+	}
+	clear := func(s *side) {
+		for _, i := range s.informers {
+			if err := i.GetIndexer().Replace(nil, ""); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	clear(f.hub)
+	destinations := each()
+	clear(f.istio)
+	objects := each()
+	f.n.imports, f.n.addresses, f.n.progress = newImportIndex(), newAddresses(DefaultAddressRange), newProgress(func() {})
+	f.n.reports = newReports(nil)
+	f.n.turns = turns{}
+	indexes := each()
+	t.Logf("bytes for each import: %d of its Destination, %d of Istio's objects, %d of indexes", destinations, objects, indexes)
+	if destinations > 900 || objects > 2000 || indexes > 600 {
+		t.Error("that is too much: an agent with 10,000 imports would need more than 128 MiB")
+	}
+}
+
+func liveHeap() int64 {
+	for range 3 {
+		goruntime.GC()
+	}
+	var m goruntime.MemStats
+	goruntime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
 }
 
 // oneImport returns a function that changes one of n Destinations that are imported from the other meshes.
@@ -157,6 +205,7 @@ type side struct {
 	scheme    *runtime.Scheme
 	mapper    *meta.DefaultRESTMapper
 	server    *server
+	held      *compact.Set
 	cache     cache.Cache
 	client    client.Client
 	transform toolscache.TransformFunc
@@ -190,8 +239,8 @@ func newFleet(t testing.TB, meshes, n int, place func(int) (cluster int, namespa
 	f.one = f.all[changed]
 	f.mesh.NamespacedName = client.ObjectKeyFromObject(&members[0])
 
-	f.istio = newSide(t, stub, networkingv1.AddToScheme, securityv1.AddToScheme)
-	f.hub = newSide(t, func(o any) (any, error) { return o, nil }, v1alpha1.AddToScheme)
+	f.istio = newSide(t, stub, pack, networkingv1.AddToScheme, securityv1.AddToScheme)
+	f.hub = newSide(t, stripForeign, hublink.Pack, v1alpha1.AddToScheme)
 	if err := addIndexes(t.Context(), f.istio.cache); err != nil {
 		t.Fatal(err)
 	}
@@ -201,13 +250,30 @@ func newFleet(t testing.TB, meshes, n int, place func(int) (cluster int, namespa
 	for _, d := range f.all {
 		f.hub.put(t, d)
 	}
-	f.n = networkOf(f.istio, f.istio.client, f.istio.client, f.hub, Options{
+	f.n = networkOf(f.istio, f.istio.held, f.istio.client, f.istio.client, f.hub, Options{
 		Cluster: "c0", AddressRange: DefaultAddressRange, MaxImports: DefaultMaxImports, Now: time.Now,
 	})
+	f.n.destinations = func(namespace string) iter.Seq[*v1alpha1.Destination] {
+		return func(yield func(*v1alpha1.Destination) bool) {
+			for o := range f.hub.held.Each(&v1alpha1.Destination{}, namespace) {
+				if !yield(o.(*v1alpha1.Destination)) {
+					return
+				}
+			}
+		}
+	}
 	f.n.view.Store(newView(f.n.namespace, []v1alpha1.VirtualMesh{vm}, members, []acceptedPolicy{{
 		policy.Accepted{Name: "shop.isthmus-system", Spec: &v1alpha1.AccessPolicySpec{}}, 1,
 	}}))
 	return f
+}
+
+// stripForeign is how the hub's cache shows an object.
+func stripForeign(obj any) (any, error) {
+	if obj.(client.Object).GetNamespace() == "isthmus-c0" {
+		return obj, nil
+	}
+	return hublink.StripForeign(obj)
 }
 
 func meshOf(i int) *v1alpha1.Mesh {
@@ -299,11 +365,11 @@ func (f *fleet) carryOut(r func(context.Context, ctrl.Request) (ctrl.Result, err
 }
 
 // newSide makes a cluster of which the given kinds are known.
-func newSide(t testing.TB, transform toolscache.TransformFunc, kinds ...func(*runtime.Scheme) error) *side {
+func newSide(t testing.TB, transform toolscache.TransformFunc, pack func(client.Object) compact.Packed, kinds ...func(*runtime.Scheme) error) *side {
 	t.Helper()
 	s := &side{
 		scheme: runtime.NewScheme(), mapper: meta.NewDefaultRESTMapper(nil), transform: transform,
-		server: &server{objects: map[string]map[string]any{}}, informers: map[schema.GroupVersionKind]toolscache.SharedIndexInformer{},
+		held: compact.NewSet(pack), server: &server{objects: map[string]map[string]any{}}, informers: map[schema.GroupVersionKind]toolscache.SharedIndexInformer{},
 	}
 	for _, add := range kinds {
 		if err := add(s.scheme); err != nil {
@@ -327,7 +393,7 @@ func newSide(t testing.TB, transform toolscache.TransformFunc, kinds ...func(*ru
 				},
 				WatchFuncWithContext: func(context.Context, metav1.ListOptions) (apiwatch.Interface, error) { return apiwatch.NewFake(), nil },
 			}
-			s.informers[gvk] = toolscache.NewSharedIndexInformer(toolscache.ToListWatcherWithWatchListSemantics(lw, noWatchList{}), kind, resync, indexers)
+			s.informers[gvk] = s.held.NewInformer(toolscache.ToListWatcherWithWatchListSemantics(lw, noWatchList{}), kind, resync, indexers)
 			return s.informers[gvk]
 		},
 	})
@@ -419,7 +485,8 @@ type server struct {
 
 func (s *server) RoundTrip(r *http.Request) (*http.Response, error) {
 	path, ofStatus := strings.CutSuffix(r.URL.Path, "/status")
-	code, answer := http.StatusOK, any(nil)
+	code := http.StatusOK
+	var answer any
 	if r.Method == http.MethodGet {
 		if o, ok := s.objects[path]; ok {
 			answer = o
@@ -436,7 +503,7 @@ func (s *server) RoundTrip(r *http.Request) (*http.Response, error) {
 			o := body.(map[string]any)
 			path += "/" + metadata(o)["name"].(string)
 			s.objects[path] = o
-			metadata(o)["uid"] = path
+			metadata(o)["uid"] = fmt.Sprintf("%08x-0000-0000-0000-000000000000", s.version)
 			own(o, owner, "Update", "", o)
 		} else if err := s.patch(path, ofStatus, r.Header.Get("Content-Type"), owner, body); err != nil {
 			return nil, err

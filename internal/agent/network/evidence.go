@@ -44,9 +44,8 @@ func (n *network) annotations() map[string]string {
 // evidence asks what home agents say of their exports. An absent Destination proves nothing by itself: a cache may be cold, or
 // the hub may have been restored. An agent that is alive and says that just those it federates are to be seen proves it.
 type evidence struct {
-	hub   client.Reader // the API server itself
-	cache client.Reader
-	now   func() time.Time
+	hub client.Reader // the API server itself
+	now func() time.Time
 
 	mu   sync.Mutex
 	memo map[string]said
@@ -60,10 +59,10 @@ type said struct {
 
 const memory = 2 * time.Second
 
-// exports reports whether the home agent of a mesh, by the accepted spec of at least a generation, federates just what the
+// seesExports reports whether the home agent of a mesh, by the accepted spec of at least a generation, federates just what the
 // hub's cache shows.
-func (e *evidence) exports(ctx context.Context, namespace, mesh string, generation int64) (bool, error) {
-	meshes, err := e.ask(ctx, namespace)
+func (n *network) seesExports(ctx context.Context, namespace, mesh string, generation int64) (bool, error) {
+	meshes, err := n.evidence.ask(ctx, namespace)
 	if err != nil {
 		return false, err
 	}
@@ -71,14 +70,10 @@ func (e *evidence) exports(ctx context.Context, namespace, mesh string, generati
 	if !ok || says.Generation < generation {
 		return false, nil
 	}
-	var list v1alpha1.DestinationList
-	if err := e.cache.List(ctx, &list, client.InNamespace(namespace), client.UnsafeDisableDeepCopy); err != nil {
-		return false, err
-	}
 	var names []string
-	for i := range list.Items {
-		if list.Items[i].Spec.Mesh == mesh {
-			names = append(names, list.Items[i].Name)
+	for d := range n.destinations(namespace) {
+		if d.Spec.Mesh == mesh {
+			names = append(names, d.Name)
 		}
 	}
 	return federation.DigestOf(names) == says.Digest, nil

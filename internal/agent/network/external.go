@@ -49,7 +49,7 @@ func (n *network) reconcileExternal(ctx context.Context, req ctrl.Request) (ctrl
 	}
 	gone := apierrors.IsNotFound(err)
 	destination := externalPrefix + req.String()
-	have, err := n.objects.madeFor(ctx, destination, &networkingv1.DestinationRuleList{})
+	have, err := n.objects.madeFor(ctx, destination, &networkingv1.DestinationRule{})
 	if err != nil {
 		return ctrl.Result{}, err
 	}

@@ -35,7 +35,7 @@ func (n *network) lookForAPIServers(ctx context.Context) error {
 func (n *network) apiServers(ctx context.Context) (map[string]bool, error) {
 	out := map[string]bool{}
 	var service corev1.Service
-	if err := n.live.Get(ctx, client.ObjectKey{Namespace: "default", Name: "kubernetes"}, &service); client.IgnoreNotFound(err) != nil {
+	if err := client.IgnoreNotFound(n.live.Get(ctx, client.ObjectKey{Namespace: "default", Name: "kubernetes"}, &service)); err != nil {
 		return nil, err
 	}
 	for _, ip := range service.Spec.ClusterIPs {

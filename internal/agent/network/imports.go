@@ -49,7 +49,7 @@ func (n *network) reconcileImport(ctx context.Context, req ctrl.Request) (ctrl.R
 	if err != nil {
 		return ctrl.Result{}, err
 	}
-	have, err := n.objects.madeFor(ctx, req.String(), &networkingv1.ServiceEntryList{}, &networkingv1.DestinationRuleList{})
+	have, err := n.objects.madeFor(ctx, req.String(), &networkingv1.ServiceEntry{}, &networkingv1.DestinationRule{})
 	if err != nil {
 		return ctrl.Result{}, err
 	}
@@ -170,7 +170,7 @@ func (i *importing) run(ctx context.Context) (outcome, error) {
 	address, err := i.addresses.of(host)
 	if err != nil {
 		i.report(finding.Finding{Reason: ReasonNoAddress, Message: err.Error()})
-		return settled, nil
+		return settled, nil //nolint:nilerr // it is reported, and nothing changes by trying again
 	}
 	out.ServiceEntry.Spec.Addresses = []string{address}
 	settled.holds = true
@@ -270,7 +270,7 @@ func (i *importing) gone(ctx context.Context, vm *membership.VirtualMesh) (outco
 		return settled, nil
 	}
 	home := i.have[0].GetAnnotations()[annotationMesh]
-	name, namespace, _ := cutLast(home)
+	name, namespace := cutLast(home)
 	if namespace != i.key.Namespace {
 		return settled, nil // not as we made it
 	}
@@ -278,7 +278,7 @@ func (i *importing) gone(ctx context.Context, vm *membership.VirtualMesh) (outco
 		i.report()
 		return settled, i.remove(ctx, "its mesh is no member any more", nil)
 	}
-	said, err := i.evidence.exports(ctx, namespace, name, vm.Generation)
+	said, err := i.seesExports(ctx, namespace, name, vm.Generation)
 	if err != nil || !said {
 		return outcome{holds: true, again: unsettled}, err
 	}

@@ -16,6 +16,7 @@ import (
 	securityv1 "istio.io/client-go/pkg/apis/security/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	toolscache "k8s.io/client-go/tools/cache"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -23,6 +24,7 @@ import (
 
 	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
 	"github.com/isthmus-mesh/isthmus/internal/kube"
+	"github.com/isthmus-mesh/isthmus/internal/kube/compact"
 )
 
 // fieldOwner is the field manager of what this package writes, and the value of its label isthmus.dev/managed-by.
@@ -57,49 +59,66 @@ func kindsOfIstio() []client.Object {
 
 // newLocal makes a view of Istio's objects in the agent's own cluster. Of objects of ours it holds a hash, and of ServiceEntries
 // hosts and addresses; objects of others are whole.
-func newLocal(mgr ctrl.Manager) (cluster.Cluster, error) {
+func newLocal(mgr ctrl.Manager, held *compact.Set) (cluster.Cluster, error) {
 	return cluster.New(mgr.GetConfig(), func(o *cluster.Options) {
 		o.Scheme = mgr.GetScheme()
 		o.Logger = mgr.GetLogger()
-		o.Cache = cache.Options{DefaultTransform: stub, ByObject: map[client.Object]cache.ByObject{
+		o.Cache = cache.Options{NewInformer: held.NewInformer, DefaultTransform: stub, ByObject: map[client.Object]cache.ByObject{
 			&discoveryv1.EndpointSlice{}: {Transform: stripSlice},
 		}}
 	})
 }
 
-func addIndexes(ctx context.Context, indexer client.FieldIndexer) error {
-	annotation := func(key string) client.IndexerFunc {
-		return func(o client.Object) []string {
-			if v := o.GetAnnotations()[key]; v != "" && isOurs(o) {
-				return []string{v}
-			}
-			return nil
-		}
-	}
+func addIndexes(ctx context.Context, c cache.Cache) error {
 	var errs []error
 	for _, kind := range kindsOfIstio() {
 		errs = append(errs,
-			indexer.IndexField(ctx, kind, byDestination, annotation(v1alpha1.AnnotationDestination)),
-			indexer.IndexField(ctx, kind, byVirtualMesh, func(o client.Object) []string {
-				if v := o.GetLabels()[v1alpha1.LabelVirtualMesh]; v != "" && isOurs(o) {
+			addIndex(ctx, c, kind, byDestination, func(o client.Object) string { return o.GetAnnotations()[v1alpha1.AnnotationDestination] }),
+			addIndex(ctx, c, kind, byVirtualMesh, func(o client.Object) string { return o.GetLabels()[v1alpha1.LabelVirtualMesh] }),
+			c.IndexField(ctx, kind, byMesh, func(o client.Object) []string {
+				if v := o.GetAnnotations()[annotationMesh]; v != "" && isOurs(o) && o.GetAnnotations()[v1alpha1.AnnotationDestination] == "" {
 					return []string{v}
 				}
 				return nil
-			}),
-			indexer.IndexField(ctx, kind, byMesh, func(o client.Object) []string {
-				if o.GetAnnotations()[v1alpha1.AnnotationDestination] != "" {
-					return nil
-				}
-				return annotation(annotationMesh)(o)
 			}))
 	}
-	errs = append(errs, indexer.IndexField(ctx, &networkingv1.DestinationRule{}, byHost, func(o client.Object) []string {
+	errs = append(errs, c.IndexField(ctx, &networkingv1.DestinationRule{}, byHost, func(o client.Object) []string {
 		if rule, ok := o.(*networkingv1.DestinationRule); ok && !isOurs(o) {
 			return []string{rule.Spec.Host}
 		}
 		return nil
 	}))
 	return errors.Join(errs...)
+}
+
+// addIndex adds an index of objects of ours by one value of each. One of the cache's own, which has a key more for lists within
+// a namespace, takes as much memory as all else of a packed object.
+func addIndex(ctx context.Context, c cache.Cache, kind client.Object, name string, value func(client.Object) string) error {
+	i, err := c.GetInformer(ctx, kind, cache.BlockUntilSynced(false))
+	if err != nil {
+		return err
+	}
+	return i.AddIndexers(toolscache.Indexers{name: func(obj any) ([]string, error) {
+		if o, ok := obj.(client.Object); ok && isOurs(o) {
+			if v := value(o); v != "" {
+				return []string{v}, nil
+			}
+		}
+		return nil, nil
+	}})
+}
+
+// indexerOf is what the cache holds of a kind.
+func indexerOf(ctx context.Context, c cache.Cache, kind client.Object) (toolscache.Indexer, error) {
+	i, err := c.GetInformer(ctx, kind)
+	if err != nil {
+		return nil, err
+	}
+	shared, ok := i.(interface{ GetIndexer() toolscache.Indexer })
+	if !ok {
+		return nil, fmt.Errorf("an informer of type %T has no indexer", i)
+	}
+	return shared.GetIndexer(), nil
 }
 
 // isOurs reports whether this package made an object.
@@ -120,6 +139,7 @@ func stub(obj any) (any, error) {
 			}
 		}
 		annotations[annotationHash] = hashOf(o)
+		o.SetLabels(map[string]string{v1alpha1.LabelManagedBy: fieldOwner, v1alpha1.LabelVirtualMesh: o.GetLabels()[v1alpha1.LabelVirtualMesh]})
 		switch o := o.(type) {
 		case *networkingv1.ServiceEntry:
 			hosts, addrs := o.Spec.Hosts, o.Spec.Addresses
@@ -206,8 +226,8 @@ func specOf(o client.Object) proto.Message {
 
 // objects applies and deletes objects of this cluster.
 type objects struct {
-	client.Client               // reads past the cache
-	cache         client.Reader // stubs
+	client.Client             // reads past the cache
+	cache         cache.Cache // stubs
 }
 
 // cached labels what is wanted, and returns what the cache has of its name.
@@ -289,13 +309,20 @@ func (o *objects) newOf(kind string) (client.Object, error) {
 }
 
 // madeFor returns the objects that were made for a Destination, of all kinds or of those that are given.
-func (o *objects) madeFor(ctx context.Context, destination string, kinds ...client.ObjectList) ([]client.Object, error) {
+func (o *objects) madeFor(ctx context.Context, destination string, kinds ...client.Object) ([]client.Object, error) {
 	var out []client.Object
-	for _, list := range kinds {
-		if err := o.cache.List(ctx, list, client.MatchingFields{byDestination: destination}); err != nil {
+	for _, kind := range kinds {
+		indexer, err := indexerOf(ctx, o.cache, kind)
+		if err != nil {
 			return nil, err
 		}
-		out = append(out, items(list)...)
+		list, err := indexer.ByIndex(byDestination, destination)
+		if err != nil {
+			return nil, err
+		}
+		for _, obj := range list {
+			out = append(out, obj.(client.Object).DeepCopyObject().(client.Object))
+		}
 	}
 	return out, nil
 }

@@ -3,7 +3,6 @@ package network
 import (
 	"cmp"
 	"context"
-	"fmt"
 	"slices"
 	"time"
 
@@ -57,9 +56,7 @@ func (n *network) reconcileView(ctx context.Context, _ ctrl.Request) (ctrl.Resul
 		}
 	}
 	if d.everything || len(d.homes) > 0 {
-		if imports, err = n.allImports(ctx, d); err != nil {
-			return ctrl.Result{}, err
-		}
+		imports = n.allImports(d)
 	}
 	for _, r := range own {
 		n.progress.expect(work{ownWork, r.Namespace, r.Name}, v.sequence)
@@ -76,9 +73,7 @@ func (n *network) reconcileView(ctx context.Context, _ ctrl.Request) (ctrl.Resul
 	n.enqueue(ownController, 0, own...)
 	n.enqueue(importController, 0, imports...)
 	if d.everything {
-		if err := n.lookAtExternal(ctx); err != nil {
-			return ctrl.Result{}, err
-		}
+		n.lookAtExternal()
 		n.enqueue(reachController, unsettled, n.ownMeshes()...)
 	}
 	n.lookAtMeshes(0)
@@ -159,7 +154,7 @@ func sooner(a, b time.Duration) time.Duration {
 
 // policyGone asks the hub whether an AccessPolicy was deleted, and not with all of its kind.
 func (n *network) policyGone(ctx context.Context, name string) (bool, error) {
-	object, _, _ := cutLast(name)
+	object, _ := cutLast(name)
 	var p v1alpha1.AccessPolicy
 	err := n.hub.GetAPIReader().Get(ctx, types.NamespacedName{Namespace: v1alpha1.SystemNamespace, Name: object}, &p)
 	if !apierrors.IsNotFound(err) {
@@ -198,12 +193,8 @@ func (n *network) allOwn(ctx context.Context) ([]ctrl.Request, error) {
 }
 
 // allImports are the Destinations of other clusters that concern a difference, and those that were imported.
-func (n *network) allImports(ctx context.Context, d difference) ([]ctrl.Request, error) {
+func (n *network) allImports(d difference) []ctrl.Request {
 	concerned := func(namespace string) bool { return namespace != n.namespace && (d.everything || d.homes[namespace]) }
-	var list v1alpha1.DestinationList
-	if err := n.hub.GetClient().List(ctx, &list, client.UnsafeDisableDeepCopy); err != nil {
-		return nil, err
-	}
 	seen := map[types.NamespacedName]bool{}
 	var out []ctrl.Request
 	add := func(key types.NamespacedName) {
@@ -212,25 +203,20 @@ func (n *network) allImports(ctx context.Context, d difference) ([]ctrl.Request,
 			out = append(out, ctrl.Request{NamespacedName: key})
 		}
 	}
-	for i := range list.Items {
-		add(client.ObjectKeyFromObject(&list.Items[i]))
+	for d := range n.destinations("") {
+		add(client.ObjectKeyFromObject(d))
 	}
 	for _, key := range n.imports.keys() {
 		add(key)
 	}
-	return out, nil
+	return out
 }
 
 // lookAtExternal has ServiceEntries of external services looked at.
-func (n *network) lookAtExternal(ctx context.Context) error {
-	var entries networkingv1.ServiceEntryList
-	if err := n.istio.GetCache().List(ctx, &entries, client.UnsafeDisableDeepCopy); err != nil {
-		return fmt.Errorf("listing ServiceEntries: %w", err)
-	}
-	for _, e := range entries.Items {
+func (n *network) lookAtExternal() {
+	for e := range n.held.Each(&networkingv1.ServiceEntry{}, "") {
 		if !isOurs(e) {
 			n.enqueue(externController, 0, requestOf(e)...)
 		}
 	}
-	return nil
 }

@@ -185,7 +185,7 @@ func (m *meshWork) policies(ctx context.Context) error {
 		return err
 	}
 	if denial != nil {
-		_, exists := m.find(func(o client.Object) bool { return isDenial(o) })
+		_, exists := m.find(isDenial)
 		switch {
 		case len(m.problems) > before: // an allowance could not be written
 			m.waiting = m.waiting || !exists
@@ -409,7 +409,7 @@ func (m *meshWork) applied(ctx context.Context, live *v1alpha1.Mesh) (out []v1al
 			}
 			continue
 		}
-		name, namespace, _ := cutLast(was.Name)
+		name, namespace := cutLast(was.Name)
 		label := kube.VirtualMeshLabel(name, namespace)
 		if !m.view.givenUp(label, m.mesh) || !m.progress.settled(ownWork, importWork) {
 			out = append(out, was)
@@ -445,15 +445,13 @@ func (m *meshWork) settled() bool {
 
 // leftOf reports whether this cluster still has objects of a virtual mesh.
 func (m *meshWork) leftOf(ctx context.Context, label string) (bool, error) {
-	for _, list := range []client.ObjectList{
-		&networkingv1.ServiceEntryList{}, &networkingv1.DestinationRuleList{}, &networkingv1.GatewayList{},
-		&securityv1.AuthorizationPolicyList{}, &securityv1.PeerAuthenticationList{},
-	} {
-		if err := m.istio.GetCache().List(ctx, list, client.MatchingFields{byVirtualMesh: label}, client.UnsafeDisableDeepCopy); err != nil {
+	for _, kind := range kindsOfIstio() {
+		indexer, err := indexerOf(ctx, m.istio.GetCache(), kind)
+		if err != nil {
 			return false, err
 		}
-		if len(items(list)) > 0 {
-			return true, nil
+		if keys, err := indexer.IndexKeys(byVirtualMesh, label); err != nil || len(keys) > 0 {
+			return err == nil, err
 		}
 	}
 	return false, nil

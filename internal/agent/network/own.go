@@ -52,7 +52,7 @@ func (n *network) reconcileOwn(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		return ctrl.Result{}, nil
 	}
 	vm := v.of(mesh)
-	have, err := n.objects.madeFor(ctx, req.String(), &securityv1.AuthorizationPolicyList{})
+	have, err := n.objects.madeFor(ctx, req.String(), &securityv1.AuthorizationPolicy{})
 	if err != nil {
 		return ctrl.Result{}, err
 	}
@@ -318,7 +318,7 @@ func (n *network) ownGone(ctx context.Context, v *view, req ctrl.Request) (ctrl.
 	if called {
 		return ctrl.Result{RequeueAfter: unsettled}, nil
 	}
-	have, err := n.objects.madeFor(ctx, req.String(), &securityv1.AuthorizationPolicyList{})
+	have, err := n.objects.madeFor(ctx, req.String(), &securityv1.AuthorizationPolicy{})
 	if err != nil {
 		return ctrl.Result{}, err
 	}
@@ -345,7 +345,7 @@ func (n *network) ownGone(ctx context.Context, v *view, req ctrl.Request) (ctrl.
 // givenUp reports whether all that was made for a Destination belongs to virtual meshes that users have given up.
 func (n *network) givenUp(v *view, mesh *v1alpha1.Mesh, d *v1alpha1.Destination, have []client.Object) bool {
 	if f := d.Status.AppliedFederation; f != nil {
-		name, namespace, _ := cutLast(f.VirtualMesh)
+		name, namespace := cutLast(f.VirtualMesh)
 		if !v.givenUp(kube.VirtualMeshLabel(name, namespace), mesh) {
 			return false
 		}
@@ -379,17 +379,17 @@ func annotate(o client.Object, mesh string) {
 }
 
 func labelOf(vm *membership.VirtualMesh) string {
-	name, namespace, _ := cutLast(vm.Name)
+	name, namespace := cutLast(vm.Name)
 	return kube.VirtualMeshLabel(name, namespace)
 }
 
 // cutLast splits "<name>.<namespace>": a name may have dots, a namespace has none.
-func cutLast(qualified string) (name, namespace string, ok bool) {
+func cutLast(qualified string) (name, namespace string) {
 	i := strings.LastIndexByte(qualified, '.')
 	if i < 0 {
-		return qualified, "", false
+		return qualified, ""
 	}
-	return qualified[:i], qualified[i+1:], true
+	return qualified[:i], qualified[i+1:]
 }
 
 func atMost[T any](list []T, limit int) []T { return list[:min(len(list), limit)] }

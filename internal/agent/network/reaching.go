@@ -123,7 +123,7 @@ func (n *network) targets(ctx context.Context, home *v1alpha1.Mesh, roots pki.Bu
 	slices.SortFunc(keys, func(a, b types.NamespacedName) int { return cmp.Compare(a.Name, b.Name) })
 	for _, key := range keys {
 		d := &v1alpha1.Destination{}
-		if err := n.hub.GetClient().Get(ctx, key, d); client.IgnoreNotFound(err) != nil {
+		if err := client.IgnoreNotFound(n.hub.GetClient().Get(ctx, key, d)); err != nil {
 			return nil, err
 		}
 		if d.Spec.Mesh != home.Name || len(d.Spec.Identities) == 0 {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"net/netip"
 	"strings"
 	"sync"
@@ -24,6 +25,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/internal/agent/discovery"
 	"github.com/isthmus-mesh/isthmus/internal/federation"
 	"github.com/isthmus-mesh/isthmus/internal/kube"
+	"github.com/isthmus-mesh/isthmus/internal/kube/compact"
 	"github.com/isthmus-mesh/isthmus/internal/kube/hublink"
 )
 
@@ -88,12 +90,12 @@ func Setup(link *hublink.Link, local *discovery.Local, o Options) {
 		}
 		return nil
 	})
-	link.Setup(func(ctx context.Context, mgr ctrl.Manager, hub cluster.Cluster) error {
-		n, err := newNetwork(ctx, mgr, hub, local, o)
+	link.Setup(func(_ context.Context, mgr ctrl.Manager, hub cluster.Cluster) error {
+		n, err := newNetwork(mgr, hub, local, o)
 		if err != nil {
 			return fmt.Errorf("setting up the network part: %w", err)
 		}
-		n.refresh, n.server = link.Refresh, link.Server
+		n.refresh, n.server, n.destinations = link.Refresh, link.Server, link.Destinations
 		running.Store(n)
 		return mgr.Add(n)
 	}, Kinds()...)
@@ -105,12 +107,15 @@ type network struct {
 	namespace string // of this cluster, in the hub
 	mgr       ctrl.Manager
 	istio     cluster.Cluster // the caches of Istio's objects
+	held      *compact.Set    // what they hold
 	objects   *objects
 	live      client.Reader // this cluster's API server itself
 	hub       cluster.Cluster
 	discovery *discovery.Local
 	refresh   func()        // has the heartbeat sent at once
 	server    func() string // where the hub is, "<host>:<port>"
+	// destinations are those that the hub's cache holds of a namespace, or with "" of all, one after the other.
+	destinations func(namespace string) iter.Seq[*v1alpha1.Destination]
 
 	view      atomic.Pointer[view]
 	progress  *progress
@@ -142,22 +147,24 @@ type network struct {
 	allQueues chan struct{} // closed when each controller has its queue
 }
 
-func newNetwork(ctx context.Context, mgr ctrl.Manager, hub cluster.Cluster, local *discovery.Local, o Options) (*network, error) {
-	istio, err := newLocal(mgr)
+func newNetwork(mgr ctrl.Manager, hub cluster.Cluster, local *discovery.Local, o Options) (*network, error) {
+	held := compact.NewSet(pack)
+	istio, err := newLocal(mgr, held)
 	if err != nil {
 		return nil, err
 	}
-	n := networkOf(istio, mgr.GetClient(), mgr.GetAPIReader(), hub, o)
+	n := networkOf(istio, held, mgr.GetClient(), mgr.GetAPIReader(), hub, o)
 	n.mgr, n.discovery = mgr, local
 	return n, nil
 }
 
 // networkOf makes what the reconcilers share of the caches of this cluster and the hub, and of clients of this cluster.
-func networkOf(istio cluster.Cluster, c client.Client, live client.Reader, hub cluster.Cluster, o Options) *network {
+func networkOf(istio cluster.Cluster, held *compact.Set, c client.Client, live client.Reader, hub cluster.Cluster, o Options) *network {
 	n := &network{
 		Options:   o,
 		namespace: kube.ClusterNamespace(o.Cluster),
 		istio:     istio,
+		held:      held,
 		objects:   &objects{Client: c, cache: istio.GetCache()},
 		live:      live,
 		hub:       hub,
@@ -178,7 +185,7 @@ func networkOf(istio cluster.Cluster, c client.Client, live client.Reader, hub c
 	n.turns.pace = &pace{interval: writeInterval, atOnce: max(leastWrites, writesAtOnce*o.MaxImports)}
 	n.progress = newProgress(func() { n.lookAtMeshes(0) })
 	n.reports = newReports(func() { n.lookAtMeshes(reportDelay) })
-	n.evidence = &evidence{hub: hub.GetAPIReader(), cache: hub.GetCache(), now: o.Now, memo: map[string]said{}}
+	n.evidence = &evidence{hub: hub.GetAPIReader(), now: o.Now, memo: map[string]said{}}
 	return n
 }
 
@@ -198,7 +205,7 @@ func (n *network) Start(ctx context.Context) error {
 	if err != nil {
 		return nil //nolint:nilerr // only the end of ctx
 	}
-	if err := addIndexes(ctx, n.istio.GetFieldIndexer()); err != nil {
+	if err := addIndexes(ctx, n.istio.GetCache()); err != nil {
 		return err
 	}
 	for _, kind := range kindsOfIstio() {
@@ -212,9 +219,7 @@ func (n *network) Start(ctx context.Context) error {
 	if !n.istio.GetCache().WaitForCacheSync(ctx) {
 		return nil // only the end of ctx
 	}
-	if err := n.recall(ctx); err != nil {
-		return ignoreEnd(ctx, err)
-	}
+	n.recall()
 	if err := n.addControllers(); err != nil {
 		return err
 	}
@@ -237,38 +242,31 @@ func (n *network) served(ctx context.Context) error {
 
 func ignoreEnd(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
-		return nil
+		return nil //nolint:nilerr // the end of ctx is no error
 	}
 	return err
 }
 
 // recall learns from the cluster what this agent made before it started: addresses and imports.
-func (n *network) recall(ctx context.Context) error {
-	var entries networkingv1.ServiceEntryList
-	if err := n.istio.GetCache().List(ctx, &entries, client.UnsafeDisableDeepCopy); err != nil {
-		return err
-	}
-	for _, e := range entries.Items {
-		if isOurs(e) && len(e.Spec.Hosts) == 1 {
+func (n *network) recall() {
+	var others []*networkingv1.ServiceEntry
+	for o := range n.held.Each(&networkingv1.ServiceEntry{}, "") {
+		switch e := o.(*networkingv1.ServiceEntry); {
+		case !isOurs(e):
+			others = append(others, e)
+		case len(e.Spec.Hosts) == 1:
 			n.addresses.claim(e.Spec.Hosts[0], e.Spec.Addresses)
 			n.imports.recall(e.Annotations[v1alpha1.AnnotationDestination], e.Spec.Hosts[0], sizeOf(e))
 		}
 	}
-	var rules networkingv1.DestinationRuleList
-	if err := n.istio.GetCache().List(ctx, &rules, client.UnsafeDisableDeepCopy); err != nil {
-		return err
-	}
-	for _, r := range rules.Items {
-		if destination := r.Annotations[v1alpha1.AnnotationDestination]; isOurs(r) && !strings.HasPrefix(destination, externalPrefix) {
+	for r := range n.held.Each(&networkingv1.DestinationRule{}, "") {
+		if destination := r.GetAnnotations()[v1alpha1.AnnotationDestination]; isOurs(r) && !strings.HasPrefix(destination, externalPrefix) {
 			n.imports.recall(destination, "", sizeOf(r))
 		}
 	}
-	for _, e := range entries.Items {
-		if !isOurs(e) {
-			n.addresses.reserve(client.ObjectKeyFromObject(e).String(), e.Spec.Addresses)
-		}
+	for _, e := range others {
+		n.addresses.reserve(client.ObjectKeyFromObject(e).String(), e.Spec.Addresses)
 	}
-	return nil
 }
 
 // exportsOf returns the exports of an own mesh. The caller holds n.mu.

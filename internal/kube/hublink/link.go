@@ -3,6 +3,7 @@ package hublink
 import (
 	"context"
 	"fmt"
+	"iter"
 	"maps"
 	"net"
 	"sync"
@@ -22,6 +23,7 @@ import (
 
 	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
 	"github.com/isthmus-mesh/isthmus/internal/kube"
+	"github.com/isthmus-mesh/isthmus/internal/kube/compact"
 	"github.com/isthmus-mesh/isthmus/internal/version"
 )
 
@@ -64,6 +66,7 @@ type Link struct {
 	mgr       ctrl.Manager
 	hub       cluster.Cluster
 	transport *transport
+	held      *compact.Set
 	log       logr.Logger
 
 	mu       sync.Mutex
@@ -88,6 +91,7 @@ func New(mgr ctrl.Manager, opts Options) (*Link, error) {
 		namespace:  kube.ClusterNamespace(opts.Cluster),
 		mgr:        mgr,
 		transport:  &transport{},
+		held:       compact.NewSet(Pack),
 		credential: make(chan struct{}, 1),
 		log:        mgr.GetLogger().WithName("hublink"),
 	}
@@ -97,7 +101,7 @@ func New(mgr ctrl.Manager, opts Options) (*Link, error) {
 		UserAgent: "isthmus-agent/" + version.Version,
 		QPS:       -1, // the hub's API priority and fairness decides
 	}
-	held, err := cached(l.namespace)
+	held, err := cached(l.namespace, l.held)
 	if err != nil {
 		return nil, err
 	}
@@ -150,6 +154,18 @@ func (l *Link) Server() string {
 // Destinations that are labelled as federated; and VirtualMeshes, AccessPolicies and Settings. So who watches or lists Meshes
 // or Destinations says of which namespace. Reads of it fail, or wait for their context, until the hub has answered once.
 func (l *Link) Hub() cluster.Cluster { return l.hub }
+
+// Destinations yields those that the hub's cache holds of a namespace, or with "" of all, one after the other: of other
+// clusters there are many. They must not be changed, and one may come twice.
+func (l *Link) Destinations(namespace string) iter.Seq[*v1alpha1.Destination] {
+	return func(yield func(*v1alpha1.Destination) bool) {
+		for o := range l.held.Each(&v1alpha1.Destination{}, namespace) {
+			if d, ok := o.(*v1alpha1.Destination); ok && !yield(d) {
+				return
+			}
+		}
+	}
+}
 
 // Namespace is the namespace of this cluster in the hub.
 func (l *Link) Namespace() string { return l.namespace }

@@ -97,7 +97,7 @@ func TestRights(t *testing.T) {
 	shared := destination("west", "shared", federated)
 	create(shared)
 	shared.Status = v1alpha1.DestinationStatus{
-		AppliedFederation: &v1alpha1.AppliedFederation{FederatedToMeshes: []string{"*"}}, Errors: []string{"an error"},
+		AppliedFederation: &v1alpha1.AppliedFederation{FederatedToMeshes: []string{"*"}, Subsets: []string{"v1"}}, Errors: []string{"an error"},
 	}
 	if err := c.Client.Status().Update(ctx, shared); err != nil {
 		t.Fatal(err)
@@ -190,7 +190,7 @@ func TestRights(t *testing.T) {
 		t.Errorf("of another cluster's there is more than is needed: %+v", theirs)
 	}
 	if s := theirs.Spec; len(s.Identities) != 1 || s.KubeService.Labels["team"] != "a" || len(s.KubeService.Ports) != 1 ||
-		theirs.Status.AppliedFederation == nil || theirs.Labels[v1alpha1.LabelFederated] != "true" {
+		theirs.Status.AppliedFederation == nil || len(theirs.Status.AppliedFederation.Subsets) != 1 {
 		t.Errorf("of another cluster's there is less than is needed: %+v", theirs)
 	}
 	if own.ManagedFields == nil || own.Annotations == nil || own.Spec.KubeService.Selector == nil || own.Spec.KubeService.Subsets == nil {
