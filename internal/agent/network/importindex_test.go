@@ -1,0 +1,118 @@
+package network
+
+import (
+	"fmt"
+	"testing"
+
+	"k8s.io/apimachinery/pkg/types"
+	"pgregory.net/rapid"
+)
+
+func importKey(cluster string, i int) types.NamespacedName {
+	return types.NamespacedName{Namespace: "isthmus-" + cluster, Name: fmt.Sprintf("s%d.shop", i)}
+}
+
+func TestShares(t *testing.T) {
+	const limit = 3
+	x := newImportIndex()
+	host := func(cluster string, i int) string { return fmt.Sprintf("s%d.shop.svc.%s.global", i, cluster) }
+	admit := func(cluster string, i, size int) string {
+		return x.admit(importKey(cluster, i), host(cluster, i), size, limit)
+	}
+	for i := range limit {
+		if reason := admit("west", i, 100); reason != "" {
+			t.Fatal(reason)
+		}
+	}
+	if reason := admit("west", 3, 100); reason != ReasonTooManyImports || !x.full(importKey("west", 4), limit) || x.full(importKey("west", 0), limit) {
+		t.Errorf("the fourth: %s", reason)
+	}
+	if reason := admit("north", 0, 100); reason != "" {
+		t.Errorf("that of another: %s", reason)
+	}
+	// What is there may grow within the share of its cluster, and always shrink.
+	for size, want := range map[int]string{limit*averageSize - 200: "", limit * averageSize: ReasonImportsTooLarge, 1 << 40: ReasonImportsTooLarge, 50: ""} {
+		if reason := admit("west", 0, size); reason != want {
+			t.Errorf("%d bytes: %s, want %s", size, reason, want)
+		}
+	}
+	if reason := admit("north", 1, limit*averageSize+1); reason != ReasonImportsTooLarge {
+		t.Errorf("a large one: %s", reason)
+	}
+	// Whoever waits gets the room that is given up, and nobody as long as there is none.
+	if next := x.next("isthmus-west", limit); len(next) != 0 {
+		t.Errorf("there is no room, and next is %v", next)
+	}
+	if !x.drop(importKey("west", 1).String(), host("west", 1)) || x.drop(importKey("west", 1).String(), host("west", 1)) {
+		t.Error("dropped not once")
+	}
+	next := x.next("isthmus-west", limit)
+	if len(next) != 1 || next[0].Name != "s3.shop" && next[0].Name != "s4.shop" {
+		t.Fatalf("next is %v", next)
+	}
+	if !x.come(next[0].NamespacedName) || x.come(next[0].NamespacedName) {
+		t.Error("it has not waited once")
+	}
+	if reason := x.admit(next[0].NamespacedName, "new.shop.svc.west.global", 1, limit); reason != "" {
+		t.Error(reason)
+	}
+	if x.remove(next[0].String()) != "new.shop.svc.west.global" || x.remove(next[0].String()) != "" {
+		t.Error("removed not once")
+	}
+}
+
+// TestSharesAddUp: whatever comes and goes, what is counted is what is there.
+func TestSharesAddUp(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		const limit = 5
+		x := newImportIndex()
+		type imported struct {
+			host string
+			size int
+		}
+		have := map[types.NamespacedName]imported{}
+		for range rapid.IntRange(1, 100).Draw(t, "steps") {
+			key := importKey(rapid.SampledFrom([]string{"west", "north"}).Draw(t, "cluster"), rapid.IntRange(0, 9).Draw(t, "service"))
+			host := key.Name + "." + key.Namespace + "." + rapid.SampledFrom([]string{"global", "example"}).Draw(t, "suffix")
+			was, there := have[key]
+			switch rapid.IntRange(0, 3).Draw(t, "what") {
+			case 0:
+				size := rapid.IntRange(0, 3*averageSize).Draw(t, "size")
+				if x.admit(key, host, size, limit) == "" {
+					if there && was.host != host {
+						x.drop(key.String(), was.host)
+					}
+					have[key] = imported{host, size}
+				}
+			case 1:
+				if x.drop(key.String(), host) != (there && was.host == host) {
+					t.Fatalf("drop of %s %s, which is %v", key, host, was)
+				}
+				if there && was.host == host {
+					delete(have, key)
+				}
+			case 2:
+				if got := x.remove(key.String()); got != was.host {
+					t.Fatalf("removed %q, want %q", got, was.host)
+				}
+				delete(have, key)
+			case 3:
+				x.full(key, limit)
+				x.come(key)
+			}
+		}
+		count, size := map[string]int{}, map[string]int{}
+		for key, i := range have {
+			count[key.Namespace]++
+			size[key.Namespace] += i.size
+		}
+		for namespace, home := range x.byHome {
+			if home.count != count[namespace] || home.size != size[namespace] || home.count > limit || home.size > limit*averageSize {
+				t.Fatalf("%s: %+v, want %d and %d", namespace, home, count[namespace], size[namespace])
+			}
+		}
+		if x.len() != len(have) || len(x.keys()) != len(have) {
+			t.Fatalf("%d imports, want %d", x.len(), len(have))
+		}
+	})
+}
