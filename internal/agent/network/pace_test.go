@@ -49,7 +49,9 @@ func TestPace(t *testing.T) {
 func TestTurns(t *testing.T) {
 	now := time.Unix(0, 0)
 	turns := turns{pace: &pace{interval: time.Second, atOnce: 10}}
-	key := func(i int) types.NamespacedName { return types.NamespacedName{Namespace: "isthmus-west", Name: fmt.Sprint(i)} }
+	key := func(i int) types.NamespacedName {
+		return types.NamespacedName{Namespace: "isthmus-west", Name: fmt.Sprint(i)}
+	}
 	const destinations = 100
 	writes := 0
 	next := [destinations]time.Time{} // when the queue looks at one again

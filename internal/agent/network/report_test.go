@@ -49,7 +49,9 @@ func TestReportsAreFair(t *testing.T) {
 	if kept := len(r.byMesh["mesh"]["isthmus-a-hostile"].told); kept != maxTold {
 		t.Errorf("of %d findings are kept", kept)
 	}
-	if all := r.of("mesh", 1<<20); !slices.ContainsFunc(all, func(s string) bool { return strings.HasPrefix(s, fmt.Sprintf("%d more destinations of cluster a-hostile", many-maxTold)) }) {
+	if all := r.of("mesh", 1<<20); !slices.ContainsFunc(all, func(s string) bool {
+		return strings.HasPrefix(s, fmt.Sprintf("%d more destinations of cluster a-hostile", many-maxTold))
+	}) {
 		t.Error("it is not said that there are more")
 	}
 
