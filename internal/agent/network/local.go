@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"maps"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -230,20 +231,16 @@ type objects struct {
 	cache         cache.Cache // stubs
 }
 
-// cached labels what is wanted, and returns what the cache has of its name.
+// cached labels what is wanted, and returns what the cache has of its name, which must not be changed.
 func (o *objects) cached(ctx context.Context, want client.Object, virtualMesh string) (client.Object, error) {
 	labels := map[string]string{v1alpha1.LabelManagedBy: fieldOwner, v1alpha1.LabelVirtualMesh: virtualMesh}
 	maps.Copy(labels, want.GetLabels())
 	want.SetLabels(labels)
-	gvk, err := o.GroupVersionKindFor(want)
-	if err != nil {
-		return nil, err
+	have, ok := reflect.New(reflect.TypeOf(want).Elem()).Interface().(client.Object)
+	if !ok {
+		return nil, fmt.Errorf("a %T is no object", want)
 	}
-	have, err := o.newOf(gvk.Kind)
-	if err != nil {
-		return nil, err
-	}
-	return have, o.cache.Get(ctx, client.ObjectKeyFromObject(want), have)
+	return have, o.cache.Get(ctx, client.ObjectKeyFromObject(want), have, &client.GetOptions{UnsafeDisableDeepCopy: new(true)})
 }
 
 // is reports whether the cache shows an object to be as want says.
@@ -299,16 +296,7 @@ func (o *objects) delete(ctx context.Context, have client.Object, why string) er
 	return client.IgnoreNotFound(err)
 }
 
-func (o *objects) newOf(kind string) (client.Object, error) {
-	for _, k := range kindsOfIstio() {
-		if gvk, err := o.GroupVersionKindFor(k); err == nil && gvk.Kind == kind {
-			return k, nil
-		}
-	}
-	return nil, fmt.Errorf("%s is no kind that this package makes", kind)
-}
-
-// madeFor returns the objects that were made for a Destination, of all kinds or of those that are given.
+// madeFor returns the objects of some kinds that were made for a Destination. They must not be changed.
 func (o *objects) madeFor(ctx context.Context, destination string, kinds ...client.Object) ([]client.Object, error) {
 	var out []client.Object
 	for _, kind := range kinds {
@@ -321,7 +309,9 @@ func (o *objects) madeFor(ctx context.Context, destination string, kinds ...clie
 			return nil, err
 		}
 		for _, obj := range list {
-			out = append(out, obj.(client.Object).DeepCopyObject().(client.Object))
+			if have, ok := obj.(client.Object); ok {
+				out = append(out, have)
+			}
 		}
 	}
 	return out, nil
