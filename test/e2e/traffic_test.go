@@ -259,6 +259,8 @@ type summary struct {
 	Outcomes     map[string]int
 	URLs         map[string]map[string]int
 	Failures     json.RawMessage
+	// LatencyMilliseconds of what succeeded. If all of it is slow, it is the machine.
+	LatencyMilliseconds struct{ P50, P99, Max float64 }
 }
 
 // loads counts runs: the container runtime wants a name for each.
@@ -273,7 +275,7 @@ func (w *world) startLoad(t *testing.T, context string, from program, rate int, 
 	}
 	loads++
 	args := []string{"exec", "--name", w.name, cluster(context), "--", "ctr", "-n", "k8s.io", "task", "exec", "--exec-id", fmt.Sprintf("load-%d-%d", time.Now().UnixNano(), loads),
-		strings.TrimPrefix(id, "containerd://"), "/sample", "load", "-duration", "0", "-timeout", "5s", "-rate", fmt.Sprint(rate)}
+		strings.TrimPrefix(id, "containerd://"), "/sample", "load", "-duration", "0", "-timeout", "10s", "-rate", fmt.Sprint(rate)}
 	for _, u := range urls {
 		args = append(args, "-url", u)
 	}
@@ -311,7 +313,7 @@ func (l *load) stop(t *testing.T) summary {
 func (l *load) stopClean(t *testing.T) {
 	t.Helper()
 	s := l.stop(t)
-	t.Logf("load in %s: %d sent, %d failed", l.cluster, s.Sent, s.Failed)
+	t.Logf("load in %s: %d sent, %d failed, latency in ms %+v", l.cluster, s.Sent, s.Failed, s.LatencyMilliseconds)
 	if s.Failed > 0 {
 		t.Errorf("%s: %d of %d requests failed: %v\n%s", l.cluster, s.Failed, s.Sent, s.URLs, tail(string(s.Failures), 3000))
 	}
