@@ -9,30 +9,36 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
+	"github.com/isthmus-mesh/isthmus/internal/agent/network"
 	"github.com/isthmus-mesh/isthmus/internal/kube"
 )
 
 const mib = 1 << 20
 
-// BenchmarkMemory measures the memory of the programs where a fleet of ten clusters has 100,000 Destinations, of which 10,000
-// are federated to an eleventh cluster, whose agent is measured, and the hub.
+// BenchmarkMemory measures the memory of the programs: the agent of a cluster, and the hub, where ten other clusters have
+// 100,000 Destinations, of which 10,000 are federated; and where a hostile member says of all of its 100,000 that they are.
+// It is that of the process with all its code, at its peak and after garbage collection.
 func BenchmarkMemory(b *testing.B) {
-	for _, tc := range []struct{ clusters, destinations, federated int }{
-		{10, 10_000, 10_000},
-		{10, 100_000, 10_000},
+	for _, tc := range []struct {
+		name                              string
+		clusters, destinations, federated int
+	}{
+		{"small", 1, 1000, 1000},
+		{"fleet", 10, 100_000, 10_000},
+		{"hostile", 1, 100_000, 100_000},
 	} {
-		b.Run(fmt.Sprintf("destinations=%d/federated=%d", tc.destinations, tc.federated), func(b *testing.B) {
+		b.Run(fmt.Sprintf("%s/clusters=%d/destinations=%d/federated=%d", tc.name, tc.clusters, tc.destinations, tc.federated), func(b *testing.B) {
 			w := newWorld(b)
 			meshes := []string{"istiod-istio-system-east"}
 			for i := range tc.clusters {
 				meshes = append(meshes, w.stranger(i))
 			}
 			w.inParallel(tc.destinations, func(i int) error {
-				return w.writeDestination(i%tc.clusters, i, i/tc.clusters < tc.federated/tc.clusters)
+				return w.writeDestination(i%tc.clusters, i, i < tc.federated)
 			})
 			east := w.join("east", "203.0.113.1")
 			w.virtualMesh(meshes...)
-			w.imported(east, tc.federated)
+			w.imported(east, min(tc.federated, network.DefaultMaxImports))
 			report(b, "agent", east.program)
 			report(b, "hub", w.program)
 			east.program.stop()

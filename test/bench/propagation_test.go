@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	networkingapi "istio.io/api/networking/v1alpha3"
 	networkingv1 "istio.io/client-go/pkg/apis/networking/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -83,6 +84,13 @@ func TestWrites(t *testing.T) {
 			"hub PATCH destinations": 1, "hub APPLY destinations/status": 1,
 			"east APPLY destinationrules": 1, "east APPLY serviceentries": 1,
 		}},
+		{"a Service whose name is taken", func() { f.createTaken("ratings") }, map[string]int{
+			"west POST services": 1, "west POST deployments": 1, "east POST serviceentries": 1, // by this test
+			"hub POST workloads": 1, "hub POST destinations": 1, "hub APPLY destinations/status": 1, "hub PATCH destinations": 1,
+			"east POST destinationrules":     1,
+			"hub APPLY meshes/status":        1, // that it is taken
+			"hub APPLY virtualmeshes/status": 1,
+		}},
 		{"the hub away for a moment", f.reconnect, map[string]int{}},
 		{"new agents", f.restart, map[string]int{}},
 	} {
@@ -150,6 +158,23 @@ func (f *pair) create(name string) time.Duration {
 	start := time.Now()
 	f.must(f.west.app(name))
 	return f.await(name, 9080).Sub(start)
+}
+
+// createTaken makes an app in west, for which east has a ServiceEntry of somebody else already.
+func (f *pair) createTaken(name string) {
+	f.Helper()
+	entry := &networkingv1.ServiceEntry{ObjectMeta: metav1.ObjectMeta{Namespace: "istio-system", Name: name + ".shop.svc.west.global"}}
+	entry.Spec.Hosts = []string{"somebody.example"}
+	entry.Spec.Ports = []*networkingapi.ServicePort{{Name: "http", Number: 80, Protocol: "HTTP"}}
+	f.must(f.east.Client.Create(f.ctx, entry))
+	f.must(f.west.app(name))
+	f.eventually("east to say that the name is taken", func() error {
+		mesh := &v1alpha1.Mesh{}
+		if err := f.hub.Client.Get(f.ctx, f.east.meshKey(), mesh); err != nil || len(mesh.Status.Errors) == 1 {
+			return err
+		}
+		return fmt.Errorf("errors: %v", mesh.Status.Errors)
+	})
 }
 
 // change changes the port of an app's Service.

@@ -386,10 +386,14 @@ func (m *meshWork) report(ctx context.Context) error {
 	return m.announce(ctx, m.mesh.Name, m.vm.Name)
 }
 
-// errorsOr returns the errors that were found, or those that were reported if they change too often.
+// errorsOr returns the errors that were found, or those that were reported if they change too often. Until everything has been
+// looked at, as after a start, what was reported is not over.
 func (m *meshWork) errorsOr(reported []string) []string {
 	problems := m.problems.Errors()
 	problems = append(problems, m.reports.of(m.mesh.Name, maxErrors-len(problems))...)
+	if !m.progress.settled(ownWork, importWork) || m.GatewayProbeInterval > 0 && !m.reports.tried(m.mesh.Name) {
+		problems = withOthers(problems, reported, maxErrors)
+	}
 	if slices.Equal(problems, reported) {
 		return problems
 	}
@@ -398,6 +402,17 @@ func (m *meshWork) errorsOr(reported []string) []string {
 		return reported
 	}
 	return problems
+}
+
+// withOthers returns others and, after them, the errors that are not among them, up to a limit.
+func withOthers(errs, others []string, limit int) []string {
+	out := slices.Clone(others)
+	for _, e := range errs {
+		if !slices.Contains(others, e) {
+			out = append(out, e)
+		}
+	}
+	return atMost(out, limit)
 }
 
 // applied says which generation of which virtual mesh is in force. One that was given up is named until nothing of it is left.

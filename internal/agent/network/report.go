@@ -121,12 +121,20 @@ func printable(s string, limit int) string {
 // setReach says which ways to other meshes lead nowhere, by the namespaces of their clusters.
 func (r *reports) setReach(mesh string, problems map[string][]string) {
 	r.mu.Lock()
-	same := maps.EqualFunc(r.reach[mesh], problems, slices.Equal)
+	was, tried := r.reach[mesh]
 	r.reach[mesh] = problems
 	r.mu.Unlock()
-	if !same {
+	if !tried || !maps.EqualFunc(was, problems, slices.Equal) {
 		r.changed()
 	}
+}
+
+// tried reports whether it was found out since the agent started which ways to other meshes lead nowhere.
+func (r *reports) tried(mesh string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	_, tried := r.reach[mesh]
+	return tried
 }
 
 // of sums up what was found for a mesh, in so many lines at most, of which each cluster gets the same share. What is the same
