@@ -3,6 +3,8 @@ package network
 import (
 	"context"
 	"encoding/json"
+	"hash/fnv"
+	"slices"
 	"sync"
 	"time"
 
@@ -49,6 +51,7 @@ type evidence struct {
 
 	mu   sync.Mutex
 	memo map[string]said
+	seen map[string]seen
 }
 
 // said is what the agents of a cluster's meshes said last, for a moment: many destinations may be gone at once.
@@ -57,11 +60,18 @@ type said struct {
 	meshes map[string]exported // nil from an agent that is not known to be alive
 }
 
+// seen is what the hub's cache showed of a mesh a moment ago.
+type seen struct {
+	at     time.Time
+	digest string
+	hashes []uint64 // of the names, sorted
+}
+
 const memory = 2 * time.Second
 
-// seesExports reports whether the home agent of a mesh, by the accepted spec of at least a generation, federates just what the
-// hub's cache shows.
-func (n *network) seesExports(ctx context.Context, namespace, mesh string, generation int64) (bool, error) {
+// federatesOthers reports whether the home agent of a mesh, by the accepted spec of at least a generation, federates just what
+// the hub's cache shows, or has just shown, and not the Destination of a name.
+func (n *network) federatesOthers(ctx context.Context, namespace, mesh, name string, generation int64) (bool, error) {
 	meshes, err := n.evidence.ask(ctx, namespace)
 	if err != nil {
 		return false, err
@@ -70,13 +80,42 @@ func (n *network) seesExports(ctx context.Context, namespace, mesh string, gener
 	if !ok || says.Generation < generation {
 		return false, nil
 	}
+	s := n.sees(namespace, mesh)
+	_, there := slices.BinarySearch(s.hashes, hashOfName(name))
+	return !there && s.digest == says.Digest, nil
+}
+
+// sees returns what the hub's cache shows of a mesh. There may be many names, and many of them missing, so it is remembered for
+// a moment. Two things that were once true of the same names stay evidence: nobody asks about a name that was among them.
+func (n *network) sees(namespace, mesh string) seen {
+	e := n.evidence
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	key := namespace + "/" + mesh
+	if s, ok := e.seen[key]; ok && e.now().Sub(s.at) < memory {
+		return s
+	}
+	s := seen{at: e.now()}
 	var names []string
 	for d := range n.destinations(namespace) {
 		if d.Spec.Mesh == mesh {
 			names = append(names, d.Name)
+			s.hashes = append(s.hashes, hashOfName(d.Name))
 		}
 	}
-	return federation.DigestOf(names) == says.Digest, nil
+	slices.Sort(s.hashes)
+	s.digest = federation.DigestOf(names)
+	if e.seen == nil {
+		e.seen = map[string]seen{}
+	}
+	e.seen[key] = s
+	return s
+}
+
+func hashOfName(name string) uint64 {
+	h := fnv.New64a()
+	_, _ = h.Write([]byte(name))
+	return h.Sum64()
 }
 
 // ask reads what an agent that is alive says on its Lease.

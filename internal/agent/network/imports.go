@@ -278,7 +278,7 @@ func (i *importing) gone(ctx context.Context, vm *membership.VirtualMesh) (outco
 		i.report()
 		return settled, i.remove(ctx, "its mesh is no member any more", nil)
 	}
-	said, err := i.seesExports(ctx, namespace, name, vm.Generation)
+	said, err := i.federatesOthers(ctx, namespace, name, i.key.Name, vm.Generation)
 	if err != nil || !said {
 		return outcome{holds: true, again: unsettled}, err
 	}
