@@ -60,7 +60,7 @@ func TestMesh(t *testing.T) {
 	t.Run("a rolling restart fails no request", func(t *testing.T) {
 		// A load that runs until its stdin ends, which is when the restart is over.
 		args := []string{"--kubeconfig", l.Kubeconfig(), "--context", "a-context", "exec", "-i", "deploy/productpage-v1", "--", "/sample", "load",
-			"-rate", "30", "-duration", "0", "-timeout", "10s", "-url", "http://reviews:9080/", "-url", "tcp://reviews:9000", "-url", "http://details:9080/status/418"}
+			"-rate", "30", "-duration", "0", "-timeout", "10s", "-url", "http://reviews:9080/", "-url", "tcp://reviews:9000", "-url", "grpc://reviews:9090", "-url", "http://details:9080/status/418"}
 		load := exec.CommandContext(t.Context(), filepath.Join(l.Parts.Bin, "kubectl"), args...)
 		stdin, err := load.StdinPipe()
 		if err != nil {
