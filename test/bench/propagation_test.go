@@ -2,6 +2,7 @@ package bench
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -34,7 +35,7 @@ func BenchmarkPropagation(b *testing.B) {
 			var took []time.Duration
 			added := f.counted(func() {
 				for i := range samples {
-					took = append(took, f.create(fmt.Sprintf("new-%d", i)))
+					took = append(took, f.create(fmt.Sprintf("new-%d", i), f.west.app))
 				}
 			})
 			slices.Sort(took)
@@ -66,7 +67,7 @@ func TestWrites(t *testing.T) {
 		do   func()
 		want map[string]int
 	}{
-		{"a new Service", func() { f.create("reviews") }, map[string]int{
+		{"a new Service", func() { f.deploy("reviews"); f.create("reviews", f.west.service) }, map[string]int{
 			"west POST services": 1, "west POST deployments": 1, // by this test
 			"hub POST workloads": 1, "hub POST destinations": 1,
 			"hub APPLY destinations/status": 1, "hub PATCH destinations": 1, // what it is federated as, and then the label
@@ -84,7 +85,7 @@ func TestWrites(t *testing.T) {
 			"hub PATCH destinations": 1, "hub APPLY destinations/status": 1,
 			"east APPLY destinationrules": 1, "east APPLY serviceentries": 1,
 		}},
-		{"a Service whose name is taken", func() { f.createTaken("ratings") }, map[string]int{
+		{"a Service whose name is taken", func() { f.deploy("ratings"); f.createTaken("ratings") }, map[string]int{
 			"west POST services": 1, "west POST deployments": 1, "east POST serviceentries": 1, // by this test
 			"hub POST workloads": 1, "hub POST destinations": 1, "hub APPLY destinations/status": 1, "hub PATCH destinations": 1,
 			"east POST destinationrules":     1,
@@ -123,11 +124,24 @@ func newPair(t testing.TB, n int) *pair {
 
 // app is a Service with a Deployment; its pods are to come.
 func (m *member) app(name string) error {
-	labels := map[string]string{"app": name}
-	if err := m.Client.Create(m.w.ctx, istiotest.Deployment("shop", name, labels, name)); err != nil {
-		return err
-	}
-	return m.Client.Create(m.w.ctx, istiotest.Service("shop", name, labels))
+	return errors.Join(m.deployment(name), m.service(name))
+}
+
+func (m *member) deployment(name string) error {
+	return m.Client.Create(m.w.ctx, istiotest.Deployment("shop", name, map[string]string{"app": name}, name))
+}
+
+func (m *member) service(name string) error {
+	return m.Client.Create(m.w.ctx, istiotest.Service("shop", name, map[string]string{"app": name}))
+}
+
+// deploy makes a Deployment in west and waits until its agent has seen it: a Service that comes before what is behind it is
+// written twice.
+func (f *pair) deploy(name string) {
+	f.Helper()
+	f.must(f.west.deployment(name))
+	key := client.ObjectKey{Namespace: f.west.meshKey().Namespace, Name: "deployment." + name + ".shop"}
+	f.eventually(key.Name, func() error { return f.hub.Client.Get(f.ctx, key, &v1alpha1.Workload{}) })
 }
 
 // watch follows the ServiceEntries of east.
@@ -152,11 +166,11 @@ func (f *pair) watch() {
 	}()
 }
 
-// create makes an app in west and returns how long it took from its Service to the ServiceEntry.
-func (f *pair) create(name string) time.Duration {
+// create makes an app in west, or its Service, and returns how long it took until the ServiceEntry was there.
+func (f *pair) create(name string, in func(name string) error) time.Duration {
 	f.Helper()
 	start := time.Now()
-	f.must(f.west.app(name))
+	f.must(in(name))
 	return f.await(name, 9080).Sub(start)
 }
 
@@ -167,7 +181,7 @@ func (f *pair) createTaken(name string) {
 	entry.Spec.Hosts = []string{"somebody.example"}
 	entry.Spec.Ports = []*networkingapi.ServicePort{{Name: "http", Number: 80, Protocol: "HTTP"}}
 	f.must(f.east.Client.Create(f.ctx, entry))
-	f.must(f.west.app(name))
+	f.must(f.west.service(name))
 	f.eventually("east to say that the name is taken", func() error {
 		mesh := &v1alpha1.Mesh{}
 		if err := f.hub.Client.Get(f.ctx, f.east.meshKey(), mesh); err != nil || len(mesh.Status.Errors) == 1 {

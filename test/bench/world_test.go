@@ -293,8 +293,8 @@ func (p *program) gather() map[string]*dto.MetricFamily {
 	return families
 }
 
-// writes counts what an API server was asked to write, by "<verb> <resource>", whatever the answer was. Heartbeats, which are
-// Leases, are left out.
+// writes counts what an API server was asked to write and did, by "<verb> <resource>", whether or not it changed anything. One
+// that it refuses, as the creation of what a cache does not show yet, is none. Heartbeats, which are Leases, are left out.
 func (w *world) writes(c *testenv.Cluster) map[string]int {
 	w.Helper()
 	server, err := kubernetes.NewForConfig(c.Config)
@@ -317,6 +317,9 @@ func (w *world) writes(c *testenv.Cluster) map[string]int {
 		}
 		switch labels["resource"] {
 		case "", "leases", "ipaddresses": // the last are the API server's own
+			continue
+		}
+		if !strings.HasPrefix(labels["code"], "2") {
 			continue
 		}
 		resource := labels["resource"]

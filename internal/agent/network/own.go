@@ -11,6 +11,7 @@ import (
 	networkingv1 "istio.io/client-go/pkg/apis/networking/v1"
 	securityv1 "istio.io/client-go/pkg/apis/security/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -276,8 +277,9 @@ func (n *network) reportOwn(ctx context.Context, d *v1alpha1.Destination, s ownS
 	if err := kube.ApplyStatus(ctx, hub, fieldOwner, d, want); err != nil {
 		return err
 	}
-	// Last, so that other agents hear of a Destination that is complete.
-	if labelled := d.Labels[v1alpha1.LabelFederated] != ""; labelled == (s.federation != nil) {
+	// Last, and after the status has come back, so that other agents hear of a Destination that is complete, and once.
+	labelled := d.Labels[v1alpha1.LabelFederated] != ""
+	if labelled == (s.federation != nil) || !labelled && !equality.Semantic.DeepEqual(d.Status.AppliedFederation, s.federation) {
 		return nil
 	}
 	was := d.DeepCopy()
