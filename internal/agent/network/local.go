@@ -236,7 +236,7 @@ func (o *objects) cached(ctx context.Context, want client.Object, virtualMesh st
 	labels := map[string]string{v1alpha1.LabelManagedBy: fieldOwner, v1alpha1.LabelVirtualMesh: virtualMesh}
 	maps.Copy(labels, want.GetLabels())
 	want.SetLabels(labels)
-	have, ok := reflect.New(reflect.TypeOf(want).Elem()).Interface().(client.Object)
+	have, ok := reflect.TypeAssert[client.Object](reflect.New(reflect.TypeOf(want).Elem()))
 	if !ok {
 		return nil, fmt.Errorf("a %T is no object", want)
 	}
