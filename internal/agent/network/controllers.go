@@ -24,6 +24,7 @@ import (
 
 	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
 	"github.com/isthmus-mesh/isthmus/internal/kube"
+	"github.com/isthmus-mesh/isthmus/internal/kube/hublink"
 )
 
 // Names of the controllers.
@@ -278,5 +279,6 @@ func exportChanged(was, is *v1alpha1.Destination) bool {
 }
 
 func importChanged(was, is *v1alpha1.Destination) bool {
-	return specChanged(was, is) || !equality.Semantic.DeepEqual(was.Status.AppliedFederation, is.Status.AppliedFederation)
+	return specChanged(was, is) || hublink.IsHeld(was) != hublink.IsHeld(is) ||
+		!equality.Semantic.DeepEqual(was.Status.AppliedFederation, is.Status.AppliedFederation)
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/internal/federation"
 	"github.com/isthmus-mesh/isthmus/internal/finding"
 	"github.com/isthmus-mesh/isthmus/internal/kube"
+	"github.com/isthmus-mesh/isthmus/internal/kube/hublink"
 	"github.com/isthmus-mesh/isthmus/internal/membership"
 )
 
@@ -134,6 +135,11 @@ func (i *importing) run(ctx context.Context) (outcome, error) {
 	}
 	if i.destination == nil {
 		return i.gone(ctx, vm)
+	}
+	if !hublink.IsHeld(i.destination) {
+		i.report(finding.Finding{Reason: ReasonImportsTooLarge, Message: "what the cluster says of its destinations takes more memory than is given to one: " +
+			"what is imported stays as it is, further ones are not"})
+		return settled, nil
 	}
 	home := i.view.meshes[kube.Qualified(i.destination.Spec.Mesh, i.key.Namespace)]
 	if home == nil { // its agent has not reported the mesh, or not yet again

@@ -50,6 +50,9 @@ func StripForeign(obj any) (any, error) {
 		o.SetManagedFields(nil)
 		o.SetAnnotations(nil)
 	}
+	if m, ok := obj.(*v1alpha1.Mesh); ok {
+		m.Status = v1alpha1.MeshStatus{CertificateAuthority: m.Status.CertificateAuthority}
+	}
 	if d, ok := obj.(*v1alpha1.Destination); ok {
 		d.TypeMeta, d.Labels, d.UID = metav1.TypeMeta{}, nil, ""
 		d.Spec.KubeService.Selector, d.Spec.KubeService.Subsets = nil, nil

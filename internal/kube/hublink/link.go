@@ -91,7 +91,7 @@ func New(mgr ctrl.Manager, opts Options) (*Link, error) {
 		namespace:  kube.ClusterNamespace(opts.Cluster),
 		mgr:        mgr,
 		transport:  &transport{},
-		held:       compact.NewSet(Pack),
+		held:       compact.NewSet(newShares(largeLimit).pack),
 		credential: make(chan struct{}, 1),
 		log:        mgr.GetLogger().WithName("hublink"),
 	}

@@ -27,6 +27,7 @@ type packed struct {
 	identities               []string
 	dataPlanes               []word
 	federation               *v1alpha1.AppliedFederation
+	notHeld                  bool // it is bare
 }
 
 type label struct {
@@ -102,6 +103,9 @@ func (p *packed) Unpack() client.Object {
 		d.Spec.DataPlanes = append(d.Spec.DataPlanes, v1alpha1.DataPlane(plane.Value()))
 	}
 	d.Status.AppliedFederation = p.federation
+	if p.notHeld {
+		d.Annotations = map[string]string{annotationNotHeld: "true"}
+	}
 	return d
 }
 
