@@ -1,12 +1,14 @@
 package attacks
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	networkingv1 "istio.io/client-go/pkg/apis/networking/v1"
@@ -20,6 +22,7 @@ import (
 
 	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
 	"github.com/isthmus-mesh/isthmus/internal/federation"
+	"github.com/isthmus-mesh/isthmus/internal/istio/istiotest"
 	"github.com/isthmus-mesh/isthmus/internal/kube"
 	"github.com/isthmus-mesh/isthmus/internal/testenv"
 )
@@ -147,8 +150,13 @@ func (f *fleet) whatTheHubSays(t *testing.T) {
 	policy := &v1alpha1.AccessPolicy{ObjectMeta: metav1.ObjectMeta{Name: "p", Namespace: system}}
 	policy.Spec.DestinationSelector = []v1alpha1.DestinationSelector{{KubeServiceMatcher: &v1alpha1.KubeServiceMatcher{Clusters: []string{"north", "west"}}}}
 	must(t, f.writer.Create(ctx, policy))
+	refused(t, f.west.Create(ctx, policy.DeepCopy()))
 	name := kube.Qualified(policy.Name, policy.Namespace)
 	vm := kube.Qualified(f.vm.Name, f.vm.Namespace)
+
+	stolen := policy.DeepCopy()
+	refused(t, f.west.Status().Update(ctx, stolen))
+	refused(t, f.west.Delete(ctx, stolen))
 
 	// North is honest.
 	must(t, f.heartbeat(t, f.north, "north", f.labelled(t, "north")))
@@ -240,6 +248,9 @@ func (f *fleet) whatTheHubSays(t *testing.T) {
 	}
 	f.honest(t, "after-all")
 	f.unharmed(t)
+	must(t, f.west.Get(ctx, client.ObjectKeyFromObject(mesh), mesh))
+	mesh.Status = v1alpha1.MeshStatus{} // so much text makes all that follows slow
+	must(t, f.west.Status().Update(ctx, mesh))
 }
 
 // many: there are more of them than one cluster is given room for. East takes as many, says so, and has room for others.
@@ -310,4 +321,75 @@ func (f *fleet) importedOf(t *testing.T, cluster string) int {
 	var entries networkingv1.ServiceEntryList
 	must(t, f.local.List(t.Context(), &entries, client.MatchingLabels{v1alpha1.LabelCluster: cluster}))
 	return len(entries.Items)
+}
+
+// withoutEnd: west changes its mesh and its destinations as fast as it can. What north federates comes to east, and what east
+// federates leaves it, meanwhile.
+func (f *fleet) withoutEnd(t *testing.T) {
+	ctx, stop := context.WithCancel(t.Context())
+	var changing sync.WaitGroup
+	change := func(o client.Object, patch func(i int) string) (changes *atomic.Int64) {
+		changes = &atomic.Int64{}
+		changing.Go(func() {
+			for i := 0; ctx.Err() == nil; i++ {
+				if err := f.west.Patch(ctx, o, client.RawPatch(types.MergePatchType, []byte(patch(i)))); err == nil {
+					changes.Add(1)
+				}
+			}
+		})
+		return changes
+	}
+	defer changing.Wait()
+	defer stop()
+	changes := change(meshWithGateway("west"), func(i int) string { return fmt.Sprintf(`{"spec":{"istio":{"trustDomain":"t%d.local"}}}`, i) })
+	for i := range 3 {
+		name := fmt.Sprintf("restless-%d", i)
+		f.mine[hostname("west", name, "shop")] = true
+		must(t, f.west.Create(ctx, destinationOf("west", name, "shop")))
+		change(destinationOf("west", name, "shop"), func(i int) string {
+			return fmt.Sprintf(`{"spec":{"kubeService":{"ports":[{"name":"http","port":%d}]}}}`, 1+i%65535)
+		})
+	}
+	testenv.Eventually(t, "more changes than are followed", func() error {
+		if n := changes.Load(); n < 70 {
+			return fmt.Errorf("%d", n)
+		}
+		return nil
+	})
+
+	for i := range 5 {
+		name := fmt.Sprintf("newcomer-%d", i)
+		d := destinationOf("north", name, "shop")
+		d.Status.AppliedFederation = &v1alpha1.AppliedFederation{Endpoints: []v1alpha1.FederatedEndpoint{{Address: "10.3.0.2", Ports: map[string]int32{"http": 8080}}}}
+		status := d.Status
+		must(t, f.north.Create(ctx, d))
+		d.Status = status
+		must(t, f.north.Status().Update(ctx, d))
+		f.imported(t, "north", name, "shop")
+	}
+	service := istiotest.Service("shop", "newcomer", map[string]string{"app": "newcomer"})
+	service.Labels = map[string]string{selected: "yes"}
+	must(t, f.local.Create(ctx, service))
+	must(t, f.local.Create(ctx, istiotest.Deployment("shop", "newcomer", service.Spec.Selector, "newcomer")))
+	testenv.Eventually(t, "what east federates", func() error {
+		d := &v1alpha1.Destination{}
+		err := f.admin.Get(ctx, client.ObjectKey{Namespace: kube.ClusterNamespace("east"), Name: "newcomer.shop"}, d)
+		if err == nil && d.Labels[v1alpha1.LabelFederated] == "" {
+			err = fmt.Errorf("status %+v", d.Status)
+		}
+		return err
+	})
+	policy := &v1alpha1.AccessPolicy{ObjectMeta: metav1.ObjectMeta{Name: "meanwhile", Namespace: system}}
+	policy.Spec.DestinationSelector = []v1alpha1.DestinationSelector{{KubeServiceMatcher: &v1alpha1.KubeServiceMatcher{Clusters: []string{"east"}}}}
+	must(t, f.writer.Create(ctx, policy))
+	testenv.Eventually(t, "a policy in east", func() error {
+		applied := f.meshOfEast(t).Status.AppliedAccessPolicies
+		if !slices.ContainsFunc(applied, func(a v1alpha1.AppliedAccessPolicy) bool { return a.Name == "meanwhile."+system }) {
+			return fmt.Errorf("applied: %v", applied)
+		}
+		return nil
+	})
+	if ctx.Err() != nil {
+		t.Error("west has ended before")
+	}
 }

@@ -27,6 +27,7 @@ func TestHostileMember(t *testing.T) {
 	t.Run("what the hub says", f.whatTheHubSays)
 	t.Run("many", f.many)
 	t.Run("a flat network", f.flatNetwork)
+	t.Run("changes without end", f.withoutEnd)
 }
 
 // destinationAttack is a destination of west that is not as an honest agent would write it.

@@ -9,6 +9,7 @@ import (
 	networkingv1 "istio.io/client-go/pkg/apis/networking/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
@@ -256,9 +257,7 @@ func (f *fleet) flatNetwork(t *testing.T) {
 		pods(&list.Items[i], pod("10.3.0.1", 8080))
 		must(t, f.north.Status().Update(ctx, &list.Items[i]))
 	}
-	must(t, f.writer.Get(ctx, client.ObjectKeyFromObject(f.vm), f.vm))
-	f.vm.Spec.Federation.FlatNetwork = true
-	must(t, f.writer.Update(ctx, f.vm))
+	must(t, f.writer.Patch(ctx, f.vm, client.RawPatch(types.MergePatchType, []byte(`{"spec":{"federation":{"flatNetwork":true}}}`))))
 	f.applied(t)
 	for _, d := range list.Items {
 		testenv.Eventually(t, "pods of "+d.Name, func() error {
