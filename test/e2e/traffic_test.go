@@ -248,7 +248,7 @@ type load struct {
 	w       *world
 	cluster string
 	cmd     *exec.Cmd
-	stdin   io.Closer
+	stdin   io.WriteCloser
 	out     bytes.Buffer
 	log     bytes.Buffer
 }
@@ -288,14 +288,20 @@ func (w *world) startLoad(t *testing.T, context string, from program, rate int, 
 	if err := l.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = l.stdin.Close(); _ = l.cmd.Wait() })
+	t.Cleanup(func() { l.end(); _ = l.cmd.Wait() })
 	return l
+}
+
+// end tells the run to end, by a line: containerd loses at times that stdin has ended, and the run would go on for ever.
+func (l *load) end() {
+	_, _ = io.WriteString(l.stdin, "\n") // it may be over already
+	_ = l.stdin.Close()
 }
 
 // stop ends the run.
 func (l *load) stop(t *testing.T) summary {
 	t.Helper()
-	_ = l.stdin.Close()
+	l.end()
 	if err := l.cmd.Wait(); err != nil {
 		t.Fatalf("load in %s: %v: %s", l.cluster, err, tail(l.log.String(), 2000))
 	}

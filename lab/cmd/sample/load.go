@@ -64,13 +64,13 @@ const (
 )
 
 // load sends requests at a fixed rate whatever becomes of them (an open model: a slow server does not slow it down) and
-// prints a Summary when the duration is over, stdin ends (with a duration of 0) or it is told to stop.
+// prints a Summary when the duration is over, stdin ends or has a line (with a duration of 0), or it is told to stop.
 func load(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("sample load", flag.ExitOnError)
 	var urls list
 	flags.Var(&urls, "url", "`URL` to ask: http://HOST:PORT/PATH, grpc://HOST:PORT, or tcp://HOST:PORT of an echo (repeatable, taken in turn)")
 	rate := flags.Float64("rate", 10, "requests per second")
-	duration := flags.Duration("duration", 10*time.Second, "how long; 0 means until stdin ends")
+	duration := flags.Duration("duration", 10*time.Second, "how long; 0 means until stdin ends or has a line")
 	timeout := flags.Duration("timeout", 2*time.Second, "deadline of each request")
 	options := options{method: http.MethodGet}
 	flags.BoolVar(&options.keep, "keep", false, "keep connections and use them again, instead of a new one for every request")
@@ -94,7 +94,7 @@ func load(ctx context.Context, args []string) error {
 	} else {
 		ctx, cancel = context.WithCancel(ctx)
 		go func() {
-			_, _ = io.Copy(io.Discard, os.Stdin)
+			_, _ = os.Stdin.Read(make([]byte, 1)) // a line too: containerd may lose that stdin has ended
 			cancel()
 		}()
 	}
