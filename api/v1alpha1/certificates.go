@@ -42,11 +42,23 @@ type IssuedCertificateSpec struct {
 	// virtualMesh that the order serves.
 	// +required
 	VirtualMesh ObjectRef `json:"virtualMesh"`
-	// issuance counts the intermediates ordered for this mesh, from 1: it rises when a new one is needed (another signer,
-	// other options, renewal, a key that was lost). One signature is given per issuance.
+	// serial rises with every order for this mesh. An agent carries out none whose serial is below that of the order that it
+	// carried out last: that one comes from a hub which was restored from a backup, or from one that is thought dead.
+	// +optional
+	// +kubebuilder:validation:Minimum=0
+	Serial int64 `json:"serial,omitempty"`
+	// issuance is which intermediate to use. They are counted from 1: a new one is ordered when it is needed (another signer,
+	// other options, renewal, a key that was lost), and one signature is given for each. 0 is the CA that the mesh came with.
 	// +required
-	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Minimum=0
 	Issuance int64 `json:"issuance"`
+	// prepared is an intermediate to hold beside the one in use, for the next step of a rotation.
+	// +optional
+	Prepared *PreparedIntermediate `json:"prepared,omitempty"`
+	// latest is the highest issuance ever ordered for this mesh, if it is neither issuance nor that of prepared.
+	// +optional
+	// +kubebuilder:validation:Minimum=0
+	Latest int64 `json:"latest,omitempty"`
 	// hosts are the URI SANs of the intermediate.
 	// +required
 	// +listType=atomic
@@ -69,10 +81,17 @@ type IssuedCertificateSpec struct {
 	// +kubebuilder:validation:MinItems=1
 	// +kubebuilder:validation:MaxItems=8
 	Roots []RootCertificate `json:"roots"`
+	// crossCertificate asks for a certificate of the signer under another of roots in the chain, so that those who do not
+	// trust the signer yet accept what is below it.
+	// +optional
+	CrossCertificate *CrossCertificate `json:"crossCertificate,omitempty"`
+	// restart says what has to be restarted for the order to be in force.
+	// +optional
+	Restart RequiredRestart `json:"restart,omitzero"`
 	// issuedCertificateSecret is the Secret from which istiod takes its CA.
 	// +required
 	IssuedCertificateSecret SecretRef `json:"issuedCertificateSecret"`
-	// rotation step that the order belongs to. Absent outside of rotations.
+	// rotation that the order belongs to, or the last one that it belonged to. Absent if the root was never replaced.
 	// +optional
 	Rotation *OrderRotation `json:"rotation,omitempty"`
 	// autoRestartPods allows the agent to restart (rolling) what has to be restarted.
@@ -100,16 +119,97 @@ type RootCertificate struct {
 	Certificate string `json:"certificate"`
 }
 
+// PreparedIntermediate is an intermediate that is not in use.
+type PreparedIntermediate struct {
+	// issuance as in the order itself.
+	// +required
+	// +kubebuilder:validation:Minimum=0
+	Issuance int64 `json:"issuance"`
+	// signer is the fingerprint of the root under which it is.
+	// +required
+	// +kubebuilder:validation:MinLength=64
+	// +kubebuilder:validation:MaxLength=64
+	Signer string `json:"signer"`
+}
+
+// CrossCertificate is a certificate of one root under another.
+type CrossCertificate struct {
+	// certificate, PEM. Absent: the agent makes it with the key of the CA that the mesh came with.
+	// +optional
+	// +kubebuilder:validation:MaxLength=32768
+	Certificate string `json:"certificate,omitempty"`
+}
+
+// RequiredRestart says what has to be restarted, one after the other.
+type RequiredRestart struct {
+	// istiod, every replica: it does not take the change without a restart, or has to forget a root by which it lets clients in.
+	// +optional
+	Istiod bool `json:"istiod,omitempty"`
+	// workloads and gateways that are not as ordered: they do not follow without a restart.
+	// +optional
+	Workloads bool `json:"workloads,omitempty"`
+}
+
+// RotationStage is how far a mesh has come from one root to another.
+//
+// +kubebuilder:validation:Enum=OldOnly;OldSigns;NewSigns;NewOnly
+type RotationStage string
+
+// Stages of a rotation.
+const (
+	// StageOldOnly signs under the old root and trusts only that.
+	StageOldOnly RotationStage = "OldOnly"
+	// StageOldSigns signs under the old root and trusts both.
+	StageOldSigns RotationStage = "OldSigns"
+	// StageNewSigns signs under the new root and trusts both.
+	StageNewSigns RotationStage = "NewSigns"
+	// StageNewOnly signs under the new root and trusts only that.
+	StageNewOnly RotationStage = "NewOnly"
+)
+
 // OrderRotation places an order in a rotation.
 type OrderRotation struct {
-	// rotationID identifies the rotation.
+	// rotationID identifies the rotation. It ends with ".<turn>" if the rotation was turned round.
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=64
 	RotationID string `json:"rotationID"`
+	// turn counts how often the rotation was turned round.
+	// +optional
+	// +kubebuilder:validation:Minimum=0
+	Turn int64 `json:"turn,omitempty"`
 	// step of the rotation.
 	// +required
 	Step RotationStep `json:"step"`
+	// old is the fingerprint of the root that is replaced.
+	// +required
+	// +kubebuilder:validation:MinLength=64
+	// +kubebuilder:validation:MaxLength=64
+	Old string `json:"old"`
+	// new is the fingerprint of the root that replaces it.
+	// +required
+	// +kubebuilder:validation:MinLength=64
+	// +kubebuilder:validation:MaxLength=64
+	New string `json:"new"`
+	// stage that the order leads to.
+	// +required
+	Stage RotationStage `json:"stage"`
+	// back: the rotation goes back to the old root.
+	// +optional
+	Back bool `json:"back,omitempty"`
+	// alone: the rotation is that of this mesh alone, which joins the others.
+	// +optional
+	Alone bool `json:"alone,omitempty"`
+	// half: the way back takes two orders, of which this is the first.
+	// +optional
+	Half bool `json:"half,omitempty"`
+	// closed: the rotation is over, at this end of it.
+	// +optional
+	Closed bool `json:"closed,omitempty"`
+	// nudges counts those given at this stage.
+	// +optional
+	// +kubebuilder:validation:Minimum=0
+	Nudges int32 `json:"nudges,omitempty"`
 	// nudge is written, if above 0, into root-cert.pem as a comment, so that proxies take new leaves.
 	// +optional
 	// +kubebuilder:validation:Minimum=0
@@ -144,9 +244,15 @@ type IssuedCertificateStatus struct {
 	// error that holds the order.
 	// +optional
 	Error string `json:"error,omitempty"`
+	// carried is the order that was carried out last. What is reported beside it was seen after that.
+	// +optional
+	Carried *CarriedOrder `json:"carried,omitempty"`
 	// certificate is the intermediate in the Secret.
 	// +optional
 	Certificate *IntermediateStatus `json:"certificate,omitempty"`
+	// prepared is the intermediate that is held beside it.
+	// +optional
+	Prepared *IntermediateStatus `json:"prepared,omitempty"`
 	// keyLost is the issuance whose private key the agent does not hold (any more): the hub orders a new one.
 	// +optional
 	KeyLost int64 `json:"keyLost,omitempty"`
@@ -156,6 +262,39 @@ type IssuedCertificateStatus struct {
 	// proxies is what was seen of the proxies.
 	// +optional
 	Proxies *ProxyEvidence `json:"proxies,omitempty"`
+}
+
+// CarriedOrder is an order in the words of the agent that carried it out.
+type CarriedOrder struct {
+	// serial of the order.
+	// +optional
+	Serial int64 `json:"serial,omitempty"`
+	// issuance of the order.
+	// +optional
+	Issuance int64 `json:"issuance,omitempty"`
+	// prepared of the order.
+	// +optional
+	Prepared *PreparedIntermediate `json:"prepared,omitempty"`
+	// latest of the order.
+	// +optional
+	Latest int64 `json:"latest,omitempty"`
+	// signer of the order.
+	// +optional
+	Signer string `json:"signer,omitempty"`
+	// roots are the fingerprints of those ordered.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=8
+	Roots []string `json:"roots,omitempty"`
+	// crossCertified: a cross-certificate was ordered.
+	// +optional
+	CrossCertified bool `json:"crossCertified,omitempty"`
+	// restart of the order.
+	// +optional
+	Restart RequiredRestart `json:"restart,omitzero"`
+	// rotation of the order.
+	// +optional
+	Rotation *OrderRotation `json:"rotation,omitempty"`
 }
 
 // IntermediateStatus describes an intermediate.
@@ -198,6 +337,12 @@ type ControlPlaneEvidence struct {
 	// rootConfigMaps counts the ConfigMaps in which istiod publishes its roots.
 	// +optional
 	RootConfigMaps *Progress `json:"rootConfigMaps,omitempty"`
+	// published: every ConfigMap of roots has held the ordered ones for longer than kubelets take to project it.
+	// +optional
+	Published bool `json:"published,omitempty"`
+	// multiRoot: every istiod takes changed roots without a restart (ISTIO_MULTIROOT_MESH).
+	// +optional
+	MultiRoot bool `json:"multiRoot,omitempty"`
 }
 
 // IstiodReplica is one replica of istiod as seen by a TLS handshake.
@@ -211,11 +356,17 @@ type IstiodReplica struct {
 	// signer is the fingerprint of the root that its serving certificate chains to.
 	// +optional
 	Signer string `json:"signer,omitempty"`
-	// roots are the fingerprints of the ordered roots that it was seen to hold.
+	// roots are the fingerprints of the roots that it was seen to hold.
 	// +optional
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=8
 	Roots []string `json:"roots,omitempty"`
+	// clients are the fingerprints of the roots, of those in question, under which it was seen to let clients in. It fixes
+	// them when it starts.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=8
+	Clients []string `json:"clients,omitempty"`
 	// intermediate is the fingerprint of the CA certificate that signed its serving certificate.
 	// +optional
 	Intermediate string `json:"intermediate,omitempty"`
@@ -242,12 +393,21 @@ type ProxyEvidence struct {
 	// total number of proxies.
 	// +optional
 	Total int32 `json:"total"`
-	// trustsNew counts proxies that accept leaves under the ordered signer.
+	// live counts proxies that take changed roots, and leaves with them, without a restart (PROXY_CONFIG_XDS_AGENT).
+	// +optional
+	Live int32 `json:"live,omitempty"`
+	// trustsNew counts proxies that accept leaves under every ordered root.
 	// +optional
 	TrustsNew int32 `json:"trustsNew"`
 	// signedByNew counts proxies whose own leaf is under the ordered signer.
 	// +optional
 	SignedByNew int32 `json:"signedByNew"`
+	// refusesOld counts proxies that refuse leaves under the root which the order drops.
+	// +optional
+	RefusesOld int32 `json:"refusesOld,omitempty"`
+	// behind counts live proxies that were seen not to be as ordered although they have had the time.
+	// +optional
+	Behind int32 `json:"behind,omitempty"`
 	// unknown counts proxies that could not be seen.
 	// +optional
 	Unknown int32 `json:"unknown"`

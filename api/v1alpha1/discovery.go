@@ -336,6 +336,11 @@ type MeshCertificateAuthority struct {
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=16
 	Roots []string `json:"roots,omitempty"`
+	// rootCertificates are these roots.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=8
+	RootCertificates []RootCertificate `json:"rootCertificates,omitempty"`
 	// signer is the fingerprint of the root that the CA certificate chains to.
 	// +optional
 	Signer string `json:"signer,omitempty"`

@@ -480,12 +480,23 @@ const (
 
 // RotationStatus is the state of a rotation.
 type RotationStatus struct {
-	// rotationID identifies the rotation.
+	// rotationID identifies the rotation; a CertificateVerification names it.
 	// +optional
 	RotationID string `json:"rotationID,omitempty"`
 	// step that the rotation is in.
 	// +optional
 	Step RotationStep `json:"step,omitempty"`
+	// place is the step that a CertificateVerification has to name to speak of where the rotation is.
+	// +optional
+	Place RotationStep `json:"place,omitempty"`
+	// since is when the step began.
+	// +optional
+	Since metav1.Time `json:"since,omitempty"`
+	// waits says what the rotation waits for, mesh by mesh.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=256
+	Waits []string `json:"waits,omitempty"`
 	// conditions are the steps taken, the newest last; the last 50 are kept.
 	// +optional
 	// +listType=atomic
