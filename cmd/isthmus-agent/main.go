@@ -16,6 +16,7 @@ import (
 
 	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
 	"github.com/isthmus-mesh/isthmus/internal/agent"
+	"github.com/isthmus-mesh/isthmus/internal/agent/certificates"
 	"github.com/isthmus-mesh/isthmus/internal/agent/network"
 	"github.com/isthmus-mesh/isthmus/internal/version"
 )
@@ -52,6 +53,7 @@ func command() *cobra.Command {
 	f.TextVar(&options.AddressRange, "federation-address-range", network.DefaultAddressRange, "range of the addresses that federated hostnames get in this cluster; nothing else may use it")
 	f.IntVar(&options.MaxImports, "max-imports", network.DefaultMaxImports, "how many destinations of one other cluster are imported")
 	f.DurationVar(&options.GatewayProbeInterval, "gateway-probe-interval", network.DefaultGatewayProbeInterval, "how often the way to other meshes is tried, by a TLS handshake through their gateways; 0 for never")
+	f.DurationVar(&options.KubeletProjection, "kubelet-projection", certificates.DefaultProjection, "how late kubelets of this cluster may project a changed ConfigMap into pods that run")
 	f.StringVar(&options.MetricsAddress, "metrics-bind-address", ":8080", "address for Prometheus metrics; 0 for none")
 	f.StringVar(&options.HealthAddress, "health-probe-bind-address", ":8081", "address for /healthz and /readyz; 0 for none")
 	goFlags := flag.NewFlagSet("", flag.ContinueOnError)

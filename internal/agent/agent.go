@@ -48,6 +48,8 @@ type Options struct {
 	AddressRange netip.Prefix
 	// MaxImports is how many destinations of one cluster are imported. Defaults to network.DefaultMaxImports.
 	MaxImports int
+	// KubeletProjection is how late kubelets of this cluster may project a changed ConfigMap.
+	KubeletProjection time.Duration
 	// GatewayProbeInterval is how often the way to other meshes is tried, by a handshake through their gateways; 0 means never.
 	GatewayProbeInterval time.Duration
 	// MetricsAddress and HealthAddress to listen at; "0" or "" for none.
@@ -105,7 +107,7 @@ func NewManager(cfg *rest.Config, o Options) (ctrl.Manager, *hublink.Link, error
 		Cluster: o.Cluster, AddressRange: o.AddressRange, MaxImports: o.MaxImports, GatewayProbeInterval: o.GatewayProbeInterval, Now: o.Now,
 	})
 	err = certificates.Setup(mgr, link, certificates.Options{
-		Cluster: o.Cluster, Namespace: o.Namespace, RootNamespaces: o.IstioNamespaces, Now: o.Now,
+		Cluster: o.Cluster, Namespace: o.Namespace, RootNamespaces: o.IstioNamespaces, Projection: o.KubeletProjection, Now: o.Now,
 	})
 	if o.HubKubeconfigFile == "" {
 		err = errors.Join(err, credential.Setup(mgr, link, key))

@@ -21,25 +21,35 @@ type CACerts struct {
 	CRL []byte
 }
 
+// CertChain is what istiod sends after each leaf, the content of cert-chain.pem:
+// the signing certificate, the intermediates, the root as Istio's own tools
+// write it, and the other roots of the bundle, from which a TLS client sees which
+// bundle an istiod has loaded; or, in place of all roots, the cross-certificates,
+// since a verifier that met the root first would look no further.
+func (c CACerts) CertChain() Chain {
+	chain := c.Chain()
+	if len(c.Cross) > 0 {
+		return append(chain, c.Cross...)
+	}
+	chain = append(chain, c.Root.cert)
+	for _, r := range c.Roots.Roots() {
+		if r.ID() != c.Root.ID() {
+			chain = append(chain, r.cert)
+		}
+	}
+	return chain
+}
+
 // Data is the content of the Secret. Of equal CACerts it is equal to the byte.
-//
-// cert-chain.pem is what istiod sends after each leaf: the signing certificate,
-// the intermediates, and last the root, as Istio's own tools write it; or, in
-// place of the root, its cross-certificates, since a verifier that met the root
-// first would look no further.
 func (c CACerts) Data() (map[string][]byte, error) {
 	key, err := EncodeKey(c.Key)
 	if err != nil {
 		return nil, err
 	}
-	anchors := c.Cross
-	if len(anchors) == 0 {
-		anchors = []*x509.Certificate{c.Root.cert}
-	}
 	data := map[string][]byte{
 		CACertKey:    encodeCertificates(c.Certificate),
 		CAKeyKey:     key,
-		CertChainKey: append(c.Chain(), anchors...).PEM(),
+		CertChainKey: c.CertChain().PEM(),
 		RootCertKey:  c.Roots.PEM(),
 	}
 	if len(c.CRL) > 0 {

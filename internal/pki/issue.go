@@ -161,6 +161,23 @@ func CrossSign(other Root, signer Material, now time.Time) (*x509.Certificate, e
 	return cross, nil
 }
 
+// ParseCross reads a certificate that certifies a root under one of others (PEM), as [CrossSign] makes it.
+func ParseCross(text []byte, root Root, others Bundle) (*x509.Certificate, error) {
+	chain, err := ParseChain(text)
+	if err != nil {
+		return nil, err
+	}
+	if len(chain) != 1 || !isCrossOf(chain[0], root) {
+		return nil, fmt.Errorf("it is not a single certificate of %s under another root", describe(root.cert))
+	}
+	for _, signer := range others.Roots() {
+		if signer.ID() != root.ID() && chain[0].CheckSignatureFrom(signer.cert) == nil {
+			return chain[0], nil
+		}
+	}
+	return nil, fmt.Errorf("%s is signed by none of the other roots", describe(chain[0]))
+}
+
 // isCrossOf tells whether a certificate is for a root's subject and key without
 // being that root.
 func isCrossOf(c *x509.Certificate, r Root) bool {

@@ -7,7 +7,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -73,7 +72,7 @@ func (a *AuthorityReporter) look(ctx context.Context, namespace string) (*v1alph
 	if err != nil {
 		return nil, err
 	}
-	ca, secret, err := a.stored(ctx, namespace)
+	ca, secret, err := storedCA(ctx, a.Reader, namespace, a.Now())
 	if err != nil {
 		return nil, err
 	}
@@ -86,6 +85,11 @@ func (a *AuthorityReporter) look(ctx context.Context, namespace string) (*v1alph
 			authority.VirtualMesh = secret.Annotations[v1alpha1.LabelVirtualMesh]
 		}
 		authority.Roots = fingerprints(ca.Roots)
+		for _, r := range ca.Roots.Roots() {
+			if len(authority.RootCertificates) < maxRoots {
+				authority.RootCertificates = append(authority.RootCertificates, v1alpha1.RootCertificate{Fingerprint: r.ID().String(), Certificate: string(r.PEM())})
+			}
+		}
 		authority.Signer = ca.Root.ID().String()
 		notAfter := metav1.NewTime(ca.Certificate.NotAfter)
 		authority.NotAfter = &notAfter
@@ -108,25 +112,45 @@ func (a *AuthorityReporter) look(ctx context.Context, namespace string) (*v1alph
 	return authority, nil
 }
 
-// stored reads the Secret that istiod has, or would have at its next start, its CA from. No Secret: it has none of its
-// own.
-func (a *AuthorityReporter) stored(ctx context.Context, namespace string) (pki.CACerts, *corev1.Secret, error) {
+// maxRoots of a CA are reported with their certificates.
+const maxRoots = 8
+
+// storedCA reads the Secret that istiod has, or would have at its next start, its CA from. No Secret: it has none of its own.
+func storedCA(ctx context.Context, reader client.Reader, namespace string, now time.Time) (pki.CACerts, *corev1.Secret, error) {
 	for _, name := range []string{CACertsName, selfSignedSecret} {
-		secret := &corev1.Secret{}
-		err := a.Reader.Get(ctx, types.NamespacedName{Namespace: namespace, Name: name}, secret)
-		if apierrors.IsNotFound(err) {
-			continue
+		ca, secret, err := readIstioSecret(ctx, reader, namespace, name, now)
+		if err != nil || secret != nil {
+			return ca, secret, err
 		}
-		if err != nil {
-			return pki.CACerts{}, nil, err
-		}
-		ca, err := pki.ReadCACerts(secret.Data, a.Now())
-		if _, ok := errors.AsType[*pki.InvalidError](err); ok {
-			continue // istiod could not use it either
-		}
-		return ca, secret, err
 	}
 	return pki.CACerts{}, nil, nil
+}
+
+// ownCA finds the CA under a root with which a mesh came, whichever of its Secrets it is in; nil if it is in none.
+func ownCA(ctx context.Context, reader client.Reader, namespace, signer string, now time.Time) (*intermediate, error) {
+	for _, name := range []string{CACertsName, selfSignedSecret} {
+		ca, secret, err := readIstioSecret(ctx, reader, namespace, name, now)
+		if err != nil {
+			return nil, err
+		}
+		if secret != nil && ca.Root.ID().String() == signer {
+			return &intermediate{Material: ca.Material}, nil
+		}
+	}
+	return nil, nil
+}
+
+// readIstioSecret reads a CA. There is no Secret if istiod could not use it either.
+func readIstioSecret(ctx context.Context, reader client.Reader, namespace, name string, now time.Time) (pki.CACerts, *corev1.Secret, error) {
+	secret := &corev1.Secret{}
+	if err := reader.Get(ctx, types.NamespacedName{Namespace: namespace, Name: name}, secret); err != nil {
+		return pki.CACerts{}, nil, client.IgnoreNotFound(err)
+	}
+	ca, err := pki.ReadCACerts(secret.Data, now)
+	if _, ok := errors.AsType[*pki.InvalidError](err); ok {
+		return pki.CACerts{}, nil, nil
+	}
+	return ca, secret, err
 }
 
 // published are the roots in the root namespace's own ConfigMap of roots.

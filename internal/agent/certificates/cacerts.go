@@ -3,6 +3,7 @@ package certificates
 import (
 	"bytes"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"maps"
 	"time"
@@ -30,6 +31,7 @@ const (
 	ReasonNotUsed         = "NotUsed"         // istiod does not use cacerts even after a restart
 	ReasonRestartBlocked  = "RestartBlocked"  // a rollout does not finish
 	ReasonWaitingForHub   = "WaitingForHub"   // the hub has not signed yet
+	ReasonOutdated        = "Outdated"        // a later order was carried out already
 	ReasonInstalling      = "Installing"      // istiod is on its way
 	ReasonRestarting      = "Restarting"      // pods are being restarted
 	ReasonInUse           = "InUse"           // everything that can be seen uses what was ordered
@@ -126,32 +128,54 @@ func roots(spec *v1alpha1.IssuedCertificateSpec) (pki.Bundle, error) {
 	return bundle, nil
 }
 
-// recompose puts the CA that w holds under the roots of another order.
-func (w *wanted) recompose(spec *v1alpha1.IssuedCertificateSpec, now time.Time) (pki.CACerts, error) {
+// compose puts an intermediate under the roots of the order, with a cross-certificate if the order asks for one; before is what
+// was wanted until now.
+func (w *wanted) compose(i *intermediate, before *wanted, now time.Time) (pki.CACerts, error) {
+	spec := &w.Order.Spec
 	bundle, err := roots(spec)
 	if err != nil {
 		return pki.CACerts{}, err
 	}
-	return assemble(append(pki.Chain{w.CA.Certificate}, w.CA.Intermediates...), w.CA, bundle, spec, now)
-}
-
-func assemble(chain pki.Chain, like pki.CACerts, bundle pki.Bundle, spec *v1alpha1.IssuedCertificateSpec, now time.Time) (pki.CACerts, error) {
-	m, err := pki.NewMaterial(chain, like.Key, bundle, now)
-	if err != nil {
-		return pki.CACerts{}, stalled(ReasonInvalidAnswer, "the intermediate does not fit the order: %v", err)
+	if !bundle.Contains(i.Root.ID()) {
+		return pki.CACerts{}, stalled(ReasonInvalidOrder, "spec.signer of the order is none of its roots")
 	}
-	if m.Root.ID().String() != spec.Signer {
-		return pki.CACerts{}, stalled(ReasonInvalidAnswer, "the intermediate is under root %s, ordered was %s", m.Root.ID().Short(), spec.Signer[:32])
+	ca := pki.CACerts{Material: i.Material}
+	ca.Roots = bundle
+	if c := spec.CrossCertificate; c != nil {
+		cross, err := w.cross(c, i.Root, bundle, before, now)
+		if err != nil {
+			return pki.CACerts{}, stalled(ReasonInvalidOrder, "spec.crossCertificate of the order: %v", err)
+		}
+		ca.Cross = []*x509.Certificate{cross}
 	}
-	ca := pki.CACerts{Material: m, Cross: like.Cross}
 	if err := ca.Verify(now); err != nil {
 		return pki.CACerts{}, stalled(ReasonInvalidAnswer, "istiod would not take the intermediate: %v", err)
 	}
 	return ca, nil
 }
 
+// cross is the certificate of a root under another: the one of the order, the one that is in use, or one made with the CA that
+// the mesh came with.
+func (w *wanted) cross(c *v1alpha1.CrossCertificate, root pki.Root, bundle pki.Bundle, before *wanted, now time.Time) (*x509.Certificate, error) {
+	if c.Certificate != "" {
+		return pki.ParseCross([]byte(c.Certificate), root, bundle)
+	}
+	if before != nil {
+		for _, used := range before.CA.Cross {
+			if cross, err := pki.ParseCross(pki.Chain{used}.PEM(), root, bundle); err == nil {
+				return cross, nil
+			}
+		}
+	}
+	own := w.Spare
+	if own == nil || own.Issuance != 0 || !own.Certificate.Equal(own.Root.Certificate()) {
+		return nil, errors.New("the mesh did not come with a root of its own that could sign it")
+	}
+	return pki.CrossSign(root, own.Material, now)
+}
+
 // intermediateStatus describes a CA.
-func intermediateStatus(ca pki.CACerts, issuance int64) *v1alpha1.IntermediateStatus {
+func intermediateStatus(ca pki.Material, issuance int64) *v1alpha1.IntermediateStatus {
 	s := &v1alpha1.IntermediateStatus{
 		Issuance:     issuance,
 		Fingerprint:  fingerprint(ca.Certificate),

@@ -4,11 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
+	networkingv1 "istio.io/client-go/pkg/apis/networking/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/events"
@@ -18,6 +22,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
 	"github.com/isthmus-mesh/isthmus/internal/agent/evidence"
 	"github.com/isthmus-mesh/isthmus/internal/agent/restart"
+	"github.com/isthmus-mesh/isthmus/internal/kube"
 	"github.com/isthmus-mesh/isthmus/internal/pki"
 )
 
@@ -33,6 +38,10 @@ const (
 	// liveProxies is how long proxies that follow without a restart get: a kubelet may project the ConfigMap of roots 90 s
 	// late.
 	liveProxies = 2 * time.Minute
+	// following is how long live proxies get before one that was not nudged on its way counts as a laggard.
+	following = 5 * time.Second
+	// canaryLife is how long a canary is used: less than it is valid.
+	canaryLife = 5 * time.Minute
 	// rollouts of workloads at a time.
 	rollouts = 4
 )
@@ -55,12 +64,23 @@ type Installer struct {
 
 	store   *store
 	reports *Reports
-	// shared: this cluster has one mesh only, so every ConfigMap of roots is its own.
+	// single: this cluster has one mesh only, so every ConfigMap of roots is its own.
 	single bool
+	// projection is how late kubelets may project a changed ConfigMap.
+	projection time.Duration
 
 	mu sync.Mutex
-	// proven holds, by the UID of a pod, the root under which its leaf was seen to be.
+	// proven holds, by the UID of a pod, the order by which its proxy was seen to be.
 	proven map[types.UID]string
+	// canaries of each mesh.
+	canaries map[string]canaries
+}
+
+// canaries are shown to the proxies of a mesh, one for each of its intermediates.
+type canaries struct {
+	of   string // which intermediates they are under
+	made time.Time
+	list []evidence.Canary
 }
 
 // Reconcile installs what is wanted for the mesh whose name is that of the request.
@@ -71,7 +91,7 @@ func (i *Installer) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resul
 	}
 	if w == nil {
 		i.reports.set(req.Name, nil)
-		return ctrl.Result{}, nil
+		return ctrl.Result{}, i.listeners(ctx, req.Name, nil)
 	}
 	report := &Report{Generation: w.Order.Generation}
 	again, err := i.install(ctx, w, report)
@@ -93,11 +113,15 @@ func (i *Installer) install(ctx context.Context, w *wanted, report *Report) (tim
 		return review, nil
 	}
 	if ca, err := pki.ReadCACerts(live.Data, i.Now()); err == nil {
-		report.Certificate = intermediateStatus(ca, 0)
+		report.Certificate = intermediateStatus(ca.Material, 0)
 		if report.Certificate.Fingerprint == fingerprint(w.CA.Certificate) {
 			report.Certificate.Issuance = w.Issuance
 		}
 	}
+	if w.Spare != nil {
+		report.Prepared = intermediateStatus(w.Spare.Material, w.Spare.Issuance)
+	}
+	report.Carried = carried(&w.Order.Spec)
 	again, err := i.controlPlane(ctx, w, report)
 	if err != nil || !report.InUse {
 		return again, err
@@ -145,19 +169,27 @@ func (i *Installer) controlPlane(ctx context.Context, w *wanted, report *Report)
 	}
 	replicas := evidence.Replicas(pods.Items)
 	views := make([]replicaView, len(replicas))
-	for k, seen := range evidence.AskReplicas(ctx, replicas) {
-		views[k] = viewReplica(replicas[k], seen, w.CA, i.Now())
+	for k, seen := range i.ask(ctx, w, replicas) {
+		views[k] = viewReplica(replicas[k], seen, w, i.Now())
 	}
 	published, err := i.rootConfigMaps(ctx, namespace, w.CA.Roots)
 	if err != nil {
 		return 0, err
 	}
-	report.ControlPlane = &v1alpha1.ControlPlaneEvidence{RootConfigMaps: published}
+	report.ControlPlane = &v1alpha1.ControlPlaneEvidence{RootConfigMaps: published, MultiRoot: len(views) > 0}
 	for _, v := range views {
 		report.ControlPlane.Replicas = append(report.ControlPlane.Replicas, v.status)
+		report.ControlPlane.MultiRoot = report.ControlPlane.MultiRoot && v.MultiRoot
 	}
-	digest := w.digest()
-	plan := planControlPlane(views, digest, i.Now())
+	c := change{digest: w.digest(), token: w.token(), restart: w.Order.Spec.Restart.Istiod, nudge: w.CA.Roots.Nudge() > 0}
+	plan := planControlPlane(views, c, i.Now())
+	if !w.Order.Spec.Suspend {
+		for _, pod := range plan.touch {
+			if err := i.touch(ctx, pod, c.digest); err != nil {
+				return 0, err
+			}
+		}
+	}
 	switch {
 	case len(plan.behind) == 0 && len(views) > 0 && published.Done == published.Total:
 		report.InUse = true
@@ -171,22 +203,53 @@ func (i *Installer) controlPlane(ctx context.Context, w *wanted, report *Report)
 		report.Waiting = &note{ReasonInstalling, fmt.Sprintf("istiod has published the roots in %d of %d namespaces", published.Done, published.Total)}
 		return recheck, nil
 	case len(plan.inVain) > 0:
-		return review, stalled(ReasonNotUsed, "istiod %s does not sign with Secret %s/%s although it was restarted; see its log, and whether it signs certificates at all", plan.inVain[0], namespace, CACertsName)
-	}
-	for _, pod := range plan.touch {
-		if err := i.touch(ctx, pod, digest); err != nil {
-			return 0, err
-		}
-	}
-	switch {
+		return review, stalled(ReasonNotUsed, "istiod %s does not use Secret %s/%s although it was restarted; see its log, and whether it signs certificates at all", plan.inVain[0], namespace, CACertsName)
 	case len(plan.restart) == 0:
 		report.Waiting = &note{ReasonInstalling, fmt.Sprintf("istiod takes the new certificates: %s", plan.behind[0])}
 		return recheck, nil
 	case !w.Order.Spec.AutoRestartPods:
-		report.Restart = fmt.Sprintf("istiod in namespace %s must be restarted to use its new certificates, and workloads after it: run `meshctl mesh restart %s`, or set spec.mtlsConfig.autoRestartPods: true in the VirtualMesh", namespace, w.Mesh)
+		report.Restart = fmt.Sprintf("istiod in namespace %s must be restarted (%s): run `meshctl mesh restart %s`, or set spec.mtlsConfig.autoRestartPods: true in the VirtualMesh", namespace, plan.behind[0], w.Mesh)
 		return recheck, nil
 	}
-	return i.restart(ctx, restart.Plan{Waves: [][]restart.Target{plan.restart}, Token: digest, Limit: rollouts}, report, "istiod")
+	return i.restart(ctx, restart.Plan{Waves: [][]restart.Target{plan.restart}, Token: c.token, Limit: rollouts}, report, "istiod")
+}
+
+// ask asks replicas of istiod what they use, and where a root was dropped, whether they let clients in under it.
+func (i *Installer) ask(ctx context.Context, w *wanted, replicas []evidence.Replica) []evidence.Sight {
+	if canaries := i.canariesOf(w); w.dropped() != "" && len(canaries) > 0 {
+		return evidence.AskReplicasWith(ctx, replicas, canaries)
+	}
+	sights := make([]evidence.Sight, len(replicas))
+	for k, seen := range evidence.AskReplicas(ctx, replicas) {
+		sights[k].Seen = seen
+	}
+	return sights
+}
+
+// canariesOf are the canaries of the mesh's intermediates. One of which none can be made, as it has expired, is left out.
+func (i *Installer) canariesOf(w *wanted) []evidence.Canary {
+	under := []pki.Material{w.CA.Material}
+	of := fingerprint(w.CA.Certificate)
+	if w.Spare != nil {
+		under = append(under, w.Spare.Material)
+		of += fingerprint(w.Spare.Certificate)
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if c := i.canaries[w.Mesh]; c.of == of && i.Now().Before(c.made.Add(canaryLife)) {
+		return c.list
+	}
+	c := canaries{of: of, made: i.Now()}
+	for _, m := range under {
+		if canary, err := evidence.NewCanary(m, w.trustDomain(), i.store.namespace, c.made); err == nil {
+			c.list = append(c.list, canary)
+		}
+	}
+	if i.canaries == nil {
+		i.canaries = map[string]canaries{}
+	}
+	i.canaries[w.Mesh] = c
+	return c.list
 }
 
 // restart carries a plan on and reports how it stands.
@@ -241,43 +304,70 @@ func (i *Installer) rootConfigMaps(ctx context.Context, namespace string, want p
 // proxies looks which proxies are behind and restarts them, or says that somebody must.
 func (i *Installer) proxies(ctx context.Context, w *wanted, report *Report) (time.Duration, error) {
 	spec := &w.Order.Spec
-	if w.InUse.Signer != spec.Signer {
+	if state := w.state(); w.InUse.State != state {
 		if spec.Suspend {
 			return review, nil
 		}
-		w.InUse = inUse{Signer: spec.Signer, Since: i.Now().UTC()}
+		w.InUse = inUse{State: state, Since: i.Now().UTC()}
 		if err := i.store.writeWanted(ctx, w); err != nil {
 			return 0, err
 		}
 	}
-	var pods corev1.PodList
-	if err := i.Client.List(ctx, &pods); err != nil {
+	projected := w.InUse.Since
+	if addsRoot(spec) {
+		projected = projected.Add(i.projection)
+	}
+	report.ControlPlane.Published = !i.Now().Before(projected)
+	pods, err := i.census(ctx, w)
+	if err != nil {
 		return 0, err
 	}
-	survey := i.survey(ctx, evidence.Proxies(pods.Items, spec.IssuedCertificateSecret.Namespace), w)
+	if err := i.listeners(ctx, w.Mesh, pods); err != nil {
+		return 0, err
+	}
+	survey, err := i.survey(ctx, pods, w)
+	if err != nil {
+		return 0, err
+	}
 	report.Proxies = survey.evidence()
 	behind := survey.behind()
-	due := behind
-	if i.Now().Before(w.InUse.Since.Add(liveProxies)) {
-		due = survey.due()
-	}
+	rotating := spec.Rotation != nil
 	switch {
-	case len(behind) == 0 || spec.Suspend:
+	case spec.Suspend:
 		return review, nil
+	case len(behind) == 0 && report.ControlPlane.Published:
+		return review, nil
+	case len(behind) == 0:
+		report.Waiting = &note{ReasonInstalling, fmt.Sprintf("kubelets may take until %s to project the new roots", projected.Format(time.RFC3339))}
+		return max(recheck, projected.Sub(i.Now())), nil
+	case rotating && spec.Rotation.Closed:
+		return review, nil // nothing is wrong: new pods come and go, and some cannot be asked
+	case rotating && !spec.Restart.Workloads:
+		report.Waiting = &note{ReasonInstalling, fmt.Sprintf("%d of %d proxies are not seen to be as ordered yet", len(behind), len(survey.proxies))}
+		return recheck, nil
+	}
+	due := due(behind, !i.Now().Before(w.InUse.Since.Add(liveProxies)))
+	switch {
 	case len(due) == 0:
-		report.Waiting = &note{ReasonInstalling, fmt.Sprintf("%d of %d proxies have not taken a leaf under the new root yet", len(behind), survey.total)}
+		report.Waiting = &note{ReasonInstalling, fmt.Sprintf("%d of %d proxies are not seen to be as ordered yet", len(behind), len(survey.proxies))}
 		return recheck, nil
 	case !spec.AutoRestartPods:
-		report.Restart = fmt.Sprintf("%d of %d proxies are not known to have a leaf under the new root: run `meshctl mesh restart %s`, or set spec.mtlsConfig.autoRestartPods: true in the VirtualMesh; otherwise they follow when their leaves are renewed", len(behind), survey.total, w.Mesh)
-		return again(len(due) < len(behind)), nil
+		report.Restart = fmt.Sprintf("%d of %d proxies are not known to be as ordered: run `meshctl mesh restart %s`, or set spec.mtlsConfig.autoRestartPods: true in the VirtualMesh; otherwise they follow when their leaves are renewed", len(behind), len(survey.proxies), w.Mesh)
+		return again(rotating || len(due) < len(behind)), nil
 	}
 	gateways, workloads, alone := controllers(due)
 	if len(gateways)+len(workloads) == 0 {
-		report.Restart = fmt.Sprintf("%d proxies are not known to have a leaf under the new root and have no controller that could replace their pods, such as %s: delete and make them anew", len(alone), alone[0])
-		return again(len(due) < len(behind)), nil
+		report.Restart = fmt.Sprintf("%d proxies are not known to be as ordered and have no controller that could replace their pods, such as %s: delete and make them anew", len(alone), alone[0])
+		return again(rotating || len(due) < len(behind)), nil
 	}
-	token := fmt.Sprintf("%s-%d", spec.Signer[:16], w.InUse.Since.Unix())
+	token := fmt.Sprintf("%s-%d", w.InUse.State[:16], w.InUse.Since.Unix())
 	return i.restart(ctx, restart.Plan{Waves: [][]restart.Target{gateways, workloads}, Token: token, Limit: rollouts}, report, "gateways and workloads")
+}
+
+// addsRoot tells whether the order distributes a root that the mesh did not trust before.
+func addsRoot(spec *v1alpha1.IssuedCertificateSpec) bool {
+	r := spec.Rotation
+	return r != nil && !r.Closed && (r.Stage == v1alpha1.StageOldSigns && !r.Back || r.Stage == v1alpha1.StageNewSigns && r.Back)
 }
 
 // again is when to look again: soon if something is on its way.
@@ -288,41 +378,107 @@ func again(moving bool) time.Duration {
 	return review
 }
 
-// survey asks those proxies of which nothing is known yet.
-func (i *Installer) survey(ctx context.Context, proxies []evidence.ProxyPod, w *wanted) survey {
-	signer := w.Order.Spec.Signer
-	s := survey{signer: signer}
-	var ask []evidence.ProxyPod
-	i.mu.Lock()
-	known := map[types.UID]string{}
-	for _, p := range proxies {
-		if p.Started.IsZero() {
-			continue
-		}
-		s.total++
-		if root, ok := i.proven[p.UID]; ok {
-			known[p.UID] = root
-		}
-		if known[p.UID] == signer || !p.Started.Before(w.InUse.Since.Truncate(time.Second)) {
-			s.signed++
-			continue
-		}
-		ask = append(ask, p)
+// census finds the proxies of the mesh that run.
+func (i *Installer) census(ctx context.Context, w *wanted) ([]evidence.ProxyPod, error) {
+	var pods corev1.PodList
+	if err := i.Client.List(ctx, &pods); err != nil {
+		return nil, err
 	}
-	i.mu.Unlock()
-	for k, seen := range evidence.AskProxies(ctx, ask) {
-		switch p := ask[k]; {
-		case seen.Err != nil:
-			s.unknown = append(s.unknown, laggard{p, seen.Err.Error()})
-		case seen.SignedBy(w.CA.Root, i.Now()):
-			known[p.UID] = signer
-			s.signed++
-		default:
-			s.old = append(s.old, laggard{p, "its leaf is under another root"})
-		}
-	}
-	i.mu.Lock()
-	i.proven = known // of pods that are gone nothing is remembered
-	i.mu.Unlock()
-	return s
+	proxies := evidence.Proxies(pods.Items, w.Order.Spec.IssuedCertificateSecret.Namespace)
+	return slices.DeleteFunc(proxies, func(p evidence.ProxyPod) bool { return p.Started.IsZero() }), nil
 }
+
+// survey asks those proxies that were not seen to be as ordered yet. Who cannot be asked counts as ordered if he has started
+// since the control plane is, or if no leaf of before can be alive.
+func (i *Installer) survey(ctx context.Context, proxies []evidence.ProxyPod, w *wanted) (survey, error) {
+	now, since := i.Now(), w.InUse.Since.Truncate(time.Second)
+	order := fmt.Sprintf("%d/%s", w.Order.Spec.Serial, w.digest())
+	s := survey{drops: w.dropped() != "", settled: !now.Before(w.InUse.Since.Add(following))}
+	var ask []evidence.ProxyPod
+	proven := map[types.UID]string{} // of pods that are gone nothing is remembered
+	i.mu.Lock()
+	for _, p := range proxies {
+		if i.proven[p.UID] == order {
+			proven[p.UID] = order
+			s.proxies = append(s.proxies, proxyView{ProxyPod: p, seen: true, leaf: true, trusts: true, refuses: true})
+		} else {
+			ask = append(ask, p)
+		}
+	}
+	i.mu.Unlock()
+	sights := evidence.Probe(ctx, w.trustDomain(), ask, i.canariesOf(w))
+	after, err := i.census(ctx, w)
+	if err != nil {
+		return s, err
+	}
+	same := map[types.UID]evidence.ProxyPod{}
+	for _, p := range after {
+		same[p.UID] = p
+	}
+	for k, p := range ask {
+		is, runs := same[p.UID]
+		if !runs {
+			continue
+		}
+		if is.IP != p.IP || !is.Started.Equal(p.Started) {
+			sights[k].Err = errors.New("it was restarted while it was asked")
+		}
+		v := viewProxy(p, sights[k], w, now)
+		switch {
+		case v.asOrdered(s.drops):
+			proven[p.UID] = order
+		case !v.seen && (!p.Started.Before(since) || !now.Before(since.Add(p.LeafTTL))):
+			v.leaf, v.trusts, v.refuses = true, true, true
+		}
+		s.proxies = append(s.proxies, v)
+	}
+	i.mu.Lock()
+	i.proven = proven
+	i.mu.Unlock()
+	return s, nil
+}
+
+// listeners are what gateways of the mesh are asked at, in a resource Gateway for each; of others nothing is left.
+func (i *Installer) listeners(ctx context.Context, mesh string, proxies []evidence.ProxyPod) error {
+	var errs []error
+	want := map[types.NamespacedName]bool{}
+	for _, p := range proxies {
+		if p.Kind != evidence.Gateway {
+			continue
+		}
+		g := evidence.Listener(p)
+		if key := client.ObjectKeyFromObject(g); want[key] {
+			continue
+		} else {
+			want[key] = true
+		}
+		g.Labels = map[string]string{v1alpha1.LabelManagedBy: listenersManagedBy}
+		g.Annotations = map[string]string{AnnotationMesh: mesh}
+		u, err := kube.ToUnstructured(i.Client.Scheme(), g)
+		if err == nil {
+			_, err = kube.Apply(ctx, i.Client, listenersManagedBy, u)
+		}
+		if meta.IsNoMatchError(err) {
+			return nil // no Istio, or none that takes its configuration from here
+		}
+		errs = append(errs, err)
+	}
+	var have metav1.PartialObjectMetadataList
+	have.SetGroupVersionKind(networkingv1.SchemeGroupVersion.WithKind("GatewayList"))
+	if err := i.Reader.List(ctx, &have, client.MatchingLabels{v1alpha1.LabelManagedBy: listenersManagedBy}); err != nil {
+		if meta.IsNoMatchError(err) {
+			return nil
+		}
+		return errors.Join(append(errs, err)...)
+	}
+	for k := range have.Items {
+		if g := &have.Items[k]; g.Annotations[AnnotationMesh] == mesh && !want[client.ObjectKeyFromObject(g)] {
+			errs = append(errs, client.IgnoreNotFound(i.Client.Delete(ctx, g, client.Preconditions{UID: &g.UID})))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// listenersManagedBy is the value of the label isthmus.dev/managed-by on the listeners in gateways, and the field manager of
+// their writes.
+const listenersManagedBy = "isthmus-agent-evidence"

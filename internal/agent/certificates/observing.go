@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -38,41 +39,100 @@ func touchedOf(pod *corev1.Pod) touched {
 // digest identifies what istiod shall load, without its key.
 func (w *wanted) digest() string {
 	h := sha256.New()
-	h.Write(w.CA.Certificate.Raw)
+	h.Write(w.CA.CertChain().PEM())
 	h.Write(w.CA.Roots.PEM())
 	return hex.EncodeToString(h.Sum(nil))[:20]
+}
+
+// token marks what is restarted for it: what follows a nudge without a restart is not restarted for a nudge.
+func (w *wanted) token() string {
+	plain := *w
+	plain.CA.Roots = plain.CA.Roots.WithNudge(0)
+	return plain.digest()
+}
+
+// state identifies what proxies follow: which root their leaves are under, and which they trust.
+func (w *wanted) state() string {
+	h := sha256.New()
+	fmt.Fprintln(h, w.CA.Root.ID(), w.CA.Roots.IDs(), len(w.CA.Cross) > 0)
+	return hex.EncodeToString(h.Sum(nil))[:20]
+}
+
+// needed are the roots of the order that proxies have to trust, as far as there is an intermediate under them to show: that of
+// the signer, and in a rotation the other one.
+func (w *wanted) needed() []string {
+	ids := []string{w.Order.Spec.Signer}
+	if p := w.Order.Spec.Prepared; p != nil && w.CA.Roots.Contains(rootID(p.Signer)) {
+		ids = append(ids, p.Signer)
+	}
+	return ids
+}
+
+// dropped is the root that the order drops: the other one of a rotation, if it is not distributed; "" if there is none.
+func (w *wanted) dropped() string {
+	if p := w.Order.Spec.Prepared; p != nil && !w.CA.Roots.Contains(rootID(p.Signer)) {
+		return p.Signer
+	}
+	return ""
+}
+
+func rootID(fingerprint string) pki.RootID {
+	id, err := pki.ParseRootID(fingerprint)
+	if err != nil {
+		return pki.RootID{}
+	}
+	return id
 }
 
 // replicaView is what one replica of istiod was seen to use.
 type replicaView struct {
 	evidence.Replica
 	status v1alpha1.IstiodReplica
-	// seen: it answered. current: it signs with the wanted intermediate. related: its root is one of those wanted, so that
-	// it may take the change without a restart.
-	seen, current, related bool
+	// seen: it answered. current: it has loaded what is wanted. related: its root is one of those wanted, so that it may take the
+	// change without a restart. lets: it lets clients in under the root that was dropped, or that is not known.
+	seen, current, related, lets bool
 }
 
-func viewReplica(r evidence.Replica, seen evidence.Seen, want pki.CACerts, now time.Time) replicaView {
+// viewReplica judges what a replica showed. Since istiod loads a Secret whole or not at all, the chain that it sends tells all
+// of what it has loaded.
+func viewReplica(r evidence.Replica, seen evidence.Sight, w *wanted, now time.Time) replicaView {
 	v := replicaView{Replica: r, status: v1alpha1.IstiodReplica{Pod: r.Pod.Name, Revision: r.Revision}}
 	if seen.Err != nil {
 		v.status.Error = "it does not answer at port 15012 of its pod"
 		return v
 	}
 	v.seen = true
-	signer, ok := seen.Signer(want.Roots, now)
-	v.related = ok
-	if ok {
+	known := w.CA.Roots
+	if w.Spare != nil {
+		known = known.Append(w.Spare.Root)
+	}
+	// With a cross-certificate a chain leads to two roots; then the wanted one counts.
+	if signer, ok := seen.Signer(known.Lead(w.CA.Root.ID()), now); ok {
+		v.related = w.CA.Roots.Contains(signer)
 		v.status.Signer = signer.String()
 	}
 	if issuer := seen.Issuer(); issuer != nil {
 		v.status.Intermediate = fingerprint(issuer)
 	}
-	for _, root := range want.Roots.Roots() {
-		if root.ID() == signer || seen.Accepts(root) {
-			v.status.Roots = append(v.status.Roots, root.ID().String())
+	chain := pki.Chain(seen.Chain[1:])
+	v.current = string(chain.PEM()) == string(w.CA.CertChain().PEM())
+	if v.current {
+		v.status.Roots = fingerprints(w.CA.Roots)
+	} else {
+		for _, root := range known.Roots() {
+			if id := root.ID().String(); id == v.status.Signer || slices.ContainsFunc(chain, root.Certificate().Equal) {
+				v.status.Roots = append(v.status.Roots, id)
+			}
 		}
 	}
-	v.current = ok && v.status.Intermediate == fingerprint(want.Certificate)
+	if dropped := w.dropped(); dropped != "" {
+		answer := seen.Answers[rootID(dropped)]
+		// What was started since has read its roots anew, should it not be possible to ask it.
+		v.lets = answer == evidence.Accepted || answer == evidence.Unknown && r.Pod.Annotations[restart.Annotation] != w.token()
+		if v.lets {
+			v.status.Clients = []string{dropped}
+		}
+	}
 	return v
 }
 
@@ -88,13 +148,26 @@ type controlPlanePlan struct {
 	inVain []string
 }
 
+// change is what replicas are to follow.
+type change struct {
+	// digest identifies it, token what is restarted for it.
+	digest, token string
+	// restart: it is not taken without a restart.
+	restart bool
+	// nudge: it is one, and nobody sees who has it.
+	nudge bool
+}
+
 // planControlPlane decides on the replicas that are behind. One whose root has nothing to do with the wanted ones never
 // takes a change: istiod drops any change of roots but to a subset or a superset.
-func planControlPlane(views []replicaView, digest string, now time.Time) controlPlanePlan {
+func planControlPlane(views []replicaView, c change, now time.Time) controlPlanePlan {
 	var p controlPlanePlan
 	for _, v := range views {
 		switch {
-		case v.current:
+		case v.current && !v.lets:
+			if c.nudge && v.Pod.DeletionTimestamp == nil && touchedOf(v.Pod).digest != c.digest {
+				p.touch = append(p.touch, v.Pod)
+			}
 			continue
 		case v.Pod.DeletionTimestamp != nil:
 			p.behind = append(p.behind, v.Pod.Name+" is on its way out")
@@ -102,12 +175,15 @@ func planControlPlane(views []replicaView, digest string, now time.Time) control
 		case !v.seen:
 			p.behind = append(p.behind, v.Pod.Name+" does not answer")
 			continue
+		case v.current:
+			p.behind = append(p.behind, v.Pod.Name+" lets clients in under the root that was dropped")
+		default:
+			p.behind = append(p.behind, v.Pod.Name+" signs with other certificates")
 		}
-		p.behind = append(p.behind, v.Pod.Name+" signs with other certificates")
-		restarted := v.Pod.Annotations[restart.Annotation] == digest
-		if v.related || restarted {
+		restarted := v.Pod.Annotations[restart.Annotation] == c.token
+		if restarted || v.related && !c.restart && !v.lets {
 			t := touchedOf(v.Pod)
-			if t.digest != digest {
+			if t.digest != c.digest {
 				p.touch = append(p.touch, v.Pod)
 				continue
 			}
@@ -117,59 +193,106 @@ func planControlPlane(views []replicaView, digest string, now time.Time) control
 		}
 		if restarted {
 			p.inVain = append(p.inVain, v.Pod.Name)
-		} else if c, ok := restart.Of(v.Pod); ok {
-			p.restart = append(p.restart, c)
+		} else if target, ok := restart.Of(v.Pod); ok {
+			p.restart = append(p.restart, target)
 		}
 	}
 	p.restart = restart.Sort(p.restart)
 	return p
 }
 
-// laggard is a proxy that is not known to hold a leaf under the wanted root.
-type laggard struct {
+// proxyView is what is known of one proxy, compared with the order.
+type proxyView struct {
 	evidence.ProxyPod
-	why string
+	// seen: it was asked and answered all that it was asked. leaf: its own is under the signer. trusts: it accepts leaves under
+	// each of the needed roots. refuses: it refuses those under the root that was dropped.
+	seen, leaf, trusts, refuses bool
+	why                         string
 }
 
-// survey is what is known of the leaves of all proxies.
-type survey struct {
-	signer       string
-	total        int
-	signed       int
-	old, unknown []laggard
-}
+func (v proxyView) asOrdered(drops bool) bool { return v.leaf && v.trusts && (v.refuses || !drops) }
 
-func (s survey) behind() []laggard { return append(append([]laggard(nil), s.old...), s.unknown...) }
-
-// evidence counts a proxy with a leaf under the wanted root as one that trusts it: it has got both in one answer.
-func (s survey) evidence() *v1alpha1.ProxyEvidence {
-	e := &v1alpha1.ProxyEvidence{
-		Total: int32(s.total), TrustsNew: int32(s.signed), SignedByNew: int32(s.signed), Unknown: int32(len(s.unknown)),
+// viewProxy judges what a proxy showed.
+func viewProxy(p evidence.ProxyPod, seen evidence.Sight, w *wanted, now time.Time) proxyView {
+	v := proxyView{ProxyPod: p}
+	if seen.Err != nil {
+		v.why = seen.Err.Error()
+		return v
 	}
-	for _, l := range s.behind() {
-		if len(e.Laggards) == 10 {
-			break
+	v.seen, v.trusts = true, true
+	answer := func(root string) evidence.Answer {
+		a := seen.Answers[rootID(root)]
+		v.seen = v.seen && a != evidence.Unknown
+		return a
+	}
+	if _, v.leaf = seen.Signer(pki.NewBundle(w.CA.Root), now); !v.leaf {
+		v.why = "its leaf is under another root"
+	}
+	for _, root := range w.needed() {
+		if answer(root) != evidence.Accepted {
+			v.trusts, v.why = false, "it is not seen to accept leaves under root "+rootID(root).Short()
 		}
-		e.Laggards = append(e.Laggards, fmt.Sprintf("%s/%s: %s", l.Namespace, l.Name, l.why))
+	}
+	if dropped := w.dropped(); dropped != "" {
+		if v.refuses = answer(dropped) == evidence.Refused; !v.refuses && v.why == "" {
+			v.why = "it is not seen to refuse leaves under root " + rootID(dropped).Short()
+		}
+	}
+	return v
+}
+
+// survey is what is known of all proxies.
+type survey struct {
+	drops bool
+	// proxies that run.
+	proxies []proxyView
+	// settled: all have had the time to follow.
+	settled bool
+}
+
+// behind are those that are not known to be as ordered.
+func (s survey) behind() []proxyView {
+	return slices.DeleteFunc(slices.Clone(s.proxies), func(v proxyView) bool { return v.asOrdered(s.drops) })
+}
+
+func (s survey) evidence() *v1alpha1.ProxyEvidence {
+	e := &v1alpha1.ProxyEvidence{Total: int32(len(s.proxies))}
+	count := func(n *int32, holds bool) {
+		if holds {
+			*n++
+		}
+	}
+	for _, v := range s.proxies {
+		count(&e.Live, v.Live)
+		count(&e.SignedByNew, v.leaf)
+		count(&e.TrustsNew, v.trusts)
+		count(&e.RefusesOld, s.drops && v.refuses)
+		if v.asOrdered(s.drops) {
+			continue
+		}
+		count(&e.Unknown, !v.seen)
+		count(&e.Behind, v.seen && v.Live && s.settled)
+		if len(e.Laggards) < 10 {
+			e.Laggards = append(e.Laggards, fmt.Sprintf("%s/%s: %s", v.Namespace, v.Name, v.why))
+		}
 	}
 	return e
 }
 
-// due are the laggards for which there is nothing to wait for: those that do not follow without a restart, and those of
-// which it could not be seen.
-func (s survey) due() []laggard {
-	var due []laggard
-	for _, l := range s.behind() {
-		if !l.Live || l.Kind != evidence.Sidecar {
-			due = append(due, l)
+// due are the laggards that will not follow without a restart, and those of which it could not be seen; live ones too, if they
+// have had the time.
+func due(behind []proxyView, live bool) (out []proxyView) {
+	for _, v := range behind {
+		if !v.Live || !v.seen || live {
+			out = append(out, v)
 		}
 	}
-	return due
+	return out
 }
 
 // controllers sorts the controllers of laggards into gateways (and ztunnels) and workloads; alone are pods that have
 // none.
-func controllers(laggards []laggard) (gateways, workloads []restart.Target, alone []string) {
+func controllers(laggards []proxyView) (gateways, workloads []restart.Target, alone []string) {
 	for _, l := range laggards {
 		switch {
 		case !l.HasController:

@@ -25,24 +25,36 @@ func TestPlanControlPlane(t *testing.T) {
 	leaving := view(true, false, false, nil)
 	leaving.Pod.DeletionTimestamp = &metav1.Time{Time: now}
 	restarted := touchedAgo(time.Hour)
-	restarted[restart.Annotation] = "new"
+	restarted[restart.Annotation] = "token"
+	lets := func(annotations map[string]string) replicaView {
+		v := view(true, true, true, annotations)
+		v.lets = true
+		return v
+	}
+	live, byRestart, nudge := change{digest: "new", token: "token"}, change{digest: "new", token: "token", restart: true}, change{digest: "new", token: "token", nudge: true}
 	for _, tc := range []struct {
 		what                           string
 		view                           replicaView
+		change                         change
 		behind, touch, restart, inVain int
 	}{
-		{"uses it", view(true, true, true, nil), 0, 0, 0, 0},
-		{"has another root: only a restart helps", view(true, false, false, nil), 1, 0, 1, 0},
-		{"may follow: its kubelet is asked first", view(true, false, true, nil), 1, 1, 0, 0},
-		{"was touched for something else", view(true, false, true, map[string]string{annotationTouched: touched{"old", now}.String()}), 1, 1, 0, 0},
-		{"was touched just now", view(true, false, true, touchedAgo(time.Second)), 1, 0, 0, 0},
-		{"was touched and did not follow", view(true, false, true, touchedAgo(time.Minute)), 1, 0, 1, 0},
-		{"was restarted and may still follow", view(true, false, false, map[string]string{restart.Annotation: "new"}), 1, 1, 0, 0},
-		{"was restarted and did not follow", view(true, false, false, restarted), 1, 0, 0, 1},
-		{"does not answer", view(false, false, false, nil), 1, 0, 0, 0},
-		{"is on its way out", leaving, 1, 0, 0, 0},
+		{"uses it", view(true, true, true, nil), live, 0, 0, 0, 0},
+		{"has another root: only a restart helps", view(true, false, false, nil), live, 1, 0, 1, 0},
+		{"may follow: its kubelet is asked first", view(true, false, true, nil), live, 1, 1, 0, 0},
+		{"was touched for something else", view(true, false, true, map[string]string{annotationTouched: touched{"old", now}.String()}), live, 1, 1, 0, 0},
+		{"was touched just now", view(true, false, true, touchedAgo(time.Second)), live, 1, 0, 0, 0},
+		{"was touched and did not follow", view(true, false, true, touchedAgo(time.Minute)), live, 1, 0, 1, 0},
+		{"was restarted and may still follow", view(true, false, false, map[string]string{restart.Annotation: "token"}), live, 1, 1, 0, 0},
+		{"was restarted and did not follow", view(true, false, false, restarted), live, 1, 0, 0, 1},
+		{"does not answer", view(false, false, false, nil), live, 1, 0, 0, 0},
+		{"is on its way out", leaving, live, 1, 0, 0, 0},
+		{"may follow, but not this", view(true, false, true, nil), byRestart, 1, 0, 1, 0},
+		{"uses it, and its kubelet is asked to project a nudge", view(true, true, true, nil), nudge, 0, 1, 0, 0},
+		{"was touched for the nudge", view(true, true, true, touchedAgo(time.Second)), nudge, 0, 0, 0, 0},
+		{"lets clients in under a dropped root", lets(nil), live, 1, 0, 1, 0},
+		{"was restarted and lets them in all the same", lets(restarted), live, 1, 0, 0, 1},
 	} {
-		p := planControlPlane([]replicaView{tc.view}, "new", now)
+		p := planControlPlane([]replicaView{tc.view}, tc.change, now)
 		if len(p.behind) != tc.behind || len(p.touch) != tc.touch || len(p.restart) != tc.restart || len(p.inVain) != tc.inVain {
 			t.Errorf("%s: %+v", tc.what, p)
 		}

@@ -6,7 +6,6 @@ import (
 	"crypto"
 	"errors"
 	"fmt"
-	"reflect"
 	"slices"
 	"time"
 
@@ -62,10 +61,10 @@ func (r *Requester) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resul
 
 // outcome of the requesting half.
 type outcome struct {
-	// requested: a CertificateRequest exists. obtained: the CA of this order is stored.
-	requested, obtained bool
-	keyLost             int64
-	stall               *stall
+	// requested: a CertificateRequest exists. obtained: the CA of this order is stored. outdated: a later order was carried out.
+	requested, obtained, outdated bool
+	keyLost                       int64
+	stall                         *stall
 }
 
 func (r *Requester) carryOut(ctx context.Context, o *v1alpha1.IssuedCertificate) (outcome, error) {
@@ -76,37 +75,71 @@ func (r *Requester) carryOut(ctx context.Context, o *v1alpha1.IssuedCertificate)
 	if err != nil {
 		return outcome{}, err
 	}
-	if o.Spec.Suspend {
-		return outcome{obtained: w.fulfilled(&o.Spec)}, r.remember(ctx, w, o)
+	switch {
+	case o.Spec.Suspend:
+		return outcome{obtained: w.held(o.Spec.Issuance, o.Spec.Signer) != nil}, r.remember(ctx, w, o)
+	case w.isAhead(o):
+		return outcome{outdated: true}, r.remember(ctx, w, o)
 	}
-	if w.fulfilled(&o.Spec) {
-		ca, err := w.recompose(&o.Spec, r.Now())
-		if err != nil {
-			return outcome{}, err
+	ca, out, err := r.obtain(ctx, o, w, o.Spec.Issuance, o.Spec.Signer)
+	if ca == nil {
+		if err := r.remember(ctx, w, o); err != nil {
+			return out, err
 		}
-		w.CA, w.Order = ca, orderOf(o)
-		if err := r.store.writeWanted(ctx, w); err != nil {
-			return outcome{}, err
+		return out, err
+	}
+	next := &wanted{Mesh: o.Name, Order: orderOf(o), Issuance: ca.Issuance}
+	if w != nil {
+		next.InUse, next.secret = w.InUse, w.secret
+	}
+	var asked int64
+	if p := o.Spec.Prepared; p != nil {
+		var spared outcome
+		next.Spare, spared, err = r.obtain(ctx, o, w, p.Issuance, p.Signer)
+		if out.keyLost = spared.keyLost; next.Spare == nil {
+			asked = p.Issuance
 		}
-		return outcome{obtained: true}, r.store.deletePending(ctx, o.Name, w.Issuance)
+		if s := (*stall)(nil); err != nil && !errors.As(err, &s) {
+			return out, err
+		}
 	}
-	if err := r.remember(ctx, w, o); err != nil {
-		return outcome{}, err
+	waits := err // for the spare, which keeps the CA from nothing
+	if next.CA, err = next.compose(ca, w, r.Now()); err != nil {
+		return out, err
 	}
-	return r.request(ctx, o, w)
+	if err := r.store.writeWanted(ctx, next); err != nil {
+		return out, err
+	}
+	out.obtained = true
+	return out, errors.Join(waits, r.store.deletePending(ctx, o.Name, asked))
 }
 
-// remember stores what an order says beside the certificate (suspend, autoRestartPods, …) while the CA that it asks for is
-// not there yet.
+// remember stores what an order says beside the certificates (suspend, autoRestartPods, ...) while it is not carried out.
 func (r *Requester) remember(ctx context.Context, w *wanted, o *v1alpha1.IssuedCertificate) error {
 	if w == nil {
 		return nil
 	}
-	kept := w.Order.Spec
-	w.Order = orderOf(o)
-	// The stored CA goes with the signer and the roots for which it was composed.
-	w.Order.Spec.Signer, w.Order.Spec.Roots, w.Order.Spec.Rotation = kept.Signer, kept.Roots, kept.Rotation
+	w.Order.Generation = o.Generation
+	s := &w.Order.Spec
+	s.VirtualMesh, s.Suspend, s.AutoRestartPods, s.AdoptExistingCA = o.Spec.VirtualMesh, o.Spec.Suspend, o.Spec.AutoRestartPods, o.Spec.AdoptExistingCA
 	return r.store.writeWanted(ctx, w)
+}
+
+// obtain returns an intermediate that an order asks for: one that is stored, the CA that the mesh came with, or what the hub
+// has signed; nil if it is not there yet.
+func (r *Requester) obtain(ctx context.Context, o *v1alpha1.IssuedCertificate, w *wanted, issuance int64, signer string) (*intermediate, outcome, error) {
+	if i := w.held(issuance, signer); i != nil {
+		return i, outcome{requested: true}, nil
+	}
+	if issuance > 0 {
+		return r.request(ctx, o, issuance, signer)
+	}
+	own, err := ownCA(ctx, r.store.reader, o.Spec.IssuedCertificateSecret.Namespace, signer, r.Now())
+	if err == nil && own == nil {
+		err = stalled(ReasonInvalidOrder, "the order asks for the CA that the mesh came with, under root %.16s, and neither Secret %s nor %s of namespace %s holds it",
+			signer, CACertsName, selfSignedSecret, o.Spec.IssuedCertificateSecret.Namespace)
+	}
+	return own, outcome{}, err
 }
 
 // check refuses an order that no agent should carry out, whoever wrote it.
@@ -121,43 +154,37 @@ func (r *Requester) check(o *v1alpha1.IssuedCertificate) error {
 	return nil
 }
 
-// request asks for a signature with the issuance's own key and stores what the hub signed.
-func (r *Requester) request(ctx context.Context, o *v1alpha1.IssuedCertificate, w *wanted) (outcome, error) {
-	key, err := r.store.pendingKey(ctx, o.Name, o.Spec)
+// request asks for a signature with the issuance's own key and returns what the hub signed.
+func (r *Requester) request(ctx context.Context, o *v1alpha1.IssuedCertificate, issuance int64, signer string) (*intermediate, outcome, error) {
+	key, err := r.store.pendingKey(ctx, o.Name, issuance, o.Spec)
 	if err != nil {
-		return outcome{}, err
+		return nil, outcome{}, err
 	}
-	request, err := r.ensureRequest(ctx, o, key)
+	request, err := r.ensureRequest(ctx, o, issuance, key)
 	if err != nil {
-		return outcome{}, err
+		return nil, outcome{}, err
 	}
+	out := outcome{requested: true}
 	switch request.Status.State {
 	case v1alpha1.CertificateRequestFinished:
 	case v1alpha1.CertificateRequestFailed:
 		if refusal := meta.FindStatusCondition(request.Status.Conditions, v1alpha1.ConditionReady); refusal != nil && refusal.Reason == reasonAlreadySigned {
-			return outcome{requested: true, keyLost: o.Spec.Issuance},
-				stalled(ReasonKeyLost, "the hub has signed issuance %d for a key that this cluster does not hold any more; it orders another one", o.Spec.Issuance)
+			out.keyLost = issuance
+			return nil, out, stalled(ReasonKeyLost, "the hub has signed issuance %d for a key that this cluster does not hold any more; it orders another one", issuance)
 		}
-		return outcome{requested: true}, stalled(ReasonRequestRefused, "the hub refused request %s: %s", request.Name, request.Status.Error)
+		return nil, out, stalled(ReasonRequestRefused, "the hub refused request %s: %s", request.Name, request.Status.Error)
 	default:
-		return outcome{requested: true}, nil
+		return nil, out, nil
 	}
-	ca, err := r.accept(o, request, key)
+	m, err := r.accept(o, request, key, signer)
 	if err != nil {
-		return outcome{requested: true}, err
+		return nil, out, err
 	}
-	if w == nil {
-		w = &wanted{Mesh: o.Name}
-	}
-	w.CA, w.Issuance, w.Order = ca, o.Spec.Issuance, orderOf(o)
-	if err := r.store.writeWanted(ctx, w); err != nil {
-		return outcome{requested: true}, err
-	}
-	return outcome{requested: true, obtained: true}, r.store.deletePending(ctx, o.Name, w.Issuance)
+	return &intermediate{issuance, m}, out, nil
 }
 
 // ensureRequest returns the CertificateRequest for a key, creating it if need be.
-func (r *Requester) ensureRequest(ctx context.Context, o *v1alpha1.IssuedCertificate, key crypto.Signer) (*v1alpha1.CertificateRequest, error) {
+func (r *Requester) ensureRequest(ctx context.Context, o *v1alpha1.IssuedCertificate, issuance int64, key crypto.Signer) (*v1alpha1.CertificateRequest, error) {
 	keyName, err := pki.PublicKeyName(key.Public())
 	if err != nil {
 		return nil, err
@@ -173,7 +200,7 @@ func (r *Requester) ensureRequest(ctx context.Context, o *v1alpha1.IssuedCertifi
 	}
 	request.Spec = v1alpha1.CertificateRequestSpec{
 		IssuedCertificate:         o.Name,
-		Issuance:                  o.Spec.Issuance,
+		Issuance:                  issuance,
 		CertificateSigningRequest: string(csr),
 	}
 	err = r.Hub.Create(ctx, request, client.FieldOwner(managedBy))
@@ -183,20 +210,24 @@ func (r *Requester) ensureRequest(ctx context.Context, o *v1alpha1.IssuedCertifi
 	return request, err
 }
 
-// accept verifies what the hub signed against the order, as istiod will, and composes the CA.
-func (r *Requester) accept(o *v1alpha1.IssuedCertificate, request *v1alpha1.CertificateRequest, key crypto.Signer) (pki.CACerts, error) {
+// accept verifies what the hub signed against the order.
+func (r *Requester) accept(o *v1alpha1.IssuedCertificate, request *v1alpha1.CertificateRequest, key crypto.Signer, signer string) (pki.Material, error) {
 	chain, err := pki.ParseChain(slices.Concat(bytes.TrimSpace([]byte(request.Status.SignedCertificate)), []byte("\n"), []byte(request.Status.CertChain)))
 	if err != nil {
-		return pki.CACerts{}, stalled(ReasonInvalidAnswer, "what the hub signed in request %s cannot be read: %v", request.Name, err)
+		return pki.Material{}, stalled(ReasonInvalidAnswer, "what the hub signed in request %s cannot be read: %v", request.Name, err)
 	}
-	if !reflect.DeepEqual(uris(chain[0]), o.Spec.Hosts) {
-		return pki.CACerts{}, stalled(ReasonInvalidAnswer, "the intermediate signed in request %s is for %v, ordered was %v", request.Name, uris(chain[0]), o.Spec.Hosts)
+	if !slices.Equal(uris(chain[0]), o.Spec.Hosts) {
+		return pki.Material{}, stalled(ReasonInvalidAnswer, "the intermediate signed in request %s is for %v, ordered was %v", request.Name, uris(chain[0]), o.Spec.Hosts)
 	}
-	bundle, err := roots(&o.Spec)
+	root := pki.RootOf(chain[len(chain)-1])
+	if root.ID().String() != signer {
+		return pki.Material{}, stalled(ReasonInvalidAnswer, "the intermediate signed in request %s is under root %s, ordered was %.16s", request.Name, root.ID().Short(), signer)
+	}
+	m, err := pki.NewMaterial(chain[:len(chain)-1], key, pki.NewBundle(root), r.Now())
 	if err != nil {
-		return pki.CACerts{}, err
+		return pki.Material{}, stalled(ReasonInvalidAnswer, "the intermediate signed in request %s does not fit the order: %v", request.Name, err)
 	}
-	return assemble(chain, pki.CACerts{Material: pki.Material{Key: key}}, bundle, &o.Spec, r.Now())
+	return m, nil
 }
 
 func orderOf(o *v1alpha1.IssuedCertificate) order {

@@ -28,6 +28,10 @@ import (
 	"github.com/isthmus-mesh/isthmus/internal/kube/hublink"
 )
 
+// DefaultProjection is how late kubelets project a changed ConfigMap with their defaults: once a minute, from a cache that may be
+// half a minute old.
+const DefaultProjection = 90 * time.Second
+
 // Options of the agent's certificates.
 type Options struct {
 	// Cluster is the registered name of this cluster.
@@ -36,6 +40,8 @@ type Options struct {
 	Namespace string
 	// RootNamespaces of Istio in this cluster.
 	RootNamespaces []string
+	// Projection is how late kubelets of this cluster may project a changed ConfigMap.
+	Projection time.Duration
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
 }
@@ -71,7 +77,7 @@ type agent struct {
 func (a *agent) setupInstalling(mgr ctrl.Manager) error {
 	i := &Installer{
 		Client: mgr.GetClient(), Reader: mgr.GetAPIReader(), Recorder: mgr.GetEventRecorder(managedBy), Now: a.Now,
-		store: a.store, reports: a.reports, single: len(a.RootNamespaces) == 1,
+		store: a.store, reports: a.reports, single: len(a.RootNamespaces) == 1, projection: a.Projection,
 	}
 	return builder.ControllerManagedBy(mgr).Named("installing").
 		WatchesMetadata(&corev1.Secret{}, handler.EnqueueRequestsFromMapFunc(func(_ context.Context, o client.Object) []reconcile.Request {

@@ -16,8 +16,10 @@ import (
 type Report struct {
 	// Generation of the order that it answers.
 	Generation int64
-	// Certificate that cacerts holds, if it is ours.
-	Certificate *v1alpha1.IntermediateStatus
+	// Carried is the order that was carried out, in full; all that is reported was seen after that.
+	Carried *v1alpha1.CarriedOrder
+	// Certificate that cacerts holds, if it is ours; Prepared is what is held beside it.
+	Certificate, Prepared *v1alpha1.IntermediateStatus
 	// ControlPlane is what was seen of istiod; InUse says that it is what was ordered, everywhere.
 	ControlPlane *v1alpha1.ControlPlaneEvidence
 	InUse        bool
@@ -75,10 +77,12 @@ func statusOf(live *v1alpha1.IssuedCertificate, out outcome, report *Report, now
 	s.KeyLost = out.keyLost
 	if report == nil {
 		// Nothing was looked at since this agent started: what was reported before still stands.
-		s.Certificate, s.ControlPlane, s.Proxies = live.Status.Certificate, live.Status.ControlPlane, live.Status.Proxies
+		s.Carried, s.Certificate, s.Prepared = live.Status.Carried, live.Status.Certificate, live.Status.Prepared
+		s.ControlPlane, s.Proxies = live.Status.ControlPlane, live.Status.Proxies
 		report = &Report{Generation: -1}
 	} else {
-		s.Certificate, s.ControlPlane, s.Proxies = report.Certificate, report.ControlPlane, report.Proxies
+		s.Carried, s.Certificate, s.Prepared = report.Carried, report.Certificate, report.Prepared
+		s.ControlPlane, s.Proxies = report.ControlPlane, report.Proxies
 		keepTimes(&s, &live.Status, now)
 	}
 	answers := out.obtained && report.Generation == live.Generation
@@ -98,6 +102,9 @@ func statusOf(live *v1alpha1.IssuedCertificate, out outcome, report *Report, now
 		s.State = stateOf(out, answers, report)
 		ready.Reason, ready.Message = v1alpha1.ReasonSuspended, "spec.suspend of the VirtualMesh holds everything as it is"
 		reconciling.Status = metav1.ConditionFalse
+	case out.outdated:
+		s.State = v1alpha1.IssuedCertificatePending
+		ready.Reason, ready.Message = ReasonOutdated, "a later order was carried out already: the hub came out of a backup and catches up"
 	case !out.obtained:
 		s.State = stateOf(out, answers, report)
 		ready.Reason, ready.Message = ReasonWaitingForHub, "waiting for the hub to sign"
@@ -159,7 +166,7 @@ func stateOf(out outcome, answers bool, report *Report) v1alpha1.IssuedCertifica
 // keepTimes leaves the time of evidence as it was reported for the same order if nothing else about it has changed, so
 // that looking again writes nothing.
 func keepTimes(s, live *v1alpha1.IssuedCertificateStatus, now time.Time) {
-	same := s.ObservedGeneration == live.ObservedGeneration
+	same := reflect.DeepEqual(s.Carried, live.Carried)
 	at := metav1.NewTime(now).Rfc3339Copy()
 	if s.ControlPlane != nil {
 		s.ControlPlane = s.ControlPlane.DeepCopy()
@@ -181,4 +188,16 @@ func keepTimes(s, live *v1alpha1.IssuedCertificateStatus, now time.Time) {
 			}
 		}
 	}
+}
+
+// carried is an order in the agent's words.
+func carried(spec *v1alpha1.IssuedCertificateSpec) *v1alpha1.CarriedOrder {
+	c := &v1alpha1.CarriedOrder{
+		Serial: spec.Serial, Issuance: spec.Issuance, Prepared: spec.Prepared, Latest: spec.Latest, Signer: spec.Signer,
+		CrossCertified: spec.CrossCertificate != nil, Restart: spec.Restart, Rotation: spec.Rotation,
+	}
+	for _, root := range spec.Roots {
+		c.Roots = append(c.Roots, root.Fingerprint)
+	}
+	return c
 }

@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"net/url"
 	"reflect"
 	"strconv"
 	"strings"
@@ -36,6 +37,8 @@ const (
 	orderKey    = "order.json"
 	issuanceKey = "issuance"
 	inUseKey    = "in-use-since.json"
+	// sparePrefix begins the keys of the intermediate that is held beside the one in use.
+	sparePrefix = "spare-"
 
 	AnnotationMesh     = "isthmus.dev/mesh"
 	annotationIssuance = "isthmus.dev/issuance"
@@ -54,34 +57,66 @@ type store struct {
 // wanted is the content of Secret isthmus-ca-<mesh>.
 type wanted struct {
 	Mesh string
-	// Order is the order as it was last read from the hub. CA may still answer an earlier one.
+	// Order that is carried out. What it says beside the certificates (suspend, autoRestartPods, ...) may come from a later one
+	// whose intermediate is not there yet.
 	Order order
-	// Issuance for which CA was signed.
+	// Issuance for which CA was signed; 0 if it is the one that the mesh came with.
 	Issuance int64
 	// CA is what istiod shall have.
 	CA pki.CACerts
-	// InUse is when every replica of istiod was first seen to sign under a root.
+	// Spare is the intermediate that is held beside it; nil if there is none.
+	Spare *intermediate
+	// InUse is since when all of the control plane has been as ordered.
 	InUse inUse
 
 	secret *corev1.Secret
 }
 
+// intermediate is a CA for a mesh.
+type intermediate struct {
+	Issuance int64
+	pki.Material
+}
+
 // order is what is kept of an IssuedCertificate.
 type order struct {
+	// Generation of the latest that was read.
 	Generation int64                          `json:"generation"`
 	Spec       v1alpha1.IssuedCertificateSpec `json:"spec"`
 }
 
-// inUse is since when a root has signed everywhere.
+// inUse is since when the control plane has been in a state.
 type inUse struct {
-	Signer string    `json:"signer,omitempty"`
-	Since  time.Time `json:"since,omitzero"`
+	State string    `json:"state,omitempty"`
+	Since time.Time `json:"since,omitzero"`
 }
 
-// fulfilled reports whether the stored CA is what the order asks for, but for the bundle of roots.
-func (w *wanted) fulfilled(spec *v1alpha1.IssuedCertificateSpec) bool {
-	return w != nil && w.Issuance >= spec.Issuance && w.CA.Root.ID().String() == spec.Signer &&
-		reflect.DeepEqual(uris(w.CA.Certificate), spec.Hosts)
+// held finds an intermediate among those that are stored; nil if it is none of them.
+func (w *wanted) held(issuance int64, signer string) *intermediate {
+	if w == nil {
+		return nil
+	}
+	for _, i := range []*intermediate{{w.Issuance, w.CA.Material}, w.Spare} {
+		if i != nil && i.Issuance == issuance && i.Root.ID().String() == signer {
+			return i
+		}
+	}
+	return nil
+}
+
+// isAhead tells whether a later order than o was carried out already: the hub came out of a backup.
+func (w *wanted) isAhead(o *v1alpha1.IssuedCertificate) bool {
+	return w != nil && w.Order.Spec.Serial > o.Spec.Serial
+}
+
+// trustDomain of the mesh.
+func (w *wanted) trustDomain() string {
+	for _, host := range w.Order.Spec.Hosts {
+		if u, err := url.Parse(host); err == nil && u.Scheme == "spiffe" {
+			return u.Host
+		}
+	}
+	return ""
 }
 
 func uris(c *x509.Certificate) []string {
@@ -114,31 +149,36 @@ func (s *store) readWanted(ctx context.Context, mesh string) (*wanted, error) {
 			return nil, fmt.Errorf("Secret %s/%s: %s cannot be parsed", s.namespace, secret.Name, inUseKey)
 		}
 	}
-	// An expired certificate is still what we hold: whoever uses it verifies it at the present time.
-	w.CA, err = pki.ReadCACerts(caFiles(secret.Data), certificateTime(secret.Data))
-	if err != nil {
+	if w.CA, err = readCA(secret.Data, ""); err != nil {
 		return nil, fmt.Errorf("Secret %s/%s: %w", s.namespace, secret.Name, err)
+	}
+	if raw, ok := secret.Data[sparePrefix+issuanceKey]; ok {
+		ca, err := readCA(secret.Data, sparePrefix)
+		if err != nil {
+			return nil, fmt.Errorf("Secret %s/%s, keys %s*: %w", s.namespace, secret.Name, sparePrefix, err)
+		}
+		w.Spare = &intermediate{Material: ca.Material}
+		if w.Spare.Issuance, err = strconv.ParseInt(string(raw), 10, 64); err != nil {
+			return nil, fmt.Errorf("Secret %s/%s: %s is not a number", s.namespace, secret.Name, sparePrefix+issuanceKey)
+		}
 	}
 	return w, nil
 }
 
-// certificateTime is a time at which the stored certificate is valid.
-func certificateTime(data map[string][]byte) time.Time {
-	if chain, err := pki.ParseChain(data[pki.CACertKey]); err == nil && len(chain) > 0 {
-		return chain[0].NotBefore.Add(chain[0].NotAfter.Sub(chain[0].NotBefore) / 2)
-	}
-	return time.Time{}
-}
-
-// caFiles leaves out what is not part of a plug-in CA.
-func caFiles(data map[string][]byte) map[string][]byte {
+// readCA reads the CA whose files have a prefix. An expired certificate is still what we hold: whoever uses it verifies it at
+// the present time.
+func readCA(data map[string][]byte, prefix string) (pki.CACerts, error) {
 	files := map[string][]byte{}
 	for _, k := range []string{pki.CACertKey, pki.CAKeyKey, pki.CertChainKey, pki.RootCertKey, pki.CACRLKey} {
-		if v, ok := data[k]; ok {
+		if v, ok := data[prefix+k]; ok {
 			files[k] = v
 		}
 	}
-	return files
+	var valid time.Time
+	if chain, err := pki.ParseChain(files[pki.CACertKey]); err == nil && len(chain) > 0 {
+		valid = chain[0].NotBefore.Add(chain[0].NotAfter.Sub(chain[0].NotBefore) / 2)
+	}
+	return pki.ReadCACerts(files, valid)
 }
 
 // writeWanted stores what istiod shall have, in one write, if that changes anything.
@@ -151,7 +191,17 @@ func (s *store) writeWanted(ctx context.Context, w *wanted) error {
 		return err
 	}
 	data[issuanceKey] = []byte(strconv.FormatInt(w.Issuance, 10))
-	if w.InUse.Signer != "" {
+	if w.Spare != nil {
+		files, err := w.Spare.Data()
+		if err != nil {
+			return err
+		}
+		for k, v := range files {
+			data[sparePrefix+k] = v
+		}
+		data[sparePrefix+issuanceKey] = []byte(strconv.FormatInt(w.Spare.Issuance, 10))
+	}
+	if w.InUse.State != "" {
 		if data[inUseKey], err = json.Marshal(w.InUse); err != nil {
 			return err
 		}
@@ -174,9 +224,9 @@ func (s *store) writeWanted(ctx context.Context, w *wanted) error {
 }
 
 // pendingKey returns the key for an issuance, stored before it is returned.
-func (s *store) pendingKey(ctx context.Context, mesh string, spec v1alpha1.IssuedCertificateSpec) (crypto.Signer, error) {
+func (s *store) pendingKey(ctx context.Context, mesh string, issuance int64, spec v1alpha1.IssuedCertificateSpec) (crypto.Signer, error) {
 	secret := &corev1.Secret{}
-	name := pendingName(mesh, spec.Issuance)
+	name := pendingName(mesh, issuance)
 	err := s.reader.Get(ctx, types.NamespacedName{Namespace: s.namespace, Name: name}, secret)
 	if err == nil {
 		key, err := pki.ParseKey(secret.Data[pki.CAKeyKey])
@@ -209,13 +259,14 @@ func (s *store) pendingKey(ctx context.Context, mesh string, spec v1alpha1.Issue
 		Type:       corev1.SecretTypeOpaque,
 		Data:       map[string][]byte{pki.CAKeyKey: text},
 	}
-	secret.Annotations[annotationIssuance] = strconv.FormatInt(spec.Issuance, 10)
+	secret.Annotations[annotationIssuance] = strconv.FormatInt(issuance, 10)
 	// Of two that create it, one has its key stored and the other gets an error and reads that one at its next try.
 	return key, s.Create(ctx, secret, client.FieldOwner(managedBy))
 }
 
-// deletePending deletes the keys of a mesh's issuances up to the given one, which are of no more use.
-func (s *store) deletePending(ctx context.Context, mesh string, upTo int64) error {
+// deletePending deletes the keys of a mesh's issuances, which are stored with their certificates or of no more use, but for
+// the one that is still asked for.
+func (s *store) deletePending(ctx context.Context, mesh string, but int64) error {
 	list := &metav1.PartialObjectMetadataList{}
 	list.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("SecretList"))
 	if err := s.reader.List(ctx, list, client.InNamespace(s.namespace), client.MatchingLabels{v1alpha1.LabelManagedBy: managedBy}); err != nil {
@@ -224,7 +275,7 @@ func (s *store) deletePending(ctx context.Context, mesh string, upTo int64) erro
 	for i := range list.Items {
 		m := &list.Items[i]
 		issuance, err := strconv.ParseInt(m.Annotations[annotationIssuance], 10, 64)
-		if !strings.HasPrefix(m.Name, PendingPrefix) || m.Annotations[AnnotationMesh] != mesh || err != nil || issuance > upTo {
+		if !strings.HasPrefix(m.Name, PendingPrefix) || m.Annotations[AnnotationMesh] != mesh || err != nil || issuance == but {
 			continue
 		}
 		if err := client.IgnoreNotFound(s.Delete(ctx, m, client.Preconditions{UID: &m.UID})); err != nil {

@@ -328,7 +328,7 @@ func (w *world) roll() {
 	}
 	for _, s := range w.istiods {
 		if files := w.cacerts(); w.live && files != nil {
-			if ca, err := pki.ReadCACerts(files.Data, w.now()); err == nil && ca.Root.ID() == s.authority().Root.ID() {
+			if ca, err := pki.ReadCACerts(files.Data, w.now()); err == nil && (ca.Roots.SubsetOf(s.authority().Roots) || s.authority().Roots.SubsetOf(ca.Roots)) {
 				s.use(w.t, ca)
 			}
 		}
@@ -413,14 +413,16 @@ func noKey(o any) error {
 	return nil
 }
 
-// server is a TLS server with a leaf of a CA, that asks for client certificates, as istiod does.
+// server is a TLS server with a leaf of a CA that asks for client certificates: istiod, which lets clients in under the roots
+// that it had when it started, or the proxy of a workload, which demands them and follows.
 type server struct {
 	listener net.Listener
-	name     *url.URL
+	name     *url.URL // of a workload
 
-	mu   sync.Mutex
-	ca   pki.CACerts
-	cert tls.Certificate
+	mu      sync.Mutex
+	ca      pki.CACerts
+	clients *x509.CertPool
+	cert    tls.Certificate
 }
 
 func serve(t *testing.T, ip string, port int, ca pki.CACerts) *server {
@@ -432,17 +434,16 @@ func serveAs(t *testing.T, ip string, port int, ca pki.CACerts, name *url.URL) *
 	t.Helper()
 	s := &server{name: name}
 	s.use(t, ca)
-	clients := x509.NewCertPool()
-	for _, r := range ca.Roots.Roots() {
-		clients.AddCert(r.Certificate())
+	auth := tls.VerifyClientCertIfGiven
+	if name != nil {
+		auth = tls.RequireAndVerifyClientCert
 	}
 	l, err := tls.Listen("tcp", fmt.Sprintf("%s:%d", ip, port), &tls.Config{
-		ClientAuth: tls.VerifyClientCertIfGiven, ClientCAs: clients,
-		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+		NextProtos: []string{"istio", "h2"},
+		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
 			s.mu.Lock()
 			defer s.mu.Unlock()
-			c := s.cert
-			return &c, nil
+			return &tls.Config{NextProtos: []string{"istio", "h2"}, ClientAuth: auth, ClientCAs: s.clients, Certificates: []tls.Certificate{s.cert}}, nil
 		},
 	})
 	if err != nil {
@@ -469,8 +470,11 @@ func (s *server) use(t *testing.T, ca pki.CACerts) {
 	t.Helper()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.ca.Certificate != nil && s.ca.Certificate.Equal(ca.Certificate) {
+	if s.ca.Certificate != nil && bytes.Equal(s.ca.CertChain().PEM(), ca.CertChain().PEM()) && s.ca.Roots.Equal(ca.Roots) {
 		return
+	}
+	if s.clients == nil || s.name != nil {
+		s.clients = ca.Roots.Pool()
 	}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -490,7 +494,10 @@ func (s *server) use(t *testing.T, ca pki.CACerts) {
 	}
 	s.ca = ca
 	s.cert = tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
-	for _, c := range ca.Chain() { // a self-signed istiod sends its leaf alone
+	if ca.Certificate.Equal(ca.Root.Certificate()) && ca.Roots.Len() == 1 {
+		return // a self-signed istiod sends its leaf alone
+	}
+	for _, c := range ca.CertChain() {
 		s.cert.Certificate = append(s.cert.Certificate, c.Raw)
 	}
 }
