@@ -18,6 +18,8 @@ import (
 type Replica struct {
 	Pod      *corev1.Pod
 	Revision string
+	// MultiRoot says that it takes changed roots without a restart (ISTIO_MULTIROOT_MESH).
+	MultiRoot bool
 }
 
 // Replicas finds the replicas of istiod among the pods of a root namespace, those that are being deleted included: they
@@ -26,14 +28,15 @@ func Replicas(pods []corev1.Pod) []Replica {
 	var out []Replica
 	for i := range pods {
 		p := &pods[i]
-		if istio.Discovery(&p.Spec) == nil || p.Status.Phase != corev1.PodRunning || p.Status.PodIP == "" {
+		c := istio.Discovery(&p.Spec)
+		if c == nil || p.Status.Phase != corev1.PodRunning || p.Status.PodIP == "" {
 			continue
 		}
 		revision := p.Labels["istio.io/rev"]
 		if revision == "" {
 			revision = "default"
 		}
-		out = append(out, Replica{Pod: p, Revision: revision})
+		out = append(out, Replica{Pod: p, Revision: revision, MultiRoot: isTrue(env(c, "ISTIO_MULTIROOT_MESH"))})
 	}
 	slices.SortFunc(out, func(a, b Replica) int { return strings.Compare(a.Pod.Name, b.Pod.Name) })
 	return out
@@ -54,12 +57,15 @@ type ProxyPod struct {
 	types.NamespacedName
 	UID            types.UID
 	IP             string
+	Labels         map[string]string
 	ServiceAccount string
 	Kind           ProxyKind
 	// Started is when the proxy began to run; zero if it does not yet.
 	Started time.Time
 	// Live says that the proxy takes changed roots, and with them a new leaf, without a restart (PROXY_CONFIG_XDS_AGENT).
 	Live bool
+	// LeafTTL is the lifetime of the leaves that it asks for (SECRET_TTL).
+	LeafTTL time.Duration
 	// Controller that can be restarted; HasController is false for pods that have none.
 	Controller    restart.Target
 	HasController bool
@@ -80,8 +86,8 @@ func Proxies(pods []corev1.Pod, rootNamespace string) []ProxyPod {
 		}
 		proxy := ProxyPod{
 			NamespacedName: types.NamespacedName{Namespace: p.Namespace, Name: p.Name},
-			UID:            p.UID, IP: p.Status.PodIP, ServiceAccount: p.Spec.ServiceAccountName,
-			Kind: proxyKind(c), Live: isTrue(env(c, "PROXY_CONFIG_XDS_AGENT")),
+			UID:            p.UID, IP: p.Status.PodIP, Labels: p.Labels, ServiceAccount: p.Spec.ServiceAccountName,
+			Kind: proxyKind(c), Live: isTrue(env(c, "PROXY_CONFIG_XDS_AGENT")), LeafTTL: leafTTL(c),
 		}
 		for _, s := range slices.Concat(p.Status.InitContainerStatuses, p.Status.ContainerStatuses) {
 			if s.Name == c.Name && s.State.Running != nil {
@@ -113,6 +119,16 @@ func proxyKind(c *corev1.Container) ProxyKind {
 		}
 	}
 	return Sidecar
+}
+
+// defaultLeafTTL is the lifetime of the leaves that a proxy asks for if its settings say nothing, or nonsense.
+const defaultLeafTTL = 24 * time.Hour
+
+func leafTTL(c *corev1.Container) time.Duration {
+	if ttl, err := time.ParseDuration(env(c, "SECRET_TTL")); err == nil && ttl > 0 {
+		return ttl
+	}
+	return defaultLeafTTL
 }
 
 // controlPlaneNamespace is the namespace of the istiod that serves a proxy, or "" if its settings do not tell.
@@ -207,7 +223,7 @@ func stripContainers(in []corev1.Container) []corev1.Container {
 			short.Image, short.Args = c.Image, c.Args
 			for _, e := range c.Env {
 				switch e.Name {
-				case "CA_ADDR", "CA_ADDRESS", "PROXY_CONFIG", "PROXY_CONFIG_XDS_AGENT":
+				case "CA_ADDR", "CA_ADDRESS", "PROXY_CONFIG", "PROXY_CONFIG_XDS_AGENT", "SECRET_TTL", "ISTIO_MULTIROOT_MESH":
 					short.Env = append(short.Env, e)
 				}
 			}

@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"net"
+	"net/url"
 	"slices"
 	"strconv"
 	"time"
@@ -36,6 +37,8 @@ type Presented struct {
 	Chain []*x509.Certificate
 	// AcceptableCAs are the subjects (DER) of the CAs whose client certificates it takes. istiod fixes them when it starts.
 	AcceptableCAs [][]byte
+	// asked says that it asked for a client certificate.
+	asked bool
 }
 
 // Istiod asks a replica of istiod at its pod's address.
@@ -65,7 +68,19 @@ func handshake(ctx context.Context, ip string, port int, alpn ...string) (Presen
 // "" names none). It offers none itself, so the server may well end it then. The caller closes the connection.
 func Ask(ctx context.Context, conn net.Conn, name string, alpn ...string) (Presented, error) {
 	var p Presented
-	client := tls.Client(conn, &tls.Config{
+	client := tls.Client(conn, p.watch(name, alpn, &tls.Certificate{}))
+	if err := client.HandshakeContext(ctx); err != nil && len(p.Chain) == 0 {
+		return Presented{}, err
+	}
+	if len(p.Chain) == 0 {
+		return Presented{}, errors.New("no certificate was presented")
+	}
+	return p, nil
+}
+
+// watch is the configuration of a client that offers a certificate, or an empty one, and keeps here what it is shown.
+func (p *Presented) watch(name string, alpn []string, offer *tls.Certificate) *tls.Config {
+	return &tls.Config{
 		MinVersion: tls.VersionTLS12,
 		ServerName: name,
 		NextProtos: alpn,
@@ -82,17 +97,10 @@ func Ask(ctx context.Context, conn net.Conn, name string, alpn ...string) (Prese
 			return nil
 		},
 		GetClientCertificate: func(r *tls.CertificateRequestInfo) (*tls.Certificate, error) {
-			p.AcceptableCAs = slices.Clone(r.AcceptableCAs)
-			return &tls.Certificate{}, nil
+			p.AcceptableCAs, p.asked = slices.Clone(r.AcceptableCAs), true
+			return offer, nil
 		},
-	})
-	if err := client.HandshakeContext(ctx); err != nil && len(p.Chain) == 0 {
-		return Presented{}, err
 	}
-	if len(p.Chain) == 0 {
-		return Presented{}, errors.New("no certificate was presented")
-	}
-	return p, nil
 }
 
 // Signer is the root among the candidates to which the leaf chains; false if it chains to none of them at that time.
@@ -139,6 +147,17 @@ func (p Presented) IsWorkload(namespace, serviceAccount string) bool {
 		}
 	}
 	return false
+}
+
+// IsWorkloadOf is [Presented.IsWorkload] in one trust domain.
+func (p Presented) IsWorkloadOf(trustDomain, namespace, serviceAccount string) bool {
+	id := identity(trustDomain, namespace, serviceAccount).String()
+	return slices.ContainsFunc(p.Chain[0].URIs, func(u *url.URL) bool { return u.String() == id })
+}
+
+// identity of a service account.
+func identity(trustDomain, namespace, serviceAccount string) *url.URL {
+	return &url.URL{Scheme: "spiffe", Host: trustDomain, Path: "/ns/" + namespace + "/sa/" + serviceAccount}
 }
 
 // Fingerprint is the SHA-256 of a certificate (DER), 64 hexadecimal digits.

@@ -10,7 +10,7 @@ import (
 )
 
 // concurrency bounds the handshakes that are under way at a time.
-const concurrency = 16
+const concurrency = 64
 
 // Seen is what was seen of one server. Err is set if nothing was.
 type Seen struct {
