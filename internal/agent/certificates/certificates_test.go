@@ -41,6 +41,7 @@ func TestCertificates(t *testing.T) {
 	t.Run("workloads", testWorkloads)
 	t.Run("a lost key", testKeyLost)
 	t.Run("bad orders", testBadOrders)
+	t.Run("rotation", testRotation)
 }
 
 // writes is a transport that counts the writes of a process, checks the world after each, and ends the process after the

@@ -53,9 +53,11 @@ type world struct {
 	root         pki.Material
 	selfSigned   *pkitest.CA
 	now          func() time.Time
-	istiods      map[string]*server // by pod
-	neverAdopts  bool               // istiod ignores cacerts
-	live         bool               // istiod takes changed files at once
+	istiods      map[string]*server     // by pod
+	sidecars     map[string]*server     // by workload
+	roots        map[int64]pki.Material // that sign issuances, where it is not root
+	neverAdopts  bool                   // istiod ignores cacerts
+	live         bool                   // istiod takes changed files at once
 	signerPaused bool
 	existed      bool // cacerts has existed
 }
@@ -76,6 +78,7 @@ func newWorld(t *testing.T, hub, member *testenv.Cluster, name string) *world {
 		root:       pkitest.NewRoot(t, "shared", time.Now()).Material(t),
 		now:        time.Now,
 		istiods:    map[string]*server{},
+		sidecars:   map[string]*server{},
 	}
 	hub.Namespace(t, kube.ClusterNamespace(name), nil)
 	member.Namespace(t, w.rootNS, nil)
@@ -273,7 +276,11 @@ func (w *world) sign() {
 				w.t.Fatalf("request %s is not named after its key: %v", r.Name, err)
 			}
 			o := w.getOrder()
-			chain, err := pki.SignerIssuer{Material: w.root, Now: w.now}.Issue(ctx, csr, pki.Template{
+			root, ok := w.roots[r.Spec.Issuance]
+			if !ok {
+				root = w.root
+			}
+			chain, err := pki.SignerIssuer{Material: root, Now: w.now}.Issue(ctx, csr, pki.Template{
 				Organization: "Istio", Mesh: w.mesh(), URIs: o.Spec.Hosts, TTL: 24 * time.Hour,
 			})
 			if err != nil {
@@ -281,7 +288,7 @@ func (w *world) sign() {
 			}
 			r.Status.State = v1alpha1.CertificateRequestFinished
 			r.Status.SignedCertificate = string(chain[:1].PEM())
-			r.Status.CertChain = string(chain[1:].PEM()) + string(w.root.Root.PEM())
+			r.Status.CertChain = string(chain[1:].PEM()) + string(root.Root.PEM())
 		}
 		if err := w.hub.Status().Update(ctx, r); err != nil {
 			w.t.Fatal(err)
@@ -510,6 +517,13 @@ func (s *server) authority() pki.CACerts {
 
 func (s *server) close() { _ = s.listener.Close() }
 
+func (w *world) get(namespace, name string, o client.Object) {
+	w.t.Helper()
+	if err := w.member.Get(context.Background(), types.NamespacedName{Namespace: namespace, Name: name}, o); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
 func (w *world) deployment() *appsv1.Deployment { return w.getDeployment("istiod") }
 
 func (w *world) getDeployment(name string) *appsv1.Deployment {
@@ -572,13 +586,26 @@ func (w *world) podOf(name, kind string, ca pki.CACerts, since time.Time) {
 		w.t.Fatal(err)
 	}
 	if kind == string(evidence.Sidecar) {
-		name := &url.URL{Scheme: "spiffe", Host: "cluster.local", Path: "/ns/" + w.rootNS + "/sa/" + name}
-		s := serveAs(w.t, pod.Status.PodIP, evidence.ProxyPort, ca, name)
+		id := &url.URL{Scheme: "spiffe", Host: "cluster.local", Path: "/ns/" + w.rootNS + "/sa/" + name}
+		s := serveAs(w.t, pod.Status.PodIP, evidence.ProxyPort, ca, id)
+		w.sidecars[name] = s
 		w.t.Cleanup(s.close)
 	}
 	d.Status = appsv1.DeploymentStatus{ObservedGeneration: d.Generation, Replicas: 1, UpdatedReplicas: 1, ReadyReplicas: 1, AvailableReplicas: 1}
 	if err := w.member.Status().Update(ctx, d); err != nil {
 		w.t.Fatal(err)
+	}
+}
+
+// push has the proxies take the bundle and a leaf of istiod, as live ones do when its bytes have changed.
+func (w *world) push() {
+	w.t.Helper()
+	for _, istiod := range w.istiods {
+		for _, s := range w.sidecars {
+			if ca := istiod.authority(); !s.authority().Roots.Equal(ca.Roots) {
+				s.use(w.t, ca)
+			}
+		}
 	}
 }
 

@@ -1,0 +1,165 @@
+package certificates
+
+import (
+	"bytes"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
+	"github.com/isthmus-mesh/isthmus/internal/pki"
+)
+
+// testRotation takes a mesh that runs with its own self-signed CA to another root, back by two steps, and forth again, by orders
+// as the hub gives them.
+func testRotation(t *testing.T) {
+	w := newWorld(t, hubCluster, memberCluster, "rotation")
+	w.create(&corev1.Secret{
+		ObjectMeta: metav1.ObjectMeta{Namespace: w.rootNS, Name: selfSignedSecret},
+		Data:       w.selfSigned.SelfSignedSecret(t),
+	})
+	own, err := pki.ReadCACerts(w.selfSigned.SelfSignedSecret(t), time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.workload("app", "sidecar", own, time.Now().Add(-time.Hour))
+	w.live = true
+	p, k := w.start(-1)
+
+	old, next := own.Root, w.root.Root
+	oldSigns := func(s *v1alpha1.IssuedCertificateSpec) {
+		s.Issuance, s.Signer, s.Prepared = 0, old.ID().String(), &v1alpha1.PreparedIntermediate{Issuance: 1, Signer: next.ID().String()}
+	}
+	newSigns := func(s *v1alpha1.IssuedCertificateSpec) {
+		s.Issuance, s.Signer, s.Prepared = 1, next.ID().String(), &v1alpha1.PreparedIntermediate{Signer: old.ID().String()}
+	}
+	serial, pushes := int64(0), false
+	order := func(stage v1alpha1.RotationStage, back bool, roots []pki.Root, edit func(*v1alpha1.IssuedCertificateSpec)) {
+		t.Helper()
+		serial++
+		w.order(func(s *v1alpha1.IssuedCertificateSpec) {
+			nudge := int64(0)
+			if s.Rotation != nil {
+				nudge = s.Rotation.Nudge
+			}
+			s.Serial, s.Restart, s.Roots = serial, v1alpha1.RequiredRestart{}, nil
+			for _, r := range roots {
+				s.Roots = append(s.Roots, v1alpha1.RootCertificate{Fingerprint: r.ID().String(), Certificate: string(r.PEM())})
+			}
+			s.Rotation = &v1alpha1.OrderRotation{
+				RotationID: "r1", Step: v1alpha1.StepAddingNewRoot, Old: old.ID().String(), New: next.ID().String(),
+				Stage: stage, Back: back, Alone: true, Nudge: nudge,
+			}
+			edit(s)
+		})
+	}
+	// reached waits until the agent has carried out the order and has seen a proxy that is as ordered.
+	reached := func(what string, f func(cp *v1alpha1.ControlPlaneEvidence, proxies *v1alpha1.ProxyEvidence) bool) *v1alpha1.IssuedCertificate {
+		t.Helper()
+		return w.until(p, what, func(o *v1alpha1.IssuedCertificate) bool {
+			if pushes {
+				w.push()
+			}
+			s := &o.Status
+			return s.Carried != nil && s.Carried.Serial == serial && finished(o) && s.ControlPlane.Published &&
+				s.Proxies != nil && s.Proxies.Total == 1 && f(s.ControlPlane, s.Proxies)
+		})
+	}
+	asOrdered := func(_ *v1alpha1.ControlPlaneEvidence, p *v1alpha1.ProxyEvidence) bool {
+		return p.SignedByNew == 1 && p.TrustsNew == 1 && p.Unknown == 0
+	}
+
+	order(v1alpha1.StageOldSigns, false, []pki.Root{old, next}, func(s *v1alpha1.IssuedCertificateSpec) {
+		oldSigns(s)
+		s.Restart.Istiod = true
+	})
+	o := reached("both roots at istiod", func(_ *v1alpha1.ControlPlaneEvidence, p *v1alpha1.ProxyEvidence) bool {
+		return p.SignedByNew == 1 && p.TrustsNew == 0
+	})
+	if r := o.Status.ControlPlane.Replicas[0]; r.Signer != old.ID().String() || len(r.Roots) != 2 || w.deployment().Generation != 2 {
+		t.Fatalf("replica = %+v, generation %d", r, w.deployment().Generation)
+	}
+	if c := o.Status.Certificate; c.Issuance != 0 || c.Signer != old.ID().String() || o.Status.Prepared == nil || o.Status.Prepared.Issuance != 1 {
+		t.Fatalf("certificate = %+v, prepared = %+v", c, o.Status.Prepared)
+	}
+	pushes = true
+	reached("both roots at proxies", asOrdered)
+
+	order(v1alpha1.StageNewSigns, false, []pki.Root{old, next}, newSigns)
+	reached("the new signer at istiod", func(_ *v1alpha1.ControlPlaneEvidence, p *v1alpha1.ProxyEvidence) bool {
+		return p.SignedByNew == 0 && p.TrustsNew == 1
+	})
+	order(v1alpha1.StageNewSigns, false, []pki.Root{old, next}, func(s *v1alpha1.IssuedCertificateSpec) {
+		newSigns(s)
+		s.Rotation.Nudge, s.Rotation.Nudges = 1, 1
+	})
+	reached("the new leaf", asOrdered)
+	if g := w.deployment().Generation; g != 2 {
+		t.Fatalf("istiod was restarted: generation %d", g)
+	}
+
+	dropOld := func() {
+		t.Helper()
+		order(v1alpha1.StageNewOnly, false, []pki.Root{next}, func(s *v1alpha1.IssuedCertificateSpec) {
+			newSigns(s)
+			s.Restart.Istiod = true
+		})
+		o := reached("the old root is dropped", func(cp *v1alpha1.ControlPlaneEvidence, p *v1alpha1.ProxyEvidence) bool {
+			return asOrdered(cp, p) && p.RefusesOld == 1
+		})
+		if r := o.Status.ControlPlane.Replicas[0]; len(r.Clients) != 0 || !slices.Equal(r.Roots, []string{next.ID().String()}) {
+			t.Fatalf("replica = %+v", r)
+		}
+	}
+	dropOld()
+	if g := w.deployment().Generation; g != 3 {
+		t.Fatalf("istiod's generation = %d, want a restart", g)
+	}
+
+	t.Run("an older order is not carried out", func(t *testing.T) {
+		defer w.as(t)()
+		before := w.cacerts().Data
+		w.order(func(s *v1alpha1.IssuedCertificateSpec) { oldSigns(s); s.Serial = 1 })
+		o := w.until(p, "the refusal", func(o *v1alpha1.IssuedCertificate) bool { return reason(o) == ReasonOutdated })
+		if o.Status.Carried.Serial != serial || !bytes.Equal(w.cacerts().Data[pki.CACertKey], before[pki.CACertKey]) {
+			t.Fatalf("carried = %+v", o.Status.Carried)
+		}
+		w.settled(p, k)
+	})
+
+	// Back by two steps, and forth again.
+	order(v1alpha1.StageNewSigns, true, []pki.Root{next, old}, newSigns)
+	reached("both roots at proxies again", asOrdered)
+	order(v1alpha1.StageOldSigns, true, []pki.Root{next, old}, func(s *v1alpha1.IssuedCertificateSpec) {
+		oldSigns(s)
+		s.Rotation.Nudge++
+	})
+	if o := reached("the old signer at proxies", asOrdered); o.Status.Certificate.Issuance != 0 {
+		t.Fatalf("certificate = %+v", o.Status.Certificate)
+	}
+	order(v1alpha1.StageNewSigns, false, []pki.Root{next, old}, func(s *v1alpha1.IssuedCertificateSpec) {
+		newSigns(s)
+		s.Rotation.Nudge++
+	})
+	reached("the new leaf again", asOrdered)
+	dropOld()
+
+	order(v1alpha1.StageNewOnly, false, []pki.Root{next}, func(s *v1alpha1.IssuedCertificateSpec) {
+		newSigns(s)
+		s.Prepared, s.Rotation.Closed = nil, true
+	})
+	reached("the end", asOrdered)
+	w.settled(p, k)
+	secret := &corev1.Secret{}
+	w.get(w.agentNS, wantedName(w.mesh()), secret)
+	for key := range secret.Data {
+		if strings.HasPrefix(key, sparePrefix) {
+			t.Errorf("the CA that the mesh came with is still kept: %s", key)
+		}
+	}
+	k.verify(t)
+}
