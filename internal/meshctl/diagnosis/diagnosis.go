@@ -166,6 +166,10 @@ func (s *State) examineClusters(fs *Findings) {
 	for i := range s.Clusters {
 		kc := &s.Clusters[i]
 		object := "cluster " + kc.Name
+		if reason := kc.Annotations[AnnotationEvicted]; reason != "" {
+			fs.add("ISTH2005", Warning, object, "was evicted: "+reason, "Run `meshctl cluster deregister "+kc.Name+" --force` when it is done with; or `meshctl cluster register "+kc.Name+"` when it is sound again.")
+			continue
+		}
 		if c := unmet(kc.Status.Conditions, v1alpha1.ConditionReady); c != nil {
 			fs.add("ISTH2002", Error, object, c.Message, "Is the hub ready? The hub's log says more.")
 		}
@@ -196,8 +200,7 @@ func (s *State) examineMeshes(fs *Findings) {
 				fs.add("ISTH3001", Warning, object, fmt.Sprintf("revision %s: Istio %v", r.Name, err), "Upgrade Istio, or use a version of Isthmus that supports it.")
 			}
 			if member && istio.CertificateAuthority == v1alpha1.CertificateAuthorityIstiod && (!r.MultiRootMesh || !r.ProxyConfigXDSAgent) {
-				fs.add("ISTH3002", Info, object, "revision "+r.Name+" does not take changed roots without restarts",
-					"Recommended: ISTIO_MULTIROOT_MESH=true in istiod's environment and PROXY_CONFIG_XDS_AGENT=true in meshConfig.defaultConfig.proxyMetadata.")
+				fs.add("ISTH3002", Info, object, "revision "+r.Name+" does not take changed roots without restarts", s.savings(m, r))
 			}
 		}
 		if member && istio.CertificateAuthority == v1alpha1.CertificateAuthorityExternal {
@@ -262,6 +265,7 @@ func (s *State) examineVirtualMeshes(fs *Findings) {
 				fs.add("ISTH4006", Error, object, "mesh "+name+": "+e, "")
 			}
 		}
+		s.examineRotation(fs, vm)
 		for _, root := range vm.Status.Roots {
 			if root.Role != v1alpha1.RootRetired {
 				s.examineEnd(fs, fmt.Sprintf("%s, root %d", object, root.Generation), root.NotAfter.Time, "Replace the root before that.")
@@ -291,6 +295,7 @@ func (s *State) examineOrders(fs *Findings) {
 		if c := o.Status.Certificate; c != nil {
 			s.examineEnd(fs, object, c.NotAfter.Time, "Isthmus renews it while hub and agent work.")
 		}
+		examineLaggards(fs, o)
 		if cp := o.Status.ControlPlane; cp != nil && o.Status.State == v1alpha1.IssuedCertificateFinished {
 			for _, r := range cp.Replicas {
 				if r.Signer != "" && r.Signer != o.Spec.Signer {
