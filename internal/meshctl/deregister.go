@@ -13,6 +13,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -118,8 +119,11 @@ func (c *cli) removeAgent(ctx context.Context, name string) error {
 	return nil
 }
 
-// networkManager is the value of the label isthmus.dev/managed-by of what the agent's network part makes.
-const networkManager = "isthmus-agent-network"
+// Values of the label isthmus.dev/managed-by of what the agent makes of Istio's kinds.
+const (
+	networkManager = "isthmus-agent-network"
+	managers       = networkManager + ",isthmus-agent-evidence"
+)
 
 // globalDenial is the name of the AuthorizationPolicy that denies what nothing allows.
 const globalDenial = "isthmus-global-access"
@@ -137,10 +141,14 @@ var networkKinds = []schema.GroupVersionKind{
 
 // removeNetwork removes what the agent's network part made, and tells. The agent must be gone.
 func (c *cluster) removeNetwork(ctx context.Context) error {
+	ours, err := labels.Parse(v1alpha1.LabelManagedBy + " in (" + managers + ")")
+	if err != nil {
+		return err
+	}
 	for _, kind := range networkKinds {
 		list := &metav1.PartialObjectMetadataList{}
 		list.SetGroupVersionKind(kind)
-		err := c.List(ctx, list, client.MatchingLabels{v1alpha1.LabelManagedBy: networkManager})
+		err := c.List(ctx, list, client.MatchingLabelsSelector{Selector: ours})
 		if meta.IsNoMatchError(err) {
 			continue // without Istio's kinds there is nothing
 		}
@@ -175,7 +183,7 @@ func (c *cluster) removeNetwork(ctx context.Context) error {
 
 // byHand is the command lines that do what removeNetwork does.
 func byHand() string {
-	label := " -A -l " + v1alpha1.LabelManagedBy + "=" + networkManager
+	label := fmt.Sprintf(" -A -l '%s in (%s)'", v1alpha1.LabelManagedBy, managers)
 	out := []string{"kubectl delete authorizationpolicy.security.istio.io" + label + " --field-selector metadata.name=" + globalDenial}
 	for _, kind := range networkKinds {
 		out = append(out, "kubectl delete "+strings.ToLower(kind.Kind)+"."+kind.Group+label)

@@ -48,6 +48,7 @@ func TestDeregisterRemovesTheNetwork(t *testing.T) {
 	allow := map[string]any{"rules": []any{map[string]any{}}}
 	objects := []*unstructured.Unstructured{
 		object("networking", "Gateway", "isthmus-gateway", ours, gateway),
+		object("networking", "Gateway", "isthmus-canary-gateway", "isthmus-agent-evidence", gateway),
 		object("networking", "ServiceEntry", "a", ours, entry),
 		object("networking", "DestinationRule", "a", ours, rule),
 		object("security", "AuthorizationPolicy", "a-before-the-denial-by-name", ours, allow),
@@ -75,7 +76,7 @@ func TestDeregisterRemovesTheNetwork(t *testing.T) {
 		t.Fatal(err)
 	}
 	list := &unstructured.UnstructuredList{}
-	list.SetGroupVersionKind(objects[3].GroupVersionKind())
+	list.SetGroupVersionKind(objects[4].GroupVersionKind())
 	list.SetKind("AuthorizationPolicyList")
 	if err := watching.List(t.Context(), list); err != nil {
 		t.Fatal(err)
@@ -91,7 +92,7 @@ func TestDeregisterRemovesTheNetwork(t *testing.T) {
 	if code != 0 {
 		t.Fatalf("exit code %d", code)
 	}
-	for _, want := range []string{"1 of kind Gateway", "1 of kind ServiceEntry", "1 of kind DestinationRule", "3 of kind AuthorizationPolicy", "1 of kind PeerAuthentication"} {
+	for _, want := range []string{"2 of kind Gateway", "1 of kind ServiceEntry", "1 of kind DestinationRule", "3 of kind AuthorizationPolicy", "1 of kind PeerAuthentication"} {
 		if !strings.Contains(said, want) {
 			t.Errorf("it does not say %q", want)
 		}

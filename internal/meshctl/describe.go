@@ -194,6 +194,10 @@ func describeVirtualMesh(ctx context.Context, hub *cluster, obj client.Object, w
 			w.row(append([]string{o.Name, "not a member"}, orderCells(o)...)...)
 		}
 	}
+	if vm.Status.Rotation != nil && vm.Status.Rotation.Step != v1alpha1.StepNotRotating {
+		w.rotation(viewRotation(vm, orders))
+		w.steps(vm.Status.Rotation.Conditions)
+	}
 	w.federation(vm)
 	return nil
 }

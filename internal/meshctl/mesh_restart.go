@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
@@ -41,8 +42,10 @@ func newMeshRestart(c *cli) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "restart MESH",
 		Short: "Restart what must be restarted for the mesh to use its new certificates",
-		Long: `Restarts istiod and waits until it publishes the new roots; then the gateways, then the workloads. Each is a rolling restart, as
-of ` + "`kubectl rollout restart`" + `, so PodDisruptionBudgets and surge hold. What runs since istiod was restarted is left alone.
+		Long: `Restarts istiod and waits until it publishes the new roots; then, if they have to be, the gateways and the workloads. Each is a
+rolling restart, as of ` + "`kubectl rollout restart`" + `, so PodDisruptionBudgets and surge hold. What runs since istiod was restarted is
+left alone. A mesh that joins a virtual mesh needs istiod's restart twice, at the beginning and at the end: the command stays
+until it has joined.
 
 Stopped at any point and run again, it goes on. Where the VirtualMesh has mtlsConfig.autoRestartPods: true, the agent does the
 same by itself.`,
@@ -70,6 +73,25 @@ func (r *restarter) run(ctx context.Context, name string) (err error) {
 	if r.member, err = r.memberOf(ctx, r.mesh); err != nil {
 		return err
 	}
+	for more := true; more; {
+		if err := r.once(ctx); err != nil {
+			return err
+		}
+		r.force = false
+		if more, err = r.more(ctx); err != nil {
+			return err
+		}
+	}
+	if r.order.Spec.Rotation != nil && !r.order.Spec.Rotation.Closed {
+		r.progress.did("Mesh %s: nothing more has to be restarted at this step of the rotation; `meshctl rotation status` shows how it goes on", r.mesh.Name)
+		return nil
+	}
+	r.progress.did("Mesh %s: nothing more has to be restarted", r.mesh.Name)
+	return nil
+}
+
+// once restarts what the order that stands asks for.
+func (r *restarter) once(ctx context.Context) error {
 	if err := r.installed(ctx); err != nil {
 		return err
 	}
@@ -102,8 +124,28 @@ func (r *restarter) run(ctx context.Context, name string) (err error) {
 	for _, pod := range alone {
 		r.progress.did("Pod %s has no controller that would replace it: delete it and make it anew", pod)
 	}
-	r.progress.did("Mesh %s: nothing more has to be restarted", r.mesh.Name)
 	return nil
+}
+
+// more waits, if the mesh joins, until another restart is due; false if it has joined, or does not go on by itself.
+func (r *restarter) more(ctx context.Context) (more bool, err error) {
+	err = r.hub.until(ctx, func(ctx context.Context) (string, error) {
+		order, err := r.hub.order(ctx, r.mesh)
+		if err != nil || order == nil {
+			return "", err
+		}
+		r.order = order
+		p := order.Spec.Rotation
+		if p == nil || p.Closed || !p.Alone {
+			return "", nil
+		}
+		more = order.Status.ObservedGeneration == order.Generation && meta.IsStatusConditionTrue(order.Status.Conditions, v1alpha1.ConditionRestartPending)
+		if more {
+			return "", nil
+		}
+		return fmt.Sprintf("the mesh joins: %s", p.Step), nil
+	}, changesOf(&v1alpha1.IssuedCertificateList{}, client.InNamespace(r.mesh.Namespace)))
+	return more, err
 }
 
 // installed waits until what the order asks for is in the Secret of the member: a restart before would be in vain.
@@ -179,6 +221,9 @@ func (r *restarter) istiod(ctx context.Context) ([]restart.Target, error) {
 func inUse(order *v1alpha1.IssuedCertificate) bool {
 	seen := order.Status.ControlPlane
 	if seen == nil || len(seen.Replicas) == 0 {
+		return false
+	}
+	if order.Spec.Restart.Istiod && order.Status.State != v1alpha1.IssuedCertificateFinished {
 		return false
 	}
 	for _, replica := range seen.Replicas {
@@ -315,6 +360,9 @@ func signsAlone(pod *corev1.Pod) time.Time {
 // without one.
 func (r *restarter) proxies(ctx context.Context, since time.Time) (waves [][]restart.Target, alone []string, err error) {
 	waves = make([][]restart.Target, 2)
+	if r.order.Spec.Rotation != nil && !r.order.Spec.Restart.Workloads && !r.force {
+		return waves, nil, nil // they follow by themselves
+	}
 	if p := r.order.Status.Proxies; p != nil && p.Total == p.SignedByNew && inUse(r.order) && !r.force {
 		return waves, nil, nil
 	}

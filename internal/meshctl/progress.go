@@ -20,8 +20,12 @@ type progress struct {
 }
 
 func newProgress(w io.Writer) *progress {
+	return &progress{w: w, live: isTerminal(w)}
+}
+
+func isTerminal(w io.Writer) bool {
 	f, ok := w.(*os.File)
-	return &progress{w: w, live: ok && term.IsTerminal(int(f.Fd()))}
+	return ok && term.IsTerminal(int(f.Fd()))
 }
 
 // did reports a step that is complete.
@@ -42,6 +46,13 @@ func (p *progress) waits(what string) {
 	p.clear()
 	p.last = what
 	_, _ = fmt.Fprintf(p.w, "… %s", what)
+}
+
+// hide takes away what is being waited for, until the next report.
+func (p *progress) hide() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.clear()
 }
 
 // clear removes the line of waits.

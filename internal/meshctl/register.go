@@ -14,12 +14,14 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/yaml"
 
 	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
 	"github.com/isthmus-mesh/isthmus/charts"
 	"github.com/isthmus-mesh/isthmus/internal/kube"
+	"github.com/isthmus-mesh/isthmus/internal/meshctl/diagnosis"
 )
 
 // registrar registers one cluster.
@@ -191,6 +193,12 @@ func (r *registrar) checkIstio(ctx context.Context, agent release) error {
 func (r *registrar) registerInHub(ctx context.Context) error {
 	want := r.kubernetesCluster()
 	err := r.hub.Create(ctx, want.DeepCopy(), client.FieldOwner(owner))
+	if apierrors.IsAlreadyExists(err) { // whatever it was evicted for is over
+		pardon := fmt.Sprintf(`{"metadata":{"annotations":{%q:null}}}`, diagnosis.AnnotationEvicted)
+		if err := r.hub.Patch(ctx, want.DeepCopy(), client.RawPatch(types.MergePatchType, []byte(pardon)), client.FieldOwner(owner)); err != nil {
+			return err
+		}
+	}
 	if apierrors.IsAlreadyExists(err) && r.clusterDomain != "" {
 		patch := client.MergeFrom(&v1alpha1.KubernetesCluster{ObjectMeta: want.ObjectMeta})
 		err = r.hub.Patch(ctx, want.DeepCopy(), patch, client.FieldOwner(owner))

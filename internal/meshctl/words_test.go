@@ -148,7 +148,7 @@ func TestPrintable(t *testing.T) {
 
 // TestByHand: the command lines for a member that is not at hand.
 func TestByHand(t *testing.T) {
-	const label = " -A -l isthmus.dev/managed-by=isthmus-agent-network"
+	const label = " -A -l 'isthmus.dev/managed-by in (isthmus-agent-network,isthmus-agent-evidence)'"
 	want := "kubectl delete authorizationpolicy.security.istio.io" + label + " --field-selector metadata.name=isthmus-global-access; " +
 		"kubectl delete gateway.networking.istio.io" + label + "; " +
 		"kubectl delete serviceentry.networking.istio.io" + label + "; " +

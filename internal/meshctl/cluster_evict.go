@@ -1,0 +1,274 @@
+package meshctl
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"k8s.io/apimachinery/pkg/util/sets"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
+	"github.com/isthmus-mesh/isthmus/internal/kube"
+	"github.com/isthmus-mesh/isthmus/internal/meshctl/diagnosis"
+)
+
+func newClusterEvict(c *cli) *cobra.Command {
+	var reason string
+	var yes bool
+	cmd := &cobra.Command{
+		Use:   "evict NAME --reason REASON",
+		Short: "Shut a compromised or lost cluster out, and have the others replace their root",
+		Long: `For a cluster that somebody else may have taken, or that will not come back. In this order:
+
+1. The credential of its agent is revoked.
+2. Its meshes are taken out of every VirtualMesh, and where these have shared trust, a rotation of the root begins, without it.
+3. Its orders for certificates are deleted, so that the hub signs nothing for it any more.
+
+The cluster is not touched. Until the rotation is over, the others go on trusting what it has: its intermediate can name any
+identity of the common trust domain. What the cluster's services were called by is gone at once.
+
+Stopped at any point and run again, it goes on.`,
+		Args: oneArgument,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if strings.TrimSpace(reason) == "" {
+				return usagef("--reason is required; it is kept in annotation %s of the KubernetesCluster", diagnosis.AnnotationEvicted)
+			}
+			ctx, cancel := c.waiting(cmd)
+			defer cancel()
+			hub, err := c.hub()
+			if err != nil {
+				return err
+			}
+			e := &eviction{cli: c, hub: hub, cluster: args[0], reason: reason}
+			if err := e.plan(ctx); err != nil {
+				return err
+			}
+			if !yes {
+				if err := c.confirm(e.String(), e.cluster); err != nil {
+					return err
+				}
+			}
+			return e.run(ctx)
+		},
+	}
+	cmd.Flags().StringVar(&reason, "reason", "", "why; it is kept")
+	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
+	return cmd
+}
+
+// confirm has the user type a word.
+func (c *cli) confirm(what, word string) error {
+	_, _ = fmt.Fprintf(c.ErrOut, "%s\nType %s to go on: ", what, word)
+	line, err := bufio.NewReader(c.In).ReadString('\n')
+	switch answer := strings.TrimSpace(line); {
+	case answer == word:
+		return nil
+	case err != nil && answer == "":
+		return usagef("nobody answers; give --yes to go on without being asked")
+	}
+	return errors.New("nothing was changed")
+}
+
+// eviction shuts one cluster out.
+type eviction struct {
+	*cli
+	hub             *cluster
+	cluster, reason string
+
+	kc *v1alpha1.KubernetesCluster
+	// orders of the cluster's meshes.
+	orders []v1alpha1.IssuedCertificate
+	// edits are the VirtualMeshes that have its meshes, without them.
+	edits []edit
+}
+
+// edit of a VirtualMesh.
+type edit struct {
+	was, is *v1alpha1.VirtualMesh
+	// gone are the meshes that are taken out.
+	gone []string
+	// noRotation is why no rotation begins; nil if one does.
+	noRotation error
+}
+
+// plan reads what there is to do, and changes nothing.
+func (e *eviction) plan(ctx context.Context) error {
+	e.kc = &v1alpha1.KubernetesCluster{}
+	if err := e.hub.Get(ctx, client.ObjectKey{Namespace: e.namespace, Name: e.cluster}, e.kc); err != nil {
+		return e.hub.installed(err)
+	}
+	namespace := client.InNamespace(kube.ClusterNamespace(e.cluster))
+	meshes, orders, virtualMeshes := &v1alpha1.MeshList{}, &v1alpha1.IssuedCertificateList{}, &v1alpha1.VirtualMeshList{}
+	if err := errors.Join(e.hub.List(ctx, meshes, namespace), e.hub.List(ctx, orders, namespace), e.hub.List(ctx, virtualMeshes, client.InNamespace(e.namespace))); err != nil {
+		return err
+	}
+	e.orders = orders.Items
+	names := sets.New[string]() // of what may be gone already, too
+	for _, m := range meshes.Items {
+		names.Insert(m.Name)
+	}
+	for _, o := range orders.Items {
+		names.Insert(o.Name)
+	}
+	for i := range virtualMeshes.Items {
+		vm := &virtualMeshes.Items[i]
+		edit := without(vm, string(namespace), names)
+		if len(edit.gone) == 0 {
+			continue
+		}
+		if len(edit.is.Spec.Meshes) == 0 {
+			return fmt.Errorf("VirtualMesh %s has no other member than those of cluster %s; delete it, or add another member first", vm.Name, e.cluster)
+		}
+		e.edits = append(e.edits, edit)
+	}
+	return nil
+}
+
+// without is a VirtualMesh without the meshes of a cluster's namespace, of which names are known, and with another root.
+func without(vm *v1alpha1.VirtualMesh, namespace string, names sets.Set[string]) edit {
+	known := names.Clone()
+	if vm.Status.Accepted != nil {
+		for _, ref := range vm.Status.Accepted.Spec.Meshes {
+			if ref.Namespace == namespace {
+				known.Insert(ref.Name)
+			}
+		}
+	}
+	its := func(ref v1alpha1.ObjectRef) bool {
+		return ref.Namespace == namespace || (ref.Namespace == "" || ref.Namespace == vm.Namespace) && known.Has(ref.Name)
+	}
+	out := edit{was: vm, is: vm.DeepCopy()}
+	spec := &out.is.Spec
+	for _, ref := range spec.Meshes {
+		if its(ref) {
+			out.gone = append(out.gone, ref.Name)
+		}
+	}
+	spec.Meshes = slices.DeleteFunc(spec.Meshes, its)
+	withoutClients(spec.Federation, its)
+	if out.noRotation = canTrigger(vm); out.noRotation == nil {
+		spec.MTLSConfig.Shared.RotationTrigger = freshTrigger()
+	}
+	return out
+}
+
+// withoutClients takes meshes out of those to which something is federated. A selector that named no others goes as a whole:
+// without meshes, it would mean all of them.
+func withoutClients(f *v1alpha1.Federation, its func(v1alpha1.ObjectRef) bool) {
+	if f == nil {
+		return
+	}
+	had := len(f.Selectors)
+	f.Selectors = slices.DeleteFunc(f.Selectors, func(s v1alpha1.FederationSelector) bool {
+		return len(s.Meshes) > 0 && !slices.ContainsFunc(s.Meshes, func(ref v1alpha1.ObjectRef) bool { return !its(ref) })
+	})
+	for i := range f.Selectors {
+		f.Selectors[i].Meshes = slices.DeleteFunc(f.Selectors[i].Meshes, its)
+	}
+	if had > 0 && len(f.Selectors) == 0 {
+		f.Permissive = nil // which counts where there are no selectors
+	}
+}
+
+// String says what is going to happen.
+func (e *eviction) String() string {
+	lines := []string{fmt.Sprintf("Cluster %s is shut out: its credential is revoked, and %d orders for its certificates are deleted.", e.cluster, len(e.orders))}
+	for _, edit := range e.edits {
+		line := fmt.Sprintf("VirtualMesh %s loses %s", edit.is.Name, strings.Join(edit.gone, ", "))
+		if edit.noRotation == nil {
+			line += ", and gets a new root"
+		}
+		lines = append(lines, line+".")
+	}
+	return strings.Join(lines, "\n")
+}
+
+func (e *eviction) run(ctx context.Context) error {
+	if err := e.mark(ctx); err != nil {
+		return err
+	}
+	if err := e.revoke(ctx); err != nil {
+		return err
+	}
+	for _, edit := range e.edits {
+		// On the version that was read: whoever has edited it meanwhile has not seen this.
+		err := e.hub.Patch(ctx, edit.is, client.MergeFromWithOptions(edit.was, client.MergeFromWithOptimisticLock{}), client.FieldOwner(owner))
+		if err != nil {
+			return fmt.Errorf("VirtualMesh %s: %w; run this command again", edit.was.Name, err)
+		}
+		e.progress.did("VirtualMesh %s is without %s", edit.is.Name, strings.Join(edit.gone, ", "))
+		e.rotates(edit)
+	}
+	if err := e.letGo(ctx); err != nil {
+		return err
+	}
+	if err := e.deleteOrders(ctx); err != nil {
+		return err
+	}
+	e.progress.did("When nothing of cluster %s is needed any more: `meshctl cluster deregister %s --force`", e.cluster, e.cluster)
+	return nil
+}
+
+// rotates says what becomes of the root that the cluster knows.
+func (e *eviction) rotates(edit edit) {
+	if edit.noRotation != nil {
+		e.progress.did("No rotation begins by itself: %v", edit.noRotation)
+		return
+	}
+	e.progress.did("It gets a new root; until it has, what cluster %s holds is trusted: see `meshctl rotation status %s --watch`", e.cluster, edit.is.Name)
+}
+
+// mark keeps the reason.
+func (e *eviction) mark(ctx context.Context) error {
+	was := e.kc.DeepCopy()
+	if e.kc.Annotations == nil {
+		e.kc.Annotations = map[string]string{}
+	}
+	e.kc.Annotations[diagnosis.AnnotationEvicted] = fmt.Sprintf("%s (%s)", e.reason, time.Now().UTC().Format(time.RFC3339))
+	return e.hub.Patch(ctx, e.kc, client.MergeFrom(was), client.FieldOwner(owner))
+}
+
+// revoke has every token of the agent refused. Nobody is given another one.
+func (e *eviction) revoke(ctx context.Context) error {
+	anchor, err := e.hub.anchor(ctx, e.cluster)
+	if err == nil {
+		err = e.hub.Delete(ctx, anchor, client.Preconditions{UID: &anchor.UID})
+	}
+	if client.IgnoreNotFound(err) != nil {
+		return err
+	}
+	e.progress.did("All credentials of the agent of %s are revoked", e.cluster)
+	return nil
+}
+
+// letGo waits until no VirtualMesh counts on the cluster's meshes: until then the hub would order again what is deleted.
+func (e *eviction) letGo(ctx context.Context) error {
+	return e.hub.until(ctx, func(ctx context.Context) (string, error) {
+		virtualMeshes := &v1alpha1.VirtualMeshList{}
+		if err := e.hub.List(ctx, virtualMeshes, client.InNamespace(e.namespace)); err != nil {
+			return "", err
+		}
+		for i := range virtualMeshes.Items {
+			if waitingFor := countsOn(&virtualMeshes.Items[i], kube.ClusterNamespace(e.cluster)); waitingFor != "" {
+				return waitingFor, nil
+			}
+		}
+		return "", nil
+	}, changesOf(&v1alpha1.VirtualMeshList{}, client.InNamespace(e.namespace)))
+}
+
+func (e *eviction) deleteOrders(ctx context.Context) error {
+	for i := range e.orders {
+		if err := client.IgnoreNotFound(e.hub.Delete(ctx, &e.orders[i])); err != nil {
+			return err
+		}
+		e.progress.did("The hub signs nothing for mesh %s any more", e.orders[i].Name)
+	}
+	return nil
+}

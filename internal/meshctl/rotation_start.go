@@ -1,0 +1,106 @@
+package meshctl
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
+)
+
+func newRotationStart(c *cli) *cobra.Command {
+	var force, watch bool
+	cmd := &cobra.Command{
+		Use:   "start [VIRTUALMESH]",
+		Short: "Have a new root made, and the present one replaced by it while traffic flows",
+		Long: `Writes a fresh value into spec.mtlsConfig.shared.rotationTrigger of the VirtualMesh. If that spec comes out of Git, change it there
+instead. A root that you provide is replaced by putting another one into its Secret.
+
+It is refused while a rotation is under way. With --force that one is brought to its nearer end, and the next one begins.`,
+		Args: optionalVirtualMesh,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			ctx, cancel := c.watching(cmd, watch)
+			defer cancel()
+			hub, err := c.hub()
+			if err != nil {
+				return err
+			}
+			vm, err := hub.virtualMesh(ctx, c.namespace, args)
+			if err != nil {
+				return err
+			}
+			before, err := hub.rotation(ctx, vm)
+			if err != nil {
+				return err
+			}
+			if before.UnderWay && !force {
+				return fmt.Errorf("rotation %s of VirtualMesh %s is under way, in step %s; see `meshctl rotation status --watch`, or use --force", before.RotationID, vm.Name, before.Step)
+			}
+			if err := hub.trigger(ctx, vm); err != nil {
+				return err
+			}
+			c.progress.did("VirtualMesh %s: rotationTrigger is %s", vm.Name, vm.Spec.MTLSConfig.Shared.RotationTrigger)
+			if !watch {
+				c.progress.did("See `meshctl rotation status %s --watch`", vm.Name)
+				return nil
+			}
+			return c.watchRotation(ctx, hub, client.ObjectKeyFromObject(vm), begunAndOver(before.RotationID, vm.Generation))
+		},
+	}
+	cmd.Flags().BoolVar(&force, "force", false, "also while another rotation is under way")
+	cmd.Flags().BoolVarP(&watch, "watch", "w", false, "go on until the rotation is over")
+	return cmd
+}
+
+// trigger starts a rotation, on the version of the VirtualMesh that was read.
+func (c *cluster) trigger(ctx context.Context, vm *v1alpha1.VirtualMesh) error {
+	if err := canTrigger(vm); err != nil {
+		return err
+	}
+	was := vm.DeepCopy()
+	vm.Spec.MTLSConfig.Shared.RotationTrigger = freshTrigger()
+	return c.Patch(ctx, vm, client.MergeFromWithOptions(was, client.MergeFromWithOptimisticLock{}), client.FieldOwner(owner))
+}
+
+// canTrigger tells why rotationTrigger would not replace the root of a VirtualMesh; nil if it would.
+func canTrigger(vm *v1alpha1.VirtualMesh) error {
+	t := vm.Spec.MTLSConfig
+	switch {
+	case vm.Spec.Suspend:
+		return fmt.Errorf("VirtualMesh %s: spec.suspend is true, so that nothing is changed; unset it first", vm.Name)
+	case t == nil || t.Shared == nil:
+		return fmt.Errorf("VirtualMesh %s has no shared trust (spec.mtlsConfig.shared): there is no common root to replace", vm.Name)
+	case t.Shared.IntermediateCertificateAuthority != nil:
+		return fmt.Errorf("VirtualMesh %s: its root is that of Vault; replace it there", vm.Name)
+	case t.Shared.RootCertificateAuthority != nil && t.Shared.RootCertificateAuthority.Secret != nil:
+		ref := t.Shared.RootCertificateAuthority.Secret
+		return fmt.Errorf("VirtualMesh %s: its root is that of Secret %s; put another one there, and the rotation begins", vm.Name, ref.Name)
+	}
+	return nil
+}
+
+// freshTrigger is a value that rotationTrigger never had.
+func freshTrigger() string { return time.Now().UTC().Format(time.RFC3339Nano) }
+
+// begunAndOver tells when a rotation is over that is to begin after that of the given ID, by an edit of the given generation.
+func begunAndOver(before string, generation int64) func(*rotationView) (bool, error) {
+	begun, before := false, withoutTurn(before)
+	return func(v *rotationView) (bool, error) {
+		s := &v.vm.Status
+		if s.ObservedGeneration >= generation && s.State == v1alpha1.StateInvalid {
+			return false, fmt.Errorf("VirtualMesh %s is invalid: %s", v.VirtualMesh, printable(strings.Join(s.Errors, "; ")))
+		}
+		begun = begun || withoutTurn(v.RotationID) != before
+		return begun && !v.UnderWay, nil
+	}
+}
+
+// withoutTurn is the ID of a rotation, however often it was turned round.
+func withoutTurn(id string) string {
+	id, _, _ = strings.Cut(id, ".")
+	return id
+}
