@@ -178,7 +178,11 @@ func (r *restarter) installed(ctx context.Context) error {
 		}
 		r.roots = r.roots.Append(parsed)
 	}
-	sum := sha256.Sum256([]byte(r.order.Status.Certificate.Fingerprint + strings.Join(fingerprints(r.order.Spec.Roots), "")))
+	brought := r.order.Status.Certificate.Fingerprint + strings.Join(fingerprints(r.order.Spec.Roots), "")
+	if p := r.order.Spec.Rotation; p != nil { // a way back brings again what was there before
+		brought += p.RotationID + string(p.Stage)
+	}
+	sum := sha256.Sum256([]byte(brought))
 	r.token = "meshctl-" + hex.EncodeToString(sum[:8])
 	if r.force {
 		r.token += fmt.Sprintf("-%d", time.Now().Unix())
@@ -216,8 +220,8 @@ func (r *restarter) istiod(ctx context.Context) ([]restart.Target, error) {
 	return restart.Sort(targets), nil
 }
 
-// inUse reports whether the agent saw every replica of istiod sign with the certificate in the Secret, and the roots
-// published.
+// inUse reports whether the agent saw every replica of istiod sign with the certificate in the Secret, and in rotations, hold
+// the ordered roots and no others.
 func inUse(order *v1alpha1.IssuedCertificate) bool {
 	seen := order.Status.ControlPlane
 	if seen == nil || len(seen.Replicas) == 0 {
@@ -227,7 +231,8 @@ func inUse(order *v1alpha1.IssuedCertificate) bool {
 		return false
 	}
 	for _, replica := range seen.Replicas {
-		if replica.Error != "" || replica.Intermediate != order.Status.Certificate.Fingerprint {
+		if replica.Error != "" || replica.Intermediate != order.Status.Certificate.Fingerprint ||
+			order.Spec.Rotation != nil && !asOrdered(replica, &order.Spec) {
 			return false
 		}
 	}
@@ -356,6 +361,35 @@ func signsAlone(pod *corev1.Pod) time.Time {
 	return t
 }
 
+// followed reports whether no proxy has to be restarted: all were seen to be as ordered, or the rotation asks for none.
+func (r *restarter) followed() bool {
+	p, spec := r.order.Status.Proxies, &r.order.Spec
+	switch {
+	case r.force || !inUse(r.order):
+		return false
+	case spec.Rotation != nil && !spec.Restart.Workloads:
+		return true
+	}
+	return p != nil && p.Total == p.SignedByNew && (spec.Rotation == nil || p.Total == p.TrustsNew)
+}
+
+// stepSince is when the step of the rotation began in which the order was given; zero if it belongs to none. A step may want
+// leaves of another signer, for which no istiod was restarted.
+func (r *restarter) stepSince(ctx context.Context) (time.Time, error) {
+	position, ref := r.order.Spec.Rotation, r.order.Spec.VirtualMesh
+	if position == nil || position.Closed {
+		return time.Time{}, nil
+	}
+	vm := &v1alpha1.VirtualMesh{}
+	if err := r.hub.Get(ctx, client.ObjectKey{Namespace: ref.Namespace, Name: ref.Name}, vm); err != nil {
+		return time.Time{}, client.IgnoreNotFound(err)
+	}
+	if s := vm.Status.Rotation; s != nil && s.RotationID == position.RotationID {
+		return s.Since.Time, nil
+	}
+	return time.Time{}, nil
+}
+
 // proxies returns the controllers of the proxies that run since before the given time, gateways first; alone are pods
 // without one.
 func (r *restarter) proxies(ctx context.Context, since time.Time) (waves [][]restart.Target, alone []string, err error) {
@@ -363,8 +397,13 @@ func (r *restarter) proxies(ctx context.Context, since time.Time) (waves [][]res
 	if r.order.Spec.Rotation != nil && !r.order.Spec.Restart.Workloads && !r.force {
 		return waves, nil, nil // they follow by themselves
 	}
-	if p := r.order.Status.Proxies; p != nil && p.Total == p.SignedByNew && inUse(r.order) && !r.force {
+	if r.followed() {
 		return waves, nil, nil
+	}
+	if begun, err := r.stepSince(ctx); err != nil {
+		return nil, nil, err
+	} else if begun.After(since) {
+		since = begun
 	}
 	pods := &corev1.PodList{}
 	if err := r.member.List(ctx, pods); err != nil {

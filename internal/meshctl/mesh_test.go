@@ -180,6 +180,57 @@ func TestMeshRestart(t *testing.T) {
 	}
 }
 
+// TestMeshRestartInARotation: what the step asks for is restarted, although every leaf is under the ordered signer, and nothing
+// where it asks for nothing.
+func TestMeshRestartInARotation(t *testing.T) {
+	w := newWorld(t)
+	root := pkitest.NewRoot(t, "new", time.Now())
+	fingerprint := w.order(t, root)
+	w.populate(t, rootPEM(root))
+	order := &v1alpha1.IssuedCertificate{}
+	if err := exists(w.hub.Client, order, "isthmus-east", meshName); err != nil {
+		t.Fatal(err)
+	}
+	order.Spec.Rotation = &v1alpha1.OrderRotation{
+		RotationID: "r-1", Step: v1alpha1.StepAddingNewRoot, Old: oldRoot, New: fingerprint, Stage: v1alpha1.StageNewOnly,
+	}
+	if err := w.hub.Client.Update(t.Context(), order); err != nil {
+		t.Fatal(err)
+	}
+	seen := func(clients []string, trust int32) {
+		t.Helper()
+		order.Status.State, order.Status.ObservedGeneration = v1alpha1.IssuedCertificateFinished, order.Generation
+		order.Status.ControlPlane = &v1alpha1.ControlPlaneEvidence{Replicas: []v1alpha1.IstiodReplica{{
+			Pod: "istiod-1-x", Signer: fingerprint, Roots: []string{fingerprint}, Clients: clients, Intermediate: order.Status.Certificate.Fingerprint,
+		}}}
+		order.Status.Proxies = &v1alpha1.ProxyEvidence{Total: 2, SignedByNew: 2, TrustsNew: trust}
+		if err := w.hub.Client.Status().Update(t.Context(), order); err != nil {
+			t.Fatal(err)
+		}
+	}
+	run := func() map[string]string {
+		t.Helper()
+		w.ok(t, "mesh", "restart", meshName, "--member-context", "member")
+		return w.restartedFor(t)
+	}
+	seen([]string{fingerprint}, 1)
+	if got := run(); got["istiod"] != "" || got["reviews"] != "" {
+		t.Errorf("nothing was asked for, restarted were %v", got)
+	}
+	order.Spec.Restart.Workloads = true
+	if err := w.hub.Client.Update(t.Context(), order); err != nil {
+		t.Fatal(err)
+	}
+	seen([]string{fingerprint}, 1)
+	if got := run(); got["istiod"] != "" || got["reviews"] == "" {
+		t.Errorf("a proxy does not trust the new root, restarted were %v", got)
+	}
+	seen([]string{fingerprint, oldRoot}, 2)
+	if got := run(); got["istiod"] == "" {
+		t.Errorf("istiod lets clients in under the root that was dropped, restarted were %v", got)
+	}
+}
+
 // TestMeshRelease: refused for a member; then nothing is ordered or kept, and cacerts is left.
 func TestMeshRelease(t *testing.T) {
 	w := newWorld(t)
