@@ -290,6 +290,29 @@ func TestFalseEvidence(t *testing.T) {
 			})
 		}
 	}
+	picky := good.Clone()
+	picky.VerifyPeerCertificate = func(_ [][]byte, chains [][]*x509.Certificate) error {
+		if chains[0][len(chains[0])-1].Equal(to.root.Cert) {
+			return fmt.Errorf("for another reason")
+		}
+		return nil
+	}
+	t.Run("a refusal for another reason beside an acceptance", func(t *testing.T) {
+		want(t, probe(t, pod(serve(t, ProxyPort, closing(picky))), canaries...), from, to, Accepted, Unknown)
+	})
+	t.Run("a server that falls silent after the handshake", func(t *testing.T) {
+		config := good.Clone()
+		config.MinVersion, config.SessionTicketsDisabled = tls.VersionTLS13, true
+		ctx, cancel := context.WithCancel(t.Context())
+		ip := serve(t, ProxyPort, func(c net.Conn) {
+			server := tls.Server(c, config)
+			if server.HandshakeContext(context.Background()) == nil {
+				cancel() // the prober waits, and would not end by itself
+				_, _ = server.Read(make([]byte, 1))
+			}
+		})
+		wantNothing(t, Probe(ctx, trustDomain, []ProxyPod{pod(ip)}, canaries)[0], "cancel")
+	})
 	t.Run("a handshake after which the connection breaks off", func(t *testing.T) {
 		config := good.Clone()
 		config.MinVersion, config.SessionTicketsDisabled = tls.VersionTLS13, true
