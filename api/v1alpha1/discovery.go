@@ -347,6 +347,9 @@ type MeshCertificateAuthority struct {
 	// notAfter of the CA certificate.
 	// +optional
 	NotAfter *metav1.Time `json:"notAfter,omitempty"`
+	// liveProxies counts the proxies that take changed roots without a restart (PROXY_CONFIG_XDS_AGENT), of all that there are.
+	// +optional
+	LiveProxies *Progress `json:"liveProxies,omitempty"`
 	// inUse are the fingerprints of the roots under which the replicas of istiod were seen to serve.
 	// +optional
 	// +listType=atomic

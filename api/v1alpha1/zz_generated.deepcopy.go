@@ -1750,6 +1750,11 @@ func (in *MeshCertificateAuthority) DeepCopyInto(out *MeshCertificateAuthority) 
 		in, out := &in.NotAfter, &out.NotAfter
 		*out = (*in).DeepCopy()
 	}
+	if in.LiveProxies != nil {
+		in, out := &in.LiveProxies, &out.LiveProxies
+		*out = new(Progress)
+		**out = **in
+	}
 	if in.InUse != nil {
 		in, out := &in.InUse, &out.InUse
 		*out = make([]string, len(*in))

@@ -109,6 +109,16 @@ func (a *AuthorityReporter) look(ctx context.Context, namespace string) (*v1alph
 		}
 	}
 	slices.Sort(authority.InUse)
+	if err := a.Client.List(ctx, &pods); err != nil {
+		return nil, err
+	}
+	authority.LiveProxies = &v1alpha1.Progress{}
+	for _, p := range evidence.Proxies(pods.Items, namespace) {
+		authority.LiveProxies.Total++
+		if p.Live {
+			authority.LiveProxies.Done++
+		}
+	}
 	return authority, nil
 }
 

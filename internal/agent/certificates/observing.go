@@ -238,6 +238,9 @@ func viewProxy(p evidence.ProxyPod, seen evidence.Sight, w *wanted, now time.Tim
 			v.why = "it is not seen to refuse leaves under root " + rootID(dropped).Short()
 		}
 	}
+	if v.why != "" && !v.seen && seen.Doubt != nil {
+		v.why += ": " + seen.Doubt.Error()
+	}
 	return v
 }
 

@@ -28,6 +28,9 @@ const (
 // ALPNMesh is the application protocol by which Envoy tells Istio's mutual TLS from an application's own TLS.
 const ALPNMesh = "istio"
 
+// alpnHTTP says so of HTTP/1.1 within it.
+const alpnHTTP = "istio-http/1.1"
+
 // timeout of one handshake.
 const timeout = 5 * time.Second
 

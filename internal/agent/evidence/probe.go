@@ -110,7 +110,12 @@ func proxyServer(x ProxyPod) (server, error) {
 	case x.IP == "":
 		return server{}, errors.New("the pod has no address yet")
 	case x.Kind == Sidecar:
-		return server{address: address(x.IP, ProxyPort), alpn: []string{ALPNMesh}}, nil
+		// As HTTP: for TCP, Envoy connects to what is behind as soon as a connection comes in, and hangs up, as there is nobody,
+		// while it is still looking at the canary.
+		return server{
+			address: address(x.IP, ProxyPort), alpn: []string{alpnHTTP, ALPNMesh},
+			request: "HEAD / HTTP/1.1\r\nHost: " + ListenerHost + "\r\nConnection: close\r\n\r\n",
+		}, nil
 	case x.Kind == Gateway:
 		return server{
 			address: address(x.IP, ListenerPort), alpn: []string{ALPNMesh}, name: ListenerHost,
