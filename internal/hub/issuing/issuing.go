@@ -6,6 +6,7 @@
 package issuing
 
 import (
+	"cmp"
 	"context"
 	"crypto/x509"
 	"errors"
@@ -132,7 +133,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 		"root", signed.root.ID().String(), "serialNumber", cert.SerialNumber.Text(16), "notAfter", cert.NotAfter)
 	r.Events.Eventf(cr, signed.order, corev1.EventTypeNormal, ReasonSigned, "Sign", "issuance %d of %s: serial number %s, under root %s, until %s",
 		cr.Spec.Issuance, cr.Spec.IssuedCertificate, cert.SerialNumber.Text(16), signed.root.ID().Short(), cert.NotAfter.UTC().Format(time.RFC3339))
-	return reconcile.Result{}, r.forget(ctx, cr)
+	return reconcile.Result{}, r.forget(ctx, cr, signed.order)
 }
 
 // signature is what was signed, for which order.
@@ -151,22 +152,21 @@ func (r *Reconciler) sign(ctx context.Context, cr *v1alpha1.CertificateRequest) 
 	if err != nil {
 		return signature{}, err
 	}
-	ic, order, err := r.order(ctx, cr)
+	ic, order, signer, err := r.order(ctx, cr)
 	if err != nil {
 		return signature{}, err
 	}
 	if err := r.checkUnsigned(ctx, cr); err != nil {
 		return signature{}, err
 	}
-	vm := types.NamespacedName{Namespace: ic.Spec.VirtualMesh.Namespace, Name: ic.Spec.VirtualMesh.Name}
-	material, err := r.Roots.Find(ctx, vm, order.Signer)
+	root, err := r.Roots.Find(ctx, signer)
 	if roots.IsLost(err) {
 		return signature{}, wait(v1alpha1.ReasonRootKeyLost, "%v", err)
 	}
-	if err != nil {
+	if err := cmp.Or(err, root.Problem); err != nil {
 		return signature{}, err
 	}
-	chain, err := pki.SignerIssuer{Material: material, Now: r.Now}.Issue(ctx, csr, pki.Template{
+	chain, err := pki.SignerIssuer{Material: root.Material, Now: r.Now}.Issue(ctx, csr, pki.Template{
 		Organization: order.Contents.Organization,
 		Mesh:         ic.Name,
 		URIs:         order.Contents.Hosts,
@@ -175,7 +175,7 @@ func (r *Reconciler) sign(ctx context.Context, cr *v1alpha1.CertificateRequest) 
 	if err != nil {
 		return signature{}, fmt.Errorf("signing %s/%s: %w", cr.Namespace, cr.Name, err)
 	}
-	return signature{chain: chain, root: material.Root, order: ic}, nil
+	return signature{chain: chain, root: root.Material.Root, order: ic}, nil
 }
 
 // checkCluster makes sure that the namespace is that of a registered cluster.
@@ -208,30 +208,36 @@ func checkRequest(cr *v1alpha1.CertificateRequest) (*x509.CertificateRequest, er
 	return csr, nil
 }
 
-// order returns the order that the request is for, if it asks for what is ordered now.
-func (r *Reconciler) order(ctx context.Context, cr *v1alpha1.CertificateRequest) (*v1alpha1.IssuedCertificate, rotation.Order, error) {
-	ic := &v1alpha1.IssuedCertificate{}
-	err := r.Reader.Get(ctx, types.NamespacedName{Namespace: cr.Namespace, Name: cr.Spec.IssuedCertificate}, ic)
+// order returns the order that the request is for, and the root under which it asks for a certificate, if that is ordered now:
+// to be used, or to be held beside the one in use.
+func (r *Reconciler) order(ctx context.Context, cr *v1alpha1.CertificateRequest) (ic *v1alpha1.IssuedCertificate, order rotation.Order, signer pki.RootID, err error) {
+	ic = &v1alpha1.IssuedCertificate{}
+	err = r.Reader.Get(ctx, types.NamespacedName{Namespace: cr.Namespace, Name: cr.Spec.IssuedCertificate}, ic)
 	if apierrors.IsNotFound(err) {
-		return nil, rotation.Order{}, wait(ReasonNotOrdered, "no certificate is ordered for %s: is its Mesh an accepted member of a VirtualMesh?", cr.Spec.IssuedCertificate)
+		err = wait(ReasonNotOrdered, "no certificate is ordered for %s: is its Mesh an accepted member of a VirtualMesh?", cr.Spec.IssuedCertificate)
 	}
 	if err != nil {
-		return nil, rotation.Order{}, err
+		return nil, order, signer, err
 	}
-	order, err := rotation.OrderOf(ic)
+	if order, err = rotation.OrderOf(ic); err != nil {
+		return nil, order, signer, wait(ReasonNotOrdered, "the order %s is not readable: %v", ic.Name, err)
+	}
+	issuance, prepared := cr.Spec.Issuance, order.Prepared
 	switch {
-	case err != nil:
-		return nil, order, wait(ReasonNotOrdered, "the order %s is not readable: %v", ic.Name, err)
 	case !ic.DeletionTimestamp.IsZero():
-		return nil, order, wait(ReasonNotOrdered, "the order %s is being deleted", ic.Name)
+		err = wait(ReasonNotOrdered, "the order %s is being deleted", ic.Name)
 	case ic.Spec.Suspend:
-		return nil, order, wait(v1alpha1.ReasonSuspended, "the VirtualMesh is suspended")
-	case cr.Spec.Issuance < order.Issuance:
-		return nil, order, refuse(ReasonOutdated, "spec.issuance: %d is not ordered any more, but %d", cr.Spec.Issuance, order.Issuance)
-	case cr.Spec.Issuance > order.Issuance:
-		return nil, order, wait(ReasonNotOrdered, "spec.issuance: %d is not ordered yet, but %d", cr.Spec.Issuance, order.Issuance)
+		err = wait(v1alpha1.ReasonSuspended, "the VirtualMesh is suspended")
+	case issuance == order.Issuance:
+		signer = order.Signer
+	case prepared != nil && issuance == prepared.Issuance:
+		signer = prepared.Signer
+	case issuance < order.Issuance:
+		err = refuse(ReasonOutdated, "spec.issuance: %d is not ordered any more, but %d", issuance, order.Issuance)
+	default:
+		err = wait(ReasonNotOrdered, "spec.issuance: %d is not ordered yet, but %d", issuance, order.Issuance)
 	}
-	return ic, order, nil
+	return ic, order, signer, err
 }
 
 // checkUnsigned makes sure that nothing was signed yet for the issuance. It asks the API server itself.
@@ -273,15 +279,19 @@ func (r *Reconciler) answerNo(ctx context.Context, cr *v1alpha1.CertificateReque
 	return nil
 }
 
-// forget deletes the requests of an order that are older than the previous issuance. The last two stay as the record.
-func (r *Reconciler) forget(ctx context.Context, signed *v1alpha1.CertificateRequest) error {
+// forget deletes the requests of an order that are older than the issuance before the one that was signed. The last two stay
+// as the record, and whatever is ordered.
+func (r *Reconciler) forget(ctx context.Context, signed *v1alpha1.CertificateRequest, ic *v1alpha1.IssuedCertificate) error {
 	list := &v1alpha1.CertificateRequestList{}
 	if err := r.Client.List(ctx, list, client.InNamespace(signed.Namespace)); err != nil {
 		return err
 	}
+	kept := func(issuance int64) bool {
+		return issuance >= signed.Spec.Issuance-1 || issuance == ic.Spec.Issuance || ic.Spec.Prepared != nil && issuance == ic.Spec.Prepared.Issuance
+	}
 	for i := range list.Items {
 		cr := &list.Items[i]
-		if cr.Spec.IssuedCertificate != signed.Spec.IssuedCertificate || cr.Spec.Issuance >= signed.Spec.Issuance-1 {
+		if cr.Spec.IssuedCertificate != ic.Name || kept(cr.Spec.Issuance) {
 			continue
 		}
 		if err := client.IgnoreNotFound(r.Client.Delete(ctx, cr, client.Preconditions{UID: &cr.UID})); err != nil {

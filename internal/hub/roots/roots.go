@@ -59,6 +59,9 @@ type Root struct {
 	Problem error
 	// Source is what it was made from.
 	Source accept.RootSource
+
+	secret types.NamespacedName
+	uid    types.UID
 }
 
 // ID is the fingerprint of the root, or zero.
@@ -98,7 +101,10 @@ func (s Store) List(ctx context.Context, vm types.NamespacedName) ([]Root, error
 }
 
 func (s Store) parse(secret *corev1.Secret, generation int64) Root {
-	r := Root{Generation: generation, Role: v1alpha1.RootRole(secret.Labels[v1alpha1.LabelRootRole])}
+	r := Root{
+		Generation: generation, Role: v1alpha1.RootRole(secret.Labels[v1alpha1.LabelRootRole]),
+		secret: client.ObjectKeyFromObject(secret), uid: secret.UID,
+	}
 	if err := json.Unmarshal([]byte(secret.Annotations[annotationSource]), &r.Source); err != nil {
 		r.Problem = fmt.Errorf("root Secret %s/%s: annotation %s is not readable: restore the Secret from a backup", secret.Namespace, secret.Name, annotationSource)
 		return r
@@ -114,31 +120,61 @@ func (s Store) parse(secret *corev1.Secret, generation int64) Root {
 	return r
 }
 
-// Find returns the material that signs under a root of a virtual mesh.
-func (s Store) Find(ctx context.Context, vm types.NamespacedName, id pki.RootID) (pki.Material, error) {
-	all, err := s.List(ctx, vm)
-	if err != nil {
-		return pki.Material{}, err
+// Find returns the material that signs under a root, whichever virtual mesh it was made for: a mesh may have come from
+// another one. Of several Secrets of the same root, that is the newest that can sign.
+func (s Store) Find(ctx context.Context, id pki.RootID) (Root, error) {
+	list := &metav1.PartialObjectMetadataList{}
+	list.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("SecretList"))
+	if err := s.Reader.List(ctx, list, client.InNamespace(s.Namespace), client.MatchingLabels{v1alpha1.LabelRootFingerprint: id.Short()}); err != nil {
+		return Root{}, fmt.Errorf("looking for root %s: %w", id.Short(), err)
 	}
-	for _, r := range all {
-		if r.ID() == id {
-			return r.Material, r.Problem
+	found := Root{}
+	for i := range list.Items {
+		_, digits, _ := cutLast(list.Items[i].Name, ".")
+		generation, err := strconv.ParseInt(digits, 10, 64)
+		if err != nil {
+			continue
+		}
+		secret := &corev1.Secret{}
+		switch err := s.Reader.Get(ctx, client.ObjectKeyFromObject(&list.Items[i]), secret); {
+		case apierrors.IsNotFound(err):
+			continue
+		case err != nil:
+			return Root{}, fmt.Errorf("reading root Secret %s/%s: %w", s.Namespace, list.Items[i].Name, err)
+		}
+		if r := s.parse(secret, generation); r.ID() == id && r.BetterThan(found) {
+			found = r
 		}
 	}
-	return pki.Material{}, &LostError{VirtualMesh: vm, ID: id}
+	if found.ID().IsZero() {
+		return found, &LostError{ID: id}
+	}
+	return found, nil
+}
+
+func cutLast(s, sep string) (before, after string, found bool) {
+	if i := strings.LastIndex(s, sep); i >= 0 {
+		return s[:i], s[i+len(sep):], true
+	}
+	return s, "", false
+}
+
+// BetterThan tells whether, of two Secrets of one root, this is the one to be used.
+func (r Root) BetterThan(o Root) bool {
+	if usable := r.Problem == nil; o.ID().IsZero() || usable != (o.Problem == nil) {
+		return o.ID().IsZero() || usable
+	}
+	return r.Generation > o.Generation
 }
 
 // LostError says that there is no Secret of a root any more.
-type LostError struct {
-	VirtualMesh types.NamespacedName
-	ID          pki.RootID
-}
+type LostError struct{ ID pki.RootID }
 
 func (e *LostError) Error() string {
-	return fmt.Sprintf("the Secret of root %s of VirtualMesh %s is missing from the hub: restore it from a backup", e.ID.Short(), e.VirtualMesh)
+	return fmt.Sprintf("the Secret of root %s is missing from the hub: restore it from a backup", e.ID.Short())
 }
 
-// Create keeps a root. Of all that it holds nothing changes later: the Secret is immutable.
+// Create keeps a root. Of all that it holds nothing changes later but the label that says its role: the Secret is immutable.
 func (s Store) Create(ctx context.Context, vm types.NamespacedName, r Root) error {
 	// Only the root above the authority: what else a provided Secret lists is not trusted.
 	m := r.Material
@@ -170,6 +206,31 @@ func (s Store) Create(ctx context.Context, vm types.NamespacedName, r Root) erro
 			return &kube.ForeignObjectError{Kind: "Secret", Namespace: secret.Namespace, Name: secret.Name}
 		}
 		return fmt.Errorf("keeping root Secret %s/%s: %w", secret.Namespace, secret.Name, err)
+	}
+	return nil
+}
+
+// SetRole labels the Secret of a root with its role.
+func (s Store) SetRole(ctx context.Context, r Root, role v1alpha1.RootRole) error {
+	secret := &metav1.PartialObjectMetadata{ObjectMeta: metav1.ObjectMeta{Name: r.secret.Name, Namespace: r.secret.Namespace}}
+	secret.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Secret"))
+	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{
+		"uid": r.uid, "labels": map[string]any{v1alpha1.LabelRootRole: role},
+	}})
+	if err != nil {
+		return err
+	}
+	if err := s.Client.Patch(ctx, secret, client.RawPatch(types.MergePatchType, patch), client.FieldOwner(owner)); err != nil {
+		return fmt.Errorf("labelling root Secret %s as %s: %w", r.secret, role, err)
+	}
+	return nil
+}
+
+// Erase deletes the Secret of a root, and with it the key.
+func (s Store) Erase(ctx context.Context, r Root) error {
+	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: r.secret.Name, Namespace: r.secret.Namespace}}
+	if err := client.IgnoreNotFound(s.Client.Delete(ctx, secret, client.Preconditions{UID: &r.uid})); err != nil {
+		return fmt.Errorf("erasing root Secret %s: %w", r.secret, err)
 	}
 	return nil
 }
