@@ -28,12 +28,3 @@ func Settings(s *v1alpha1.Settings, virtualMeshes []v1alpha1.VirtualMesh) (*v1al
 	}
 	return &v1alpha1.AcceptedSettings{Generation: s.Generation, Spec: *s.Spec.DeepCopy()}, nil
 }
-
-// CertificateVerification finds what is wrong with a person's word on a rotation. There are no rotations in this version, so
-// none is valid.
-func CertificateVerification(*v1alpha1.CertificateVerification) finding.Findings {
-	return finding.Findings{{
-		Field: "spec.rotationID", Reason: v1alpha1.ReasonNotYetSupported,
-		Message: "no rotation is under way, as replacing a root is not supported in this version; delete this object",
-	}}
-}

@@ -89,10 +89,3 @@ func TestAccessPolicy(t *testing.T) {
 		t.Errorf("wildcards in principals of tokens: %v", fs)
 	}
 }
-
-func TestCertificateVerification(t *testing.T) {
-	fs := accept.CertificateVerification(&v1alpha1.CertificateVerification{})
-	if len(fs) != 1 || fs[0].Reason != v1alpha1.ReasonNotYetSupported {
-		t.Errorf("without a rotation none is valid: %v", fs)
-	}
-}

@@ -2,7 +2,6 @@ package accept
 
 import (
 	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
-	"github.com/isthmus-mesh/isthmus/internal/finding"
 )
 
 // RootSource is all that a root was made from. It is kept beside the root, so that a later edit can be told from none even
@@ -50,38 +49,21 @@ func SecretRef(ref v1alpha1.SecretRef, hubNamespace string) v1alpha1.SecretRef {
 const (
 	sharedField = "spec.mtlsConfig.shared"
 	rootField   = sharedField + ".rootCertificateAuthority"
-	noRotation  = "the root in use is kept: replacing a root is not supported yet; undo the change"
 )
 
-// changes finds what of a root in use an edit would replace. That needs a rotation.
-func (s RootSource) changes(want RootSource) (fs finding.Findings) {
-	unsupported := func(field, message string) {
-		fs = append(fs, finding.Finding{Field: field, Reason: v1alpha1.ReasonNotYetSupported, Message: message})
-	}
+// Same reports whether a root made from s is what want asks for. A provided one is, as long as the Secret holds the same
+// certificate authority, wherever it lies: no trigger makes another of it.
+func (s RootSource) Same(want RootSource) bool {
 	switch {
-	case (s.Secret == nil) != (want.Secret == nil):
-		unsupported(rootField, "the source of the root was changed; "+noRotation)
-	case s.Secret != nil && s.Certificate != want.Certificate:
-		unsupported(rootField+".secret", "another certificate authority is provided; "+noRotation)
-	case s.Generated != nil:
-		if *s.Generated.TTLDays != *want.Generated.TTLDays {
-			unsupported(rootField+".generated.ttlDays", "was changed; "+noRotation)
-		}
-		if *s.Generated.RSAKeySizeBytes != *want.Generated.RSAKeySizeBytes {
-			unsupported(rootField+".generated.rsaKeySizeBytes", "was changed; "+noRotation)
-		}
-		if s.Generated.OrgName != want.Generated.OrgName {
-			unsupported(rootField+".generated.orgName", "was changed; "+noRotation)
-		}
+	case s.Secret != nil && want.Secret != nil:
+		return s.Certificate == want.Certificate
+	case s.Generated != nil && want.Generated != nil:
+		a, b := s.Generated, want.Generated
+		return *a.TTLDays == *b.TTLDays && *a.RSAKeySizeBytes == *b.RSAKeySizeBytes && a.OrgName == b.OrgName &&
+			s.RotationTrigger == want.RotationTrigger
 	}
-	if s.RotationTrigger != want.RotationTrigger {
-		unsupported(sharedField+".rotationTrigger", "was changed; "+noRotation)
-	}
-	return fs
+	return false
 }
-
-// Same reports whether a root made from s is what want asks for.
-func (s RootSource) Same(want RootSource) bool { return s.Known() && len(s.changes(want)) == 0 }
 
 // restore puts the source of the root in use into t.
 func (s RootSource) restore(t *v1alpha1.SharedTrust) {

@@ -41,11 +41,9 @@ type World struct {
 	Leaving map[string]bool
 	// Settings that are in force; nil if there are none.
 	Settings *v1alpha1.SettingsSpec
-	// Root is the source of the root in use; nil if there is none yet.
+	// Root is the source of the newest root in use; nil if there is none yet.
 	Root *RootSource
-	// ProvidedCA is the fingerprint of the certificate authority in the Secret that the spec refers to, if it is usable.
-	ProvidedCA string
-	// ProvidedCAProblem says why it is not usable.
+	// ProvidedCAProblem says why the certificate authority in the Secret that the spec refers to is not usable.
 	ProvidedCAProblem string
 }
 
@@ -74,7 +72,7 @@ func VirtualMesh(prev *v1alpha1.AcceptedVirtualMesh, vm *v1alpha1.VirtualMesh, w
 	federation := checkFederation(spec, w)
 	refused := len(trust) > 0 || len(secret) > 0 && !w.copied(spec.MTLSConfig) || len(federation) > 0
 	fs = append(append(append(fs, trust...), secret...), federation...)
-	fs = append(fs, keepRoot(spec, prev, w)...)
+	keepRoot(spec, prev, w)
 
 	members, problems := resolveMembers(spec, prev, w)
 	fs = append(fs, problems...)
@@ -139,27 +137,17 @@ func (w World) copied(m *v1alpha1.MTLSConfig) bool {
 	return ref != nil && w.Root != nil && w.Root.Secret != nil && SecretRef(*ref, w.Namespace) == *w.Root.Secret
 }
 
-// keepRoot takes an edit of a root in use back: replacing it needs a rotation.
-func keepRoot(spec *v1alpha1.VirtualMeshSpec, prev *v1alpha1.AcceptedVirtualMesh, w World) (fs finding.Findings) {
+// keepRoot keeps the root in use where the spec asks for a trust that has no effect yet.
+func keepRoot(spec *v1alpha1.VirtualMeshSpec, prev *v1alpha1.AcceptedVirtualMesh, w World) {
 	if w.Root == nil || spec.MTLSConfig == nil {
-		return nil
+		return
 	}
-	shared := spec.MTLSConfig.Shared
-	if shared == nil {
-		if prev != nil && prev.Spec.MTLSConfig != nil && prev.Spec.MTLSConfig.Shared != nil {
-			spec.MTLSConfig = prev.Spec.MTLSConfig.DeepCopy()
-		}
-		return nil
-	}
-	provided := w.ProvidedCA
-	if w.ProvidedCAProblem != "" && w.copied(spec.MTLSConfig) {
-		provided = w.Root.Certificate
-	}
-	fs = w.Root.changes(SourceOf(shared, provided, w.Namespace))
-	if len(fs) > 0 || shared.IntermediateCertificateAuthority != nil {
+	switch shared := spec.MTLSConfig.Shared; {
+	case shared == nil && prev != nil && prev.Spec.MTLSConfig != nil && prev.Spec.MTLSConfig.Shared != nil:
+		spec.MTLSConfig = prev.Spec.MTLSConfig.DeepCopy()
+	case shared != nil && shared.IntermediateCertificateAuthority != nil:
 		w.Root.restore(shared)
 	}
-	return fs
 }
 
 // resolveMembers returns the entries of spec.meshes that are in force, each with its namespace.

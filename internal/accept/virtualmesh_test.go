@@ -123,7 +123,7 @@ func TestTrust(t *testing.T) {
 	for name, tc := range map[string]struct {
 		edit         func(*v1alpha1.SharedTrust)
 		inUse        *accept.RootSource
-		ca, problem  string
+		problem      string
 		reason, says string
 		kept         bool // what was accepted before stays as a whole
 		ttl          int32
@@ -131,15 +131,15 @@ func TestTrust(t *testing.T) {
 		"defaults":                   {edit: func(*v1alpha1.SharedTrust) {}, ttl: 365},
 		"defaults written out":       {edit: func(s *v1alpha1.SharedTrust) { s.RootCertificateAuthority = days(365) }, inUse: &generated, ttl: 365},
 		"size in bytes":              {edit: func(s *v1alpha1.SharedTrust) { s.RootCertificateAuthority = size(512) }, inUse: &generated, ttl: 365},
-		"other lifetime":             {edit: func(s *v1alpha1.SharedTrust) { s.RootCertificateAuthority = days(10) }, inUse: &generated, reason: v1alpha1.ReasonNotYetSupported, says: "ttlDays", ttl: 365},
+		"other lifetime":             {edit: func(s *v1alpha1.SharedTrust) { s.RootCertificateAuthority = days(10) }, inUse: &generated, ttl: 10},
 		"other lifetime, not in use": {edit: func(s *v1alpha1.SharedTrust) { s.RootCertificateAuthority = days(10) }, ttl: 10},
-		"other size":                 {edit: func(s *v1alpha1.SharedTrust) { s.RootCertificateAuthority = size(2048) }, inUse: &generated, reason: v1alpha1.ReasonNotYetSupported, says: "rsaKeySizeBytes", ttl: 365},
-		"trigger":                    {edit: func(s *v1alpha1.SharedTrust) { s.RotationTrigger = "now" }, inUse: &generated, reason: v1alpha1.ReasonNotYetSupported, says: "rotationTrigger", ttl: 365},
+		"other size":                 {edit: func(s *v1alpha1.SharedTrust) { s.RootCertificateAuthority = size(2048) }, inUse: &generated, ttl: 365},
+		"trigger":                    {edit: func(s *v1alpha1.SharedTrust) { s.RotationTrigger = "now" }, inUse: &generated, ttl: 365},
 		"trigger, not in use":        {edit: func(s *v1alpha1.SharedTrust) { s.RotationTrigger = "now" }, ttl: 365},
-		"to a Secret":                {edit: func(s *v1alpha1.SharedTrust) { s.RootCertificateAuthority = secret("ca") }, inUse: &generated, ca: "aa", reason: v1alpha1.ReasonNotYetSupported, says: "source", ttl: 365},
-		"the same Secret":            {edit: func(s *v1alpha1.SharedTrust) { s.RootCertificateAuthority = secret("ca") }, inUse: &provided, ca: "aa", ttl: 365},
-		"the same CA elsewhere":      {edit: func(s *v1alpha1.SharedTrust) { s.RootCertificateAuthority = secret("ca2") }, inUse: &provided, ca: "aa", ttl: 365},
-		"other content":              {edit: func(s *v1alpha1.SharedTrust) { s.RootCertificateAuthority = secret("ca") }, inUse: &provided, ca: "bb", reason: v1alpha1.ReasonNotYetSupported, says: "another certificate authority", ttl: 365},
+		"to a Secret":                {edit: func(s *v1alpha1.SharedTrust) { s.RootCertificateAuthority = secret("ca") }, inUse: &generated, ttl: 365},
+		"the same Secret":            {edit: func(s *v1alpha1.SharedTrust) { s.RootCertificateAuthority = secret("ca") }, inUse: &provided, ttl: 365},
+		"the same CA elsewhere":      {edit: func(s *v1alpha1.SharedTrust) { s.RootCertificateAuthority = secret("ca2") }, inUse: &provided, ttl: 365},
+		"other content":              {edit: func(s *v1alpha1.SharedTrust) { s.RootCertificateAuthority = secret("ca") }, inUse: &provided, ttl: 365},
 		"bad Secret":                 {edit: func(s *v1alpha1.SharedTrust) { s.RootCertificateAuthority = secret("ca") }, problem: "expired", reason: v1alpha1.ReasonInvalid, says: "expired", kept: true},
 		"bad Secret, already copied": {edit: func(s *v1alpha1.SharedTrust) { s.RootCertificateAuthority = secret("ca") }, inUse: &provided, problem: "expired", reason: v1alpha1.ReasonInvalid, says: "expired", ttl: 365},
 		"bad Secret, another in use": {edit: func(s *v1alpha1.SharedTrust) { s.RootCertificateAuthority = secret("ca2") }, inUse: &provided, problem: "expired", reason: v1alpha1.ReasonInvalid, kept: true},
@@ -151,7 +151,7 @@ func TestTrust(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := world(mesh("m-east", "isthmus-east"))
-			w.Root, w.ProvidedCA, w.ProvidedCAProblem = tc.inUse, tc.ca, tc.problem
+			w.Root, w.ProvidedCAProblem = tc.inUse, tc.problem
 			vm := virtualMesh(ref("m-east"))
 			tc.edit(vm.Spec.MTLSConfig.Shared)
 			prev := accepted(ref("m-east", "isthmus-east"))
@@ -167,11 +167,41 @@ func TestTrust(t *testing.T) {
 				return
 			}
 			if tc.inUse != nil && tc.inUse.Generated != nil {
-				if s := accept.SharedTrust(got); s == nil || *accept.SourceOf(s, "", hub).Generated.TTLDays != tc.ttl {
+				if s := accept.SourceOf(got.Spec.MTLSConfig.Shared, "", hub); s.Generated != nil && *s.Generated.TTLDays != tc.ttl {
 					t.Errorf("in force is %+v", got.Spec.MTLSConfig.Shared)
 				}
 			}
 		})
+	}
+}
+
+func TestSameRoot(t *testing.T) {
+	generated := func(trigger string, o v1alpha1.CertOptions) accept.RootSource {
+		return accept.SourceOf(&v1alpha1.SharedTrust{RotationTrigger: trigger, RootCertificateAuthority: &v1alpha1.RootCertificateAuthority{Generated: &o}}, "", hub)
+	}
+	provided := func(trigger, secret, certificate string) accept.RootSource {
+		ca := &v1alpha1.RootCertificateAuthority{Secret: &v1alpha1.SecretRef{Name: secret}}
+		return accept.SourceOf(&v1alpha1.SharedTrust{RotationTrigger: trigger, RootCertificateAuthority: ca}, certificate, hub)
+	}
+	for name, tc := range map[string]struct {
+		a, b accept.RootSource
+		same bool
+	}{
+		"defaults":           {generated("", v1alpha1.CertOptions{}), generated("", v1alpha1.CertOptions{TTLDays: new(int32(365)), OrgName: "isthmus"}), true},
+		"size in bytes":      {generated("", v1alpha1.CertOptions{RSAKeySizeBytes: new(int32(512))}), generated("", v1alpha1.CertOptions{}), true},
+		"when it is renewed": {generated("", v1alpha1.CertOptions{SecretRotationGracePeriodRatio: "0.5"}), generated("", v1alpha1.CertOptions{}), true},
+		"lifetime":           {generated("", v1alpha1.CertOptions{TTLDays: new(int32(10))}), generated("", v1alpha1.CertOptions{}), false},
+		"size":               {generated("", v1alpha1.CertOptions{RSAKeySizeBytes: new(int32(2048))}), generated("", v1alpha1.CertOptions{}), false},
+		"name":               {generated("", v1alpha1.CertOptions{OrgName: "x"}), generated("", v1alpha1.CertOptions{}), false},
+		"trigger":            {generated("a", v1alpha1.CertOptions{}), generated("b", v1alpha1.CertOptions{}), false},
+		"source":             {generated("", v1alpha1.CertOptions{}), provided("", "ca", "aa"), false},
+		"elsewhere":          {provided("", "ca", "aa"), provided("x", "ca2", "aa"), true},
+		"content":            {provided("", "ca", "aa"), provided("", "ca", "bb"), false},
+		"unknown":            {accept.RootSource{}, generated("", v1alpha1.CertOptions{}), false},
+	} {
+		if tc.a.Same(tc.b) != tc.same || tc.b.Same(tc.a) != tc.same {
+			t.Errorf("%s: same is %v", name, !tc.same)
+		}
 	}
 }
 

@@ -30,6 +30,8 @@ var (
 		"End of the validity of the intermediate in a mesh's Secret, in seconds since the epoch.", []string{"namespace", "mesh"}, nil)
 	clusterConnected = prometheus.NewDesc("isthmus_cluster_connected",
 		"1 if the agent of a registered cluster renews its lease, else 0.", []string{"cluster"}, nil)
+	rotationStep = prometheus.NewDesc("isthmus_rotation_step",
+		"1 for the step that the rotation of the root is in.", []string{"virtual_mesh", "step"}, nil)
 	scraped = &collector{}
 )
 
@@ -48,6 +50,7 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	ch <- rootExpiry
 	ch <- intermediateExpiry
 	ch <- clusterConnected
+	ch <- rotationStep
 }
 
 // Collect implements prometheus.Collector.
@@ -77,6 +80,9 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	for _, vm := range virtualMeshes.Items {
 		for _, r := range vm.Status.Roots {
 			gauge(rootExpiry, float64(r.NotAfter.Unix()), vm.Name, strconv.FormatInt(r.Generation, 10), string(r.Role))
+		}
+		if r := vm.Status.Rotation; r != nil && r.Step != "" {
+			gauge(rotationStep, 1, vm.Name, string(r.Step))
 		}
 	}
 	for _, ic := range orders.Items {

@@ -29,14 +29,14 @@ type simple[T client.Object] struct {
 	judge func(ctx context.Context, live, want T) (finding.Findings, error)
 }
 
-// SetupOthers registers the controllers of Settings and CertificateVerification. reader reads from the API server itself.
+// SetupOthers registers the controller of Settings. reader reads from the API server itself.
 func SetupOthers(mgr ctrl.Manager, reader client.Reader, namespace string) error {
 	c, e := mgr.GetClient(), mgr.GetEventRecorder("isthmus-hub")
 	// What is in force of a VirtualMesh decides whether Settings are accepted.
 	settings := handler.EnqueueRequestsFromMapFunc(func(context.Context, client.Object) []reconcile.Request {
 		return []reconcile.Request{{NamespacedName: client.ObjectKey{Namespace: namespace, Name: v1alpha1.SettingsName}}}
 	})
-	if err := ctrl.NewControllerManagedBy(mgr).Named("accepting-settings").
+	return ctrl.NewControllerManagedBy(mgr).Named("accepting-settings").
 		For(&v1alpha1.Settings{}, builder.WithPredicates(predicate.GenerationChangedPredicate{})).
 		Watches(&v1alpha1.VirtualMesh{}, settings, builder.WithPredicates(acceptedChanged)).
 		Complete(&simple[*v1alpha1.Settings]{
@@ -46,18 +46,6 @@ func SetupOthers(mgr ctrl.Manager, reader client.Reader, namespace string) error
 			judge: func(ctx context.Context, live, want *v1alpha1.Settings) (finding.Findings, error) {
 				return judgeSettings(ctx, reader, namespace, live, want)
 			},
-		}); err != nil {
-		return err
-	}
-	return ctrl.NewControllerManagedBy(mgr).Named("accepting-certificateverifications").
-		For(&v1alpha1.CertificateVerification{}, builder.WithPredicates(predicate.GenerationChangedPredicate{})).
-		Complete(&simple[*v1alpha1.CertificateVerification]{
-			client: c, events: e,
-			empty: func() *v1alpha1.CertificateVerification { return &v1alpha1.CertificateVerification{} },
-			status: func(v *v1alpha1.CertificateVerification) *v1alpha1.ConditionedStatus {
-				return &v.Status.ConditionedStatus
-			},
-			judge: judgeCertificateVerification,
 		})
 }
 
@@ -99,11 +87,5 @@ func judgeSettings(ctx context.Context, reader client.Reader, namespace string, 
 	if len(fs) > 0 {
 		want.Status.State = v1alpha1.StateInvalid
 	}
-	return fs, nil
-}
-
-func judgeCertificateVerification(_ context.Context, live, want *v1alpha1.CertificateVerification) (finding.Findings, error) {
-	fs := accept.CertificateVerification(live)
-	want.Status.State, want.Status.Errors = v1alpha1.VerificationInvalid, fs.Errors()
 	return fs, nil
 }

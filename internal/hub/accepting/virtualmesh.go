@@ -25,7 +25,6 @@ import (
 	"github.com/isthmus-mesh/isthmus/internal/hub/roots"
 	"github.com/isthmus-mesh/isthmus/internal/hub/summary"
 	"github.com/isthmus-mesh/isthmus/internal/kube"
-	"github.com/isthmus-mesh/isthmus/internal/pki"
 )
 
 const (
@@ -110,7 +109,7 @@ func (r *VirtualMeshes) deleting(ctx context.Context, vm *v1alpha1.VirtualMesh, 
 	}
 	conditions := summary.Deleting(waits)
 	for _, c := range vm.Status.Conditions {
-		if c.Type != v1alpha1.ConditionRootReady && meta.FindStatusCondition(conditions, c.Type) == nil {
+		if c.Type != v1alpha1.ConditionRootReady && c.Type != summary.ConditionRotating && meta.FindStatusCondition(conditions, c.Type) == nil {
 			conditions = append(conditions, c)
 		}
 	}
@@ -194,23 +193,21 @@ func (r *VirtualMeshes) trust(ctx context.Context, vm *v1alpha1.VirtualMesh, w *
 	if m == nil || m.Shared == nil || m.Shared.RootCertificateAuthority == nil || m.Shared.RootCertificateAuthority.Secret == nil {
 		return nil
 	}
-	material, err := r.Roots.Provided(ctx, *m.Shared.RootCertificateAuthority.Secret)
+	_, err = r.Roots.Provided(ctx, *m.Shared.RootCertificateAuthority.Secret)
 	if unusable, ok := errors.AsType[*roots.ProblemError](err); ok {
 		w.ProvidedCAProblem = unusable.Error()
 		return nil
 	}
-	if err != nil {
-		return err
-	}
-	w.ProvidedCA = pki.RootOf(material.Certificate).ID().String()
-	return nil
+	return err
 }
 
-// rootsInUse are the fingerprints of the roots that orders name, or, without any, that agents report as made for vm.
+// rootsInUse are the fingerprints of the roots that orders distribute, or, without any, that agents report as made for vm.
 func rootsInUse(vm *v1alpha1.VirtualMesh, orders []v1alpha1.IssuedCertificate, meshes []v1alpha1.Mesh) map[string]bool {
 	out := map[string]bool{}
 	for i := range orders {
-		out[orders[i].Spec.Signer] = true
+		for _, root := range orders[i].Spec.Roots {
+			out[root.Fingerprint] = true
+		}
 	}
 	if len(out) > 0 {
 		return out

@@ -3,8 +3,13 @@ package rotating
 import (
 	"context"
 	"errors"
+	"fmt"
+	"maps"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -18,101 +23,160 @@ import (
 // caCerts is the Secret from which istiod takes its CA.
 const caCerts = "cacerts"
 
-// order writes the orders of a plan. What fails for one mesh does not keep the others from theirs.
+// order writes the orders of a plan: those that change in their sequence, and none of the rest after a failure; then what else
+// there is to say to the others.
 func (r *Reconciler) order(ctx context.Context, s *state, plan rotation.Plan) error {
-	var errs []error
-	for id, o := range plan.Orders {
-		ic := s.newOrder(id, o)
-		write := r.write
-		if s.members[id] == nil {
-			if !s.orders[id].Spec.Suspend && s.evidence[id].Order.Equal(o) {
-				continue
-			}
-			write = r.update
-		}
-		if err := write(ctx, ic); err != nil {
-			errs = append(errs, err)
-			continue
+	for _, id := range plan.Changed {
+		o := plan.Orders[id]
+		ic, err := r.writeOrder(ctx, s, id, o)
+		if err != nil {
+			return err
 		}
 		if why, ok := plan.Issued[id]; ok {
-			r.Events.Eventf(ic, nil, corev1.EventTypeNormal, string(why), "Order", "issuance %d is ordered, under root %s", o.Issuance, o.Signer.Short())
+			issuance, signer := o.Issuance, o.Signer
+			if why == rotation.NextSigner {
+				issuance, signer = o.Prepared.Issuance, o.Prepared.Signer
+			}
+			r.Events.Eventf(ic, nil, corev1.EventTypeNormal, string(why), "Order", "issuance %d is ordered, under root %s", issuance, signer.Short())
 		}
+	}
+	var errs []error
+	for _, id := range s.ordered() {
+		o, ok := plan.Orders[id]
+		if !ok || slices.Contains(plan.Changed, id) {
+			continue
+		}
+		_, err := r.writeOrder(ctx, s, id, o)
+		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }
 
-// newOrder is the object of an order.
-func (s *state) newOrder(id rotation.MeshID, o rotation.Order) *v1alpha1.IssuedCertificate {
-	ic := s.skeleton(id)
-	if live := s.orders[id]; live != nil {
-		live.Spec.DeepCopyInto(&ic.Spec)
-		ic.UID, ic.Spec.Suspend = live.UID, false
+// writeOrder writes an order on the version that was read, if there is anything to write.
+func (r *Reconciler) writeOrder(ctx context.Context, s *state, id rotation.MeshID, o rotation.Order) (*v1alpha1.IssuedCertificate, error) {
+	ic, err := s.newOrder(id, o)
+	if err != nil {
+		return nil, err
 	}
+	return ic, r.write(ctx, s.orders[id], ic)
+}
+
+// write creates an object, or replaces the one that was read.
+func (r *Reconciler) write(ctx context.Context, live, ic *v1alpha1.IssuedCertificate) error {
+	switch {
+	case live == nil:
+		return r.Client.Create(ctx, ic, client.FieldOwner(owner))
+	case live.Labels[v1alpha1.LabelManagedBy] == "":
+		return &kube.ForeignObjectError{Kind: "IssuedCertificate", Namespace: live.Namespace, Name: live.Name}
+	case equality.Semantic.DeepEqual(live.Spec, ic.Spec) && maps.Equal(live.Labels, ic.Labels):
+		return nil
+	}
+	return r.Client.Update(ctx, ic, client.FieldOwner(owner))
+}
+
+// isOutdated tells whether a write failed because what was read is not so any more.
+func isOutdated(err error) bool {
+	return apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) || apierrors.IsNotFound(err)
+}
+
+// unwritableError says why an order that is planned cannot be written.
+type unwritableError struct {
+	mesh    rotation.MeshID
+	message string
+}
+
+func (e *unwritableError) Error() string { return "mesh " + e.mesh.String() + ": " + e.message }
+
+// newOrder is the object of an order.
+func (s *state) newOrder(id rotation.MeshID, o rotation.Order) (*v1alpha1.IssuedCertificate, error) {
+	ic := &v1alpha1.IssuedCertificate{ObjectMeta: metav1.ObjectMeta{Name: id.Name, Namespace: id.Namespace}}
+	if live := s.orders[id]; live != nil {
+		ic = live.DeepCopy()
+	}
+	if ic.Labels == nil {
+		ic.Labels = map[string]string{}
+	}
+	ic.Labels[v1alpha1.LabelManagedBy] = owner
+	ic.Labels[v1alpha1.LabelVirtualMesh] = kube.VirtualMeshLabel(s.name.Name, s.name.Namespace)
+	ic.Spec.VirtualMesh = v1alpha1.ObjectRef{Name: s.name.Name, Namespace: s.name.Namespace}
+	ic.Spec.Suspend = false
 	if mesh, shared := s.members[id], accept.SharedTrust(s.accepted); mesh != nil && shared != nil {
-		ic.Spec = v1alpha1.IssuedCertificateSpec{
-			CertOptions:             accept.IntermediateOptions(shared.IntermediateCertOptions),
-			IssuedCertificateSecret: v1alpha1.SecretRef{Name: caCerts, Namespace: mesh.Spec.Istio.RootNamespace},
-			AutoRestartPods:         s.accepted.Spec.MTLSConfig.AutoRestartPods,
-			AdoptExistingCA:         s.accepted.Spec.MTLSConfig.AdoptExistingCA,
+		ic.Spec.CertOptions = accept.IntermediateOptions(shared.IntermediateCertOptions)
+		ic.Spec.IssuedCertificateSecret = v1alpha1.SecretRef{Name: caCerts, Namespace: mesh.Spec.Istio.RootNamespace}
+		ic.Spec.AutoRestartPods = s.accepted.Spec.MTLSConfig.AutoRestartPods
+		ic.Spec.AdoptExistingCA = s.accepted.Spec.MTLSConfig.AdoptExistingCA
+	}
+	o.Write(&ic.Spec)
+	for i, root := range o.Roots {
+		var ok bool
+		if ic.Spec.Roots[i].Certificate, ok = s.certificate(id, root); !ok {
+			return nil, &unwritableError{id, fmt.Sprintf("its order needs the certificate of root %s, which is known to nobody: restore its Secret from a backup, or evict the mesh", root.Short())}
 		}
 	}
-	ic.Spec.VirtualMesh = v1alpha1.ObjectRef{Name: s.name.Name, Namespace: s.name.Namespace}
-	ic.Spec.Issuance, ic.Spec.Hosts, ic.Spec.Signer = o.Issuance, o.Contents.Hosts, o.Signer.String()
-	ic.Spec.Roots = nil
-	for _, root := range o.Roots {
-		ic.Spec.Roots = append(ic.Spec.Roots, s.certificate(root))
+	if o.Cross {
+		var err error
+		if ic.Spec.CrossCertificate.Certificate, err = s.cross(id, *o.Position); err != nil {
+			return nil, &unwritableError{id, "spec.crossCertificate of its order: " + err.Error()}
+		}
 	}
-	return ic
+	return ic, nil
 }
 
-func (s *state) certificate(id pki.RootID) v1alpha1.RootCertificate {
-	return v1alpha1.RootCertificate{Fingerprint: id.String(), Certificate: string(s.find(id).Certificate.PEM())}
+// certificate of a root: that of its Secret, else that of the order of the mesh, else the one that the mesh itself came with.
+func (s *state) certificate(id rotation.MeshID, root pki.RootID) (string, bool) {
+	if r := s.find(root); r != nil {
+		return string(r.Certificate.PEM()), true
+	}
+	if live := s.orders[id]; live != nil {
+		if c, ok := certificateOf(root, live.Spec.Roots); ok {
+			return c, true
+		}
+	}
+	if mesh := s.members[id]; mesh != nil && mesh.Status.CertificateAuthority != nil {
+		return certificateOf(root, mesh.Status.CertificateAuthority.RootCertificates)
+	}
+	return "", false
 }
 
-func (s *state) skeleton(id rotation.MeshID) *v1alpha1.IssuedCertificate {
-	return &v1alpha1.IssuedCertificate{ObjectMeta: metav1.ObjectMeta{
-		Name: id.Name, Namespace: id.Namespace,
-		Labels: map[string]string{
-			v1alpha1.LabelManagedBy:   owner,
-			v1alpha1.LabelVirtualMesh: kube.VirtualMeshLabel(s.name.Name, s.name.Namespace),
-		},
-	}}
+// cross is the certificate of the new root under the old one. It stays as it was ordered; it is empty if the agent has to
+// make it, with the key of the CA that the mesh came with.
+func (s *state) cross(id rotation.MeshID, p rotation.Position) (string, error) {
+	old := s.find(p.Old)
+	if old == nil || !canCrossSign(old) {
+		return "", nil
+	}
+	text, ok := s.certificate(id, p.New)
+	if !ok {
+		return "", fmt.Errorf("the certificate of root %s is known to nobody: restore its Secret from a backup", p.New.Short())
+	}
+	root, err := pki.ParseRoot([]byte(text))
+	if err != nil {
+		return "", err
+	}
+	if live := s.orders[id]; live != nil && live.Spec.CrossCertificate != nil {
+		c := live.Spec.CrossCertificate.Certificate
+		if cert, err := pki.ParseCross([]byte(c), root, pki.NewBundle(old.Certificate)); err == nil && s.now.Before(cert.NotAfter) {
+			return c, nil
+		}
+	}
+	cert, err := pki.CrossSign(root, old.Material, s.now)
+	if err != nil {
+		return "", err
+	}
+	return string(pki.Chain{cert}.PEM()), nil
 }
 
 // suspend tells the agents to change nothing, and changes nothing else of the orders.
 func (r *Reconciler) suspend(ctx context.Context, s *state) error {
 	var errs []error
-	for id, live := range s.orders {
-		if ref := live.Spec.VirtualMesh; ref.Name != s.name.Name || ref.Namespace != s.name.Namespace {
+	for _, id := range s.ordered() {
+		live := s.orders[id]
+		if !s.owns(live) {
 			continue
 		}
-		if live.Spec.Suspend {
-			continue
-		}
-		ic := s.skeleton(id)
-		live.Spec.DeepCopyInto(&ic.Spec)
-		ic.UID, ic.Spec.Suspend = live.UID, true
-		errs = append(errs, r.update(ctx, ic))
+		ic := live.DeepCopy()
+		ic.Spec.Suspend = true
+		errs = append(errs, r.write(ctx, live, ic))
 	}
 	return errors.Join(errs...)
-}
-
-// write creates or updates the order of a member.
-func (r *Reconciler) write(ctx context.Context, ic *v1alpha1.IssuedCertificate) error {
-	u, err := kube.ToUnstructured(r.Client.Scheme(), ic)
-	if err != nil {
-		return err
-	}
-	_, err = kube.Apply(ctx, r.Client, owner, u)
-	return err
-}
-
-// update writes an order that exists. That of a mesh which is no member any more may be released at any moment, and must not
-// come back: with a UID, the API server does not create what it applies.
-func (r *Reconciler) update(ctx context.Context, ic *v1alpha1.IssuedCertificate) error {
-	u, err := kube.ToUnstructured(r.Client.Scheme(), ic)
-	if err != nil {
-		return err
-	}
-	return r.Client.Apply(ctx, client.ApplyConfigurationFromUnstructured(u), client.FieldOwner(owner), client.ForceOwnership)
 }

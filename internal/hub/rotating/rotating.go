@@ -8,7 +8,7 @@ package rotating
 import (
 	"context"
 	"errors"
-	"fmt"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -27,6 +27,7 @@ import (
 
 	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
 	"github.com/isthmus-mesh/isthmus/internal/accept"
+	"github.com/isthmus-mesh/isthmus/internal/finding"
 	"github.com/isthmus-mesh/isthmus/internal/hub/roots"
 	"github.com/isthmus-mesh/isthmus/internal/hub/summary"
 	"github.com/isthmus-mesh/isthmus/internal/kube"
@@ -39,7 +40,12 @@ const owner = "isthmus-rotating"
 const (
 	ReasonRootGenerated = "RootGenerated"
 	ReasonRootCopied    = "RootCopied"
+	ReasonRootErased    = "RootErased"
 	ReasonDeleted       = "Deleted"
+	// Steps of rotations.
+	ReasonRotationStep       = "RotationStep"
+	ReasonRotationFinished   = "RotationFinished"
+	ReasonRotationRolledBack = "RotationRolledBack"
 )
 
 // Reconciler reconciles the trust of VirtualMeshes.
@@ -55,16 +61,14 @@ type Reconciler struct {
 
 // SetupWithManager registers the controller. One worker only: a root is generated once.
 func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
-	isRoot := predicate.NewPredicateFuncs(func(o client.Object) bool {
-		return o.GetNamespace() == r.Namespace && o.GetLabels()[v1alpha1.LabelRootRole] != ""
-	})
 	return ctrl.NewControllerManagedBy(mgr).Named("rotating").
 		For(&v1alpha1.VirtualMesh{}).
 		Watches(&v1alpha1.Mesh{}, handler.EnqueueRequestsFromMapFunc(r.ofMesh)).
 		Watches(&v1alpha1.KubernetesCluster{}, handler.EnqueueRequestsFromMapFunc(r.ofCluster)).
 		Watches(&v1alpha1.IssuedCertificate{}, handler.EnqueueRequestsFromMapFunc(ofOrder)).
 		Watches(&v1alpha1.CertificateRequest{}, handler.EnqueueRequestsFromMapFunc(r.ofRequest)).
-		WatchesMetadata(&corev1.Secret{}, handler.EnqueueRequestsFromMapFunc(r.ofRoot), builder.WithPredicates(isRoot)).
+		Watches(&v1alpha1.CertificateVerification{}, handler.EnqueueRequestsFromMapFunc(ofWord), builder.WithPredicates(predicate.GenerationChangedPredicate{})).
+		WatchesMetadata(&corev1.Secret{}, handler.EnqueueRequestsFromMapFunc(r.ofSecret)).
 		WithOptions(controller.Options{MaxConcurrentReconciles: 1}).
 		Complete(r)
 }
@@ -104,23 +108,65 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 	if err != nil {
 		return reconcile.Result{}, err
 	}
-	var plan *rotation.Plan
-	if problem == nil && s.root != nil {
-		p := rotation.Next(s.intent(), s.evidence, r.Now())
-		plan = &p
-		if err := r.order(ctx, s, p); err != nil {
-			return reconcile.Result{}, err
-		}
+	plan, err := r.steer(ctx, s, problem)
+	switch {
+	case isOutdated(err):
+		return reconcile.Result{RequeueAfter: time.Millisecond}, nil
+	case err != nil:
+		return reconcile.Result{}, err
 	}
 	if !gone && vm.DeletionTimestamp.IsZero() {
 		if err := r.report(ctx, s, plan, problem); err != nil {
 			return reconcile.Result{}, err
 		}
+		if plan != nil {
+			if err := r.erase(ctx, s); err != nil {
+				return reconcile.Result{}, err
+			}
+		}
 	}
-	if plan == nil || plan.Next.IsZero() {
-		return reconcile.Result{}, nil
+	return s.again(plan), nil
+}
+
+// steer makes orders, roles of roots and words be as they are planned; there is no plan if there is no root.
+func (r *Reconciler) steer(ctx context.Context, s *state, p *problem) (*rotation.Plan, error) {
+	if p != nil {
+		return nil, nil //nolint:nilnil // nothing is changed
 	}
-	return reconcile.Result{RequeueAfter: max(time.Second, plan.Next.Sub(r.Now()))}, nil
+	if s.root == nil {
+		return nil, r.answer(ctx, s, nil)
+	}
+	plan := rotation.Next(s.intent(), s.evidence, s.now)
+	plan.Findings = append(plan.Findings, s.held...)
+	for _, f := range s.held {
+		plan.Waiting = append(plan.Waiting, meshID(f.Mesh))
+	}
+	err := r.order(ctx, s, plan)
+	if e, ok := errors.AsType[*unwritableError](err); ok {
+		plan.Step = v1alpha1.StepFailed
+		plan.Findings = append(plan.Findings, finding.Finding{Mesh: e.mesh.String(), Reason: v1alpha1.ReasonInvalid, Message: e.message})
+		plan.Waiting = append(plan.Waiting, e.mesh)
+		return &plan, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &plan, errors.Join(r.answer(ctx, s, &plan), r.assignRoles(ctx, s, plan))
+}
+
+// again is when time alone calls for another look.
+func (s *state) again(plan *rotation.Plan) reconcile.Result {
+	if plan == nil {
+		return reconcile.Result{}
+	}
+	at := s.replaceAt(s.root)
+	if !plan.Next.IsZero() && plan.Next.Before(at) {
+		at = plan.Next
+	}
+	if at.Equal(never) || accept.SharedTrust(s.accepted) == nil && plan.Next.IsZero() {
+		return reconcile.Result{}
+	}
+	return reconcile.Result{RequeueAfter: max(time.Second, at.Sub(s.now))}
 }
 
 // delete lets a VirtualMesh go when nothing is left in its members of what was applied for it: from then on nobody would know
@@ -154,56 +200,6 @@ func (r *Reconciler) stillApplied(ctx context.Context, vm *v1alpha1.VirtualMesh)
 	return summary.StillApplied(kube.Qualified(vm.Name, vm.Namespace), meshes.Items, clusters.Items), nil
 }
 
-// problem is what keeps a root from signing; the reason is that of a condition.
-type problem struct{ reason, message string }
-
-// provideRoot finds the root that signs, or makes one where none was ever in use.
-func (r *Reconciler) provideRoot(ctx context.Context, s *state) (*problem, error) {
-	if p := s.problem(); p != nil || s.root != nil {
-		return p, nil
-	}
-	shared := accept.SharedTrust(s.accepted)
-	if shared == nil {
-		return nil, nil //nolint:nilnil // no root is wanted
-	}
-	if unseen := s.unseen(); len(unseen) > 0 {
-		return &problem{v1alpha1.ReasonWaitingForAgents, fmt.Sprintf("no root is made before every member has reported the CA that it uses: waiting for %v", unseen)}, nil
-	}
-	if len(s.members) == 0 {
-		return &problem{v1alpha1.ReasonWaitingForAgents, "no member to which shared trust can be applied"}, nil
-	}
-	root, reason, err := roots.Root{Source: accept.SourceOf(shared, "", r.Namespace)}, ReasonRootGenerated, error(nil)
-	if ca := shared.RootCertificateAuthority; ca != nil && ca.Secret != nil {
-		reason = ReasonRootCopied
-		root, err = r.providedRoot(ctx, shared)
-	}
-	if unusable, ok := errors.AsType[*roots.ProblemError](err); ok {
-		return &problem{v1alpha1.ReasonInvalid, unusable.Error()}, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	if s.root = s.unused(root.Source); s.root != nil {
-		return nil, nil //nolint:nilnil // it was made just now, before the hub was interrupted
-	}
-	root.Generation, root.Role = s.lastGeneration()+1, v1alpha1.RootSigning
-	if root.Source.Generated != nil {
-		if root.Material, err = r.generate(s.name, root.Generation, root.Source); err != nil {
-			return nil, err
-		}
-	}
-	if err := r.Roots.Create(ctx, s.name, root); err != nil {
-		return nil, err
-	}
-	log.FromContext(ctx).Info("Root made", "reason", reason, "generation", root.Generation, "fingerprint", root.Material.Root.ID().String())
-	r.Events.Eventf(s.vm, nil, corev1.EventTypeNormal, reason, "MakeRoot", "root %d, fingerprint %s, valid until %s",
-		root.Generation, root.Material.Root.ID().Short(), root.Material.NotAfter().UTC().Format(time.RFC3339))
-	root.Certificate = root.Material.Root
-	s.roots = append(s.roots, root)
-	s.root = &s.roots[len(s.roots)-1]
-	return nil, nil //nolint:nilnil // the root is there
-}
-
 func (r *Reconciler) ofMesh(ctx context.Context, mesh client.Object) []reconcile.Request {
 	return r.virtualMeshes(ctx, func(vm *v1alpha1.VirtualMesh) bool {
 		if !vm.DeletionTimestamp.IsZero() {
@@ -221,9 +217,17 @@ func (r *Reconciler) ofMesh(ctx context.Context, mesh client.Object) []reconcile
 	})
 }
 
-// ofCluster maps a cluster to the VirtualMeshes that are being deleted: they do not wait for one that is deregistered.
-func (r *Reconciler) ofCluster(ctx context.Context, _ client.Object) []reconcile.Request {
-	return r.virtualMeshes(ctx, func(vm *v1alpha1.VirtualMesh) bool { return !vm.DeletionTimestamp.IsZero() })
+// ofCluster maps a cluster to the VirtualMeshes that it is a member of, and to those that are being deleted: they do not wait
+// for one that is deregistered.
+func (r *Reconciler) ofCluster(ctx context.Context, cluster client.Object) []reconcile.Request {
+	return r.virtualMeshes(ctx, func(vm *v1alpha1.VirtualMesh) bool {
+		return !vm.DeletionTimestamp.IsZero() || vm.Status.Accepted != nil && slices.ContainsFunc(vm.Status.Accepted.Spec.Meshes,
+			func(m v1alpha1.ObjectRef) bool { return m.Namespace == kube.ClusterNamespace(cluster.GetName()) })
+	})
+}
+
+func ofWord(_ context.Context, word client.Object) []reconcile.Request {
+	return []reconcile.Request{{NamespacedName: virtualMeshOf(word.(*v1alpha1.CertificateVerification))}}
 }
 
 func ofOrder(_ context.Context, o client.Object) []reconcile.Request {
@@ -241,9 +245,21 @@ func (r *Reconciler) ofRequest(ctx context.Context, o client.Object) []reconcile
 	return ofOrder(ctx, ic)
 }
 
-func (r *Reconciler) ofRoot(ctx context.Context, secret client.Object) []reconcile.Request {
+// ofSecret maps a root to the VirtualMesh that it is of, and a Secret of a user to those that have their root from it.
+func (r *Reconciler) ofSecret(ctx context.Context, secret client.Object) []reconcile.Request {
+	if _, agents := kube.ClusterOf(secret.GetNamespace()); agents {
+		return nil
+	}
 	return r.virtualMeshes(ctx, func(vm *v1alpha1.VirtualMesh) bool {
-		return kube.VirtualMeshLabel(vm.Name, vm.Namespace) == secret.GetLabels()[v1alpha1.LabelVirtualMesh]
+		if secret.GetLabels()[v1alpha1.LabelVirtualMesh] == kube.VirtualMeshLabel(vm.Name, vm.Namespace) {
+			return true
+		}
+		shared := accept.SharedTrust(vm.Status.Accepted)
+		if shared == nil {
+			return false
+		}
+		ref := accept.SourceOf(shared, "", r.Namespace).Secret
+		return ref != nil && ref.Name == secret.GetName() && ref.Namespace == secret.GetNamespace()
 	})
 }
 

@@ -1,17 +1,20 @@
 package rotating
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
 	"github.com/isthmus-mesh/isthmus/internal/accept"
+	"github.com/isthmus-mesh/isthmus/internal/finding"
 	"github.com/isthmus-mesh/isthmus/internal/hub/roots"
 	"github.com/isthmus-mesh/isthmus/internal/kube"
 	"github.com/isthmus-mesh/isthmus/internal/pki"
@@ -21,14 +24,18 @@ import (
 // state is all that concerns the trust of one virtual mesh.
 type state struct {
 	name     types.NamespacedName
+	now      time.Time
 	vm       *v1alpha1.VirtualMesh         // empty if it is gone
 	accepted *v1alpha1.AcceptedVirtualMesh // nil if it is gone or being deleted
 	roots    []roots.Root                  // all there are, the oldest first
-	root     *roots.Root                   // the one that signs; nil if there is none or it is lost
+	foreign  []roots.Root                  // those of other virtual meshes under which members still sign
+	root     *roots.Root                   // the one that is wanted; nil if there is none or it is lost
 	orders   map[rotation.MeshID]*orderOf  // the orders of members, and those retained
-	members  map[rotation.MeshID]*memberOf // the meshes to which shared trust applies
+	listed   map[rotation.MeshID]bool      // the members
+	members  map[rotation.MeshID]*memberOf // those to which shared trust applies
 	evidence map[rotation.MeshID]rotation.Evidence
-	reported []report
+	held     finding.Findings // members to which nothing can be ordered yet, and why
+	words    []v1alpha1.CertificateVerification
 }
 
 type (
@@ -36,17 +43,12 @@ type (
 	memberOf = v1alpha1.Mesh
 )
 
-// report is what an agent says of the CA of a member.
-type report struct {
-	mesh rotation.MeshID
-	ca   *v1alpha1.MeshCertificateAuthority // nil if it has not looked yet
-}
-
 // observe reads it.
 func (r *Reconciler) observe(ctx context.Context, name types.NamespacedName, vm *v1alpha1.VirtualMesh) (*state, error) {
 	s := &state{
-		name: name, vm: vm,
+		name: name, now: r.Now(), vm: vm,
 		orders:   map[rotation.MeshID]*orderOf{},
+		listed:   map[rotation.MeshID]bool{},
 		members:  map[rotation.MeshID]*memberOf{},
 		evidence: map[rotation.MeshID]rotation.Evidence{},
 	}
@@ -57,25 +59,11 @@ func (r *Reconciler) observe(ctx context.Context, name types.NamespacedName, vm 
 	if s.roots, err = r.Roots.List(ctx, name); err != nil {
 		return nil, err
 	}
-	if err := r.observeOrders(ctx, s); err != nil {
-		return nil, err
-	}
-	if err := r.observeMembers(ctx, s); err != nil {
-		return nil, err
-	}
-	for id := range s.orders {
-		if err := r.observeSignatures(ctx, s, id); err != nil {
+	for _, look := range []func(context.Context, *state) error{r.observeOrders, r.observeMembers, r.observeEvidence, r.observeClusters, r.observeWords} {
+		if err := look(ctx, s); err != nil {
 			return nil, err
 		}
 	}
-	for id := range s.members {
-		if s.orders[id] == nil {
-			if err := r.observeSignatures(ctx, s, id); err != nil {
-				return nil, err
-			}
-		}
-	}
-	s.root = s.current()
 	return s, nil
 }
 
@@ -88,11 +76,17 @@ func (r *Reconciler) observeOrders(ctx context.Context, s *state) error {
 	}
 	for i := range list.Items {
 		ic := &list.Items[i]
-		if ref := ic.Spec.VirtualMesh; ref.Name == s.name.Name && ref.Namespace == s.name.Namespace && ic.DeletionTimestamp.IsZero() {
+		if s.owns(ic) && ic.DeletionTimestamp.IsZero() {
 			s.orders[rotation.MeshID{Namespace: ic.Namespace, Name: ic.Name}] = ic
 		}
 	}
 	return nil
+}
+
+// owns tells whether an order was made for this virtual mesh.
+func (s *state) owns(ic *v1alpha1.IssuedCertificate) bool {
+	ref := ic.Spec.VirtualMesh
+	return ref.Name == s.name.Name && ref.Namespace == s.name.Namespace
 }
 
 func (r *Reconciler) observeMembers(ctx context.Context, s *state) error {
@@ -101,6 +95,7 @@ func (r *Reconciler) observeMembers(ctx context.Context, s *state) error {
 	}
 	for _, ref := range s.accepted.Spec.Meshes {
 		id := rotation.MeshID{Namespace: ref.Namespace, Name: ref.Name}
+		s.listed[id] = true
 		mesh := &v1alpha1.Mesh{}
 		err := r.Client.Get(ctx, types.NamespacedName{Namespace: ref.Namespace, Name: ref.Name}, mesh)
 		if client.IgnoreNotFound(err) != nil {
@@ -110,60 +105,249 @@ func (r *Reconciler) observeMembers(ctx context.Context, s *state) error {
 			continue // it keeps the order that it has
 		}
 		s.members[id] = mesh
-		s.reported = append(s.reported, report{id, mesh.Status.CertificateAuthority})
 		if s.orders[id] != nil {
 			continue
 		}
 		// It may come from another virtual mesh; the count of issuances goes on.
 		ic := &v1alpha1.IssuedCertificate{}
 		err = r.Reader.Get(ctx, types.NamespacedName{Namespace: id.Namespace, Name: id.Name}, ic)
-		if client.IgnoreNotFound(err) != nil {
-			return err
-		}
-		if err == nil {
+		switch {
+		case err == nil:
 			s.orders[id] = ic
+		case !apierrors.IsNotFound(err):
+			return err
+		default: // what CA it came with matters now
+			if err := r.Reader.Get(ctx, client.ObjectKeyFromObject(mesh), mesh); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
 }
 
-// maxAhead bounds how far an agent's word alone can move the count of issuances.
-const maxAhead = 1 << 20
-
-// observeSignatures adds to the agent's evidence what was signed: by the record of the requests, which agents cannot change,
-// and by the agent's word where there is no such record, as after a restore from a backup.
-func (r *Reconciler) observeSignatures(ctx context.Context, s *state, id rotation.MeshID) error {
-	var e rotation.Evidence
-	ic := s.orders[id]
-	if ic != nil {
-		var err error
-		if e, err = rotation.Observe(ic); err != nil {
+func (r *Reconciler) observeEvidence(ctx context.Context, s *state) error {
+	for id, ic := range s.orders {
+		e, err := rotation.Observe(ic)
+		if err != nil {
 			return fmt.Errorf("IssuedCertificate %s/%s: %w", ic.Namespace, ic.Name, err)
 		}
+		if err := r.observeForeign(ctx, s, e.Order); err != nil {
+			return err
+		}
+		if ok, err := r.credible(ctx, s, e); err != nil {
+			return err
+		} else if !ok {
+			e.Carried = nil
+		}
+		if err := r.observeSignatures(ctx, id, ic, &e); err != nil {
+			return err
+		}
+		s.evidence[id] = e
 	}
+	for id, mesh := range s.members {
+		if s.orders[id] != nil {
+			continue
+		}
+		var e rotation.Evidence
+		var why *finding.Finding
+		if e.Own, why = ownCA(mesh); why != nil {
+			why.Mesh = id.String()
+			s.held = append(s.held, *why)
+			delete(s.members, id)
+			continue
+		}
+		e.MultiRoot, e.Proxies = liveness(mesh)
+		if err := r.observeSignatures(ctx, id, nil, &e); err != nil {
+			return err
+		}
+		s.evidence[id] = e
+	}
+	slices.SortFunc(s.held, func(a, b finding.Finding) int { return cmp.Compare(a.Mesh, b.Mesh) })
+	return nil
+}
+
+// observeForeign finds the roots of other virtual meshes under which the hub has ordered intermediates of members: they have
+// come from there.
+func (r *Reconciler) observeForeign(ctx context.Context, s *state, o *rotation.Order) error {
+	ordered := []rotation.Intermediate{{Issuance: o.Issuance, Signer: o.Signer}}
+	if o.Prepared != nil {
+		ordered = append(ordered, *o.Prepared)
+	}
+	for _, i := range ordered {
+		if i.Issuance == 0 || s.find(i.Signer) != nil {
+			continue
+		}
+		root, err := r.Roots.Find(ctx, i.Signer)
+		if roots.IsLost(err) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		s.foreign = append(s.foreign, root)
+	}
+	return nil
+}
+
+// credible tells whether the hub may take up what an agent says that it carried out last. It may go beyond the order that
+// stands, if the hub came out of a backup; but nobody gets to a root of another virtual mesh by saying so, nor beyond what
+// can be written.
+func (r *Reconciler) credible(ctx context.Context, s *state, e rotation.Evidence) (bool, error) {
+	c, o := e.Carried, e.Order
+	if c == nil {
+		return true, nil
+	}
+	named := append([]pki.RootID{c.Signer}, c.Roots...)
+	highest := max(c.Issuance, c.Latest)
+	if c.Prepared != nil {
+		named, highest = append(named, c.Prepared.Signer), max(highest, c.Prepared.Issuance)
+	}
+	if p := c.Position; p != nil {
+		if named = append(named, p.Old, p.New); len(p.ID) > maxID || p.Turn > maxAhead || p.Nudges > maxAhead {
+			return false, nil
+		}
+	}
+	if highest > o.Issuance+maxAhead || len(c.Roots) > maxOrdered-2 || c.Nudge > o.Nudge+maxAhead {
+		return false, nil
+	}
+	for _, id := range named {
+		if s.find(id) != nil || id == o.Signer || slices.Contains(o.Roots, id) {
+			continue
+		}
+		if _, err := r.Roots.Find(ctx, id); !roots.IsLost(err) {
+			return false, err
+		}
+	}
+	return true, nil
+}
+
+// Bounds of what is written into an order.
+const (
+	// maxAhead is how far an agent's word alone can move what is counted.
+	maxAhead = 1 << 20
+	// maxOrdered is how many roots an order takes.
+	maxOrdered = 8
+	// maxID is how long the ID of a rotation may be, so that the count of turns can follow it.
+	maxID = 48
+)
+
+// ownCA is the CA that a mesh without an order has; nil if it has none. A finding says why nothing can be ordered yet.
+func ownCA(mesh *v1alpha1.Mesh) (*rotation.Own, *finding.Finding) {
+	hold := func(reason, message string) (*rotation.Own, *finding.Finding) {
+		return nil, &finding.Finding{Reason: reason, Message: message}
+	}
+	ca := mesh.Status.CertificateAuthority
+	switch {
+	case ca == nil:
+		return hold(v1alpha1.ReasonWaitingForAgents, "the CA that it uses is not known yet: wait until its agent has reported it")
+	case len(ca.InUse) > 0 && !slices.Equal(ca.InUse, []string{ca.Signer}):
+		return hold(v1alpha1.ReasonRestartRequired, "its istiods serve under another CA than its Secret holds: restart istiod, every replica, so that it takes up the Secret")
+	case ca.Signer == "" && len(ca.Roots) > 0:
+		return hold(v1alpha1.ReasonWaitingForAgents, "istiod publishes roots, and the CA that it uses is not seen: see that istiod runs")
+	case ca.Signer == "":
+		return nil, nil //nolint:nilnil // it has no CA
+	}
+	own := &rotation.Own{Key: ca.Source == v1alpha1.CASourceSelfSigned}
+	var err error
+	if own.Signer, err = pki.ParseRootID(ca.Signer); err != nil {
+		return hold(v1alpha1.ReasonInvalid, "status.certificateAuthority.signer of its Mesh: "+err.Error())
+	}
+	for _, text := range ca.Roots {
+		id, err := pki.ParseRootID(text)
+		if err != nil {
+			return hold(v1alpha1.ReasonInvalid, "status.certificateAuthority.roots of its Mesh: "+err.Error())
+		}
+		own.Roots = append(own.Roots, id)
+	}
+	if len(own.Roots) > maxOrdered-2 {
+		return hold(v1alpha1.ReasonInvalid, fmt.Sprintf("it distributes %d roots, and %d at most can be taken over: remove those that nobody uses from root-cert.pem of its cacerts Secret", len(own.Roots), maxOrdered-2))
+	}
+	for _, id := range append(own.Roots, own.Signer) {
+		if _, ok := certificateOf(id, ca.RootCertificates); !ok {
+			return hold(v1alpha1.ReasonWaitingForAgents, "the certificate of its root "+id.Short()+" is not known yet: wait until its agent has reported it, or update the agent")
+		}
+	}
+	return own, nil
+}
+
+// liveness tells of a mesh without an order what in it takes changed roots without a restart. Nothing else is known of its
+// proxies.
+func liveness(mesh *v1alpha1.Mesh) (multiRoot bool, proxies *rotation.Proxies) {
+	multiRoot = len(mesh.Spec.Istio.Revisions) > 0
+	for _, c := range mesh.Spec.Istio.Revisions {
+		multiRoot = multiRoot && c.MultiRootMesh
+	}
+	if ca := mesh.Status.CertificateAuthority; ca != nil && ca.LiveProxies != nil {
+		proxies = &rotation.Proxies{Total: int(ca.LiveProxies.Total), Live: int(ca.LiveProxies.Done)}
+	}
+	return multiRoot, proxies
+}
+
+// certificateOf finds the certificate of a root, if it is that.
+func certificateOf(id pki.RootID, among []v1alpha1.RootCertificate) (string, bool) {
+	for _, c := range among {
+		if c.Fingerprint != id.String() {
+			continue
+		}
+		if root, err := pki.ParseRoot([]byte(c.Certificate)); err == nil && root.ID() == id {
+			return c.Certificate, true
+		}
+	}
+	return "", false
+}
+
+// observeClusters tells whose agent is not connected.
+func (r *Reconciler) observeClusters(ctx context.Context, s *state) error {
+	var clusters v1alpha1.KubernetesClusterList
+	if err := r.Client.List(ctx, &clusters, client.InNamespace(r.Namespace)); err != nil {
+		return err
+	}
+	connected := map[string]bool{}
+	for i := range clusters.Items {
+		kc := &clusters.Items[i]
+		connected[kube.ClusterNamespace(kc.Name)] = meta.IsStatusConditionTrue(kc.Status.Conditions, v1alpha1.ConditionConnected)
+	}
+	for id, e := range s.evidence {
+		e.Away = !connected[id.Namespace]
+		s.evidence[id] = e
+	}
+	return nil
+}
+
+// observeSignatures adds to the agent's evidence what was signed: by the record of the requests, which agents cannot change,
+// and by the agent's word where there is no such record, as after a restore from a backup. ic is nil if there is no order.
+func (r *Reconciler) observeSignatures(ctx context.Context, id rotation.MeshID, ic *v1alpha1.IssuedCertificate, e *rotation.Evidence) error {
 	requests := &v1alpha1.CertificateRequestList{}
 	if err := r.Client.List(ctx, requests, client.InNamespace(id.Namespace)); err != nil {
 		return err
 	}
+	signed := map[int64]*rotation.Period{}
 	for i := range requests.Items {
 		cr := &requests.Items[i]
 		if cr.Spec.IssuedCertificate != id.Name || cr.Status.State != v1alpha1.CertificateRequestFinished {
 			continue
 		}
 		e.LastIssuance = max(e.LastIssuance, cr.Spec.Issuance)
-		if e.Order != nil && cr.Spec.Issuance == e.Order.Issuance {
-			e.Signed = periodOf(cr)
+		signed[cr.Spec.Issuance] = periodOf(cr)
+	}
+	if ic == nil {
+		return nil
+	}
+	for _, c := range []*v1alpha1.IntermediateStatus{ic.Status.Certificate, ic.Status.Prepared} {
+		if c == nil || c.Issuance >= e.Order.Issuance+maxAhead {
+			continue
+		}
+		e.LastIssuance = max(e.LastIssuance, c.Issuance)
+		if signed[c.Issuance] == nil {
+			signed[c.Issuance] = &rotation.Period{SignedAt: c.NotBefore.Add(pki.ClockSkew), NotAfter: c.NotAfter.Time}
 		}
 	}
-	if ic != nil && e.Signed == nil && ic.Status.Certificate != nil {
-		switch c := ic.Status.Certificate; {
-		case c.Issuance == e.Order.Issuance:
-			e.Signed = &rotation.Period{SignedAt: c.NotBefore.Add(pki.ClockSkew), NotAfter: c.NotAfter.Time}
-		case c.Issuance > e.Order.Issuance && c.Issuance < e.Order.Issuance+maxAhead:
-			e.LastIssuance = max(e.LastIssuance, c.Issuance)
-		}
+	if e.Order.Issuance > 0 {
+		e.Signed = signed[e.Order.Issuance]
 	}
-	s.evidence[id] = e
+	if p := e.Order.Prepared; p != nil && p.Issuance > 0 {
+		e.PreparedSigned = signed[p.Issuance]
+	}
 	return nil
 }
 
@@ -180,114 +364,57 @@ func periodOf(cr *v1alpha1.CertificateRequest) *rotation.Period {
 	return p
 }
 
-// find returns a root by its fingerprint.
+// find returns a root by its fingerprint, the best of several Secrets of it.
 func (s *state) find(id pki.RootID) *roots.Root {
-	for i := range s.roots {
-		if s.roots[i].ID() == id {
-			return &s.roots[i]
-		}
-	}
-	return nil
-}
-
-// current is the root in use; nil if none is, or if it is lost.
-func (s *state) current() *roots.Root {
-	for _, id := range s.named() {
-		if root := s.find(id.root); root != nil {
-			return root
-		}
-	}
-	return nil
-}
-
-// unused finds a root that was made from a source and that nothing has come to use yet.
-func (s *state) unused(source accept.RootSource) *roots.Root {
-	for i := len(s.roots) - 1; i >= 0; i-- {
-		if r := &s.roots[i]; r.Problem == nil && r.Source.Same(source) {
-			return r
-		}
-	}
-	return nil
-}
-
-// named are the roots of this virtual mesh that something refers to: orders, or, without any, what members report. Agents
-// are not asked where there are orders: one of them could bring all to a halt.
-func (s *state) named() (out []namedRoot) {
-	for id, ic := range s.orders {
-		if ref := ic.Spec.VirtualMesh; ref.Name == s.name.Name && ref.Namespace == s.name.Namespace {
-			if e := s.evidence[id]; e.Order != nil {
-				out = append(out, namedRoot{e.Order.Signer, "the order of mesh " + accept.MeshKey(id.Name, id.Namespace)})
+	var found *roots.Root
+	for _, all := range [][]roots.Root{s.roots, s.foreign} {
+		for i := range all {
+			if r := &all[i]; r.ID() == id && (found == nil || r.BetterThan(*found)) {
+				found = r
 			}
 		}
 	}
-	if len(out) == 0 {
-		for _, rep := range s.reported {
-			if ca := rep.ca; ca != nil && ca.Source == v1alpha1.CASourceIsthmus && ca.VirtualMesh == accept.MeshKey(s.name.Name, s.name.Namespace) {
-				if id, err := pki.ParseRootID(ca.Signer); err == nil {
-					out = append(out, namedRoot{id, "mesh " + accept.MeshKey(rep.mesh.Name, rep.mesh.Namespace)})
-				}
-			}
-		}
-	}
-	slices.SortFunc(out, func(a, b namedRoot) int { return slices.Compare([]string{a.by}, []string{b.by}) })
-	return out
-}
-
-type namedRoot struct {
-	root pki.RootID
-	by   string
-}
-
-// problem says what keeps the root from signing: a root that is in use is missing, or its Secret is damaged.
-func (s *state) problem() *problem {
-	for _, n := range s.named() {
-		if s.find(n.root) == nil {
-			return &problem{v1alpha1.ReasonRootKeyLost, fmt.Sprintf(
-				"%s uses root %s, whose Secret is missing from the hub; nothing is changed: restore the Secret from a backup, or make another VirtualMesh to give that root up",
-				n.by, n.root.Short())}
-		}
-	}
-	if s.root != nil && s.root.Problem != nil {
-		return &problem{v1alpha1.ReasonRootUnusable, s.root.Problem.Error()}
-	}
-	return nil
-}
-
-// unseen are the members whose CA is not known yet.
-func (s *state) unseen() (out []string) {
-	for _, rep := range s.reported {
-		if rep.ca == nil {
-			out = append(out, accept.MeshKey(rep.mesh.Name, rep.mesh.Namespace))
-		}
-	}
-	return out
+	return found
 }
 
 // intent is what is wanted of the members, and of meshes that hold an intermediate without being members.
 func (s *state) intent() rotation.Intent {
-	cert := s.root.Certificate.Certificate()
 	in := rotation.Intent{
 		Root:       s.root.ID(),
-		RootPeriod: rotation.Period{SignedAt: cert.NotBefore, NotAfter: s.root.Material.NotAfter()},
-		RootRatio:  pki.DefaultRatio,
+		RootPeriod: validity(s.root),
+		RootRatio:  s.rootRatio(),
 		Members:    map[rotation.MeshID]rotation.Member{},
+		Rotation: &rotation.Rotation{
+			ID:      fmt.Sprintf("r%d-%.8s", s.root.Generation, s.root.ID().String()),
+			Words:   wordsOf(s.words),
+			Periods: map[pki.RootID]rotation.Period{},
+		},
 	}
-	if s.root.Source.Generated != nil {
-		in.RootRatio = ratio(s.root.Source.Generated.SecretRotationGracePeriodRatio)
+	for _, all := range [][]roots.Root{s.roots, s.foreign} {
+		for i := range all {
+			if r := &all[i]; r.Problem == nil {
+				in.Rotation.Periods[r.ID()] = validity(r)
+			}
+		}
+	}
+	for i := range s.roots {
+		if r := &s.roots[i]; canCrossSign(r) {
+			in.Rotation.Keys = append(in.Rotation.Keys, r.ID())
+		}
 	}
 	for id, ic := range s.orders {
 		in.Members[id] = rotation.Member{
 			Contents: rotation.ContentsOf(ic.Spec.Hosts, ic.Spec.CertOptions),
 			Ratio:    ratio(ic.Spec.CertOptions.SecretRotationGracePeriodRatio),
+			Retained: !s.listed[id],
 		}
 	}
 	shared := accept.SharedTrust(s.accepted)
 	if shared == nil {
 		return in
 	}
-	if ca := shared.RootCertificateAuthority; ca != nil && ca.Generated != nil {
-		in.RootRatio = ratio(accept.RootOptions(ca.Generated).SecretRotationGracePeriodRatio)
-	}
+	in.Rotation.Strategy = s.accepted.Spec.MTLSConfig.RotationStrategy
+	in.Rotation.Verification = verification(s.accepted.Spec.MTLSConfig.RotationVerificationMethod)
 	options := accept.IntermediateOptions(shared.IntermediateCertOptions)
 	for id, mesh := range s.members {
 		in.Members[id] = rotation.Member{
@@ -296,6 +423,47 @@ func (s *state) intent() rotation.Intent {
 		}
 	}
 	return in
+}
+
+// rootRatio is the part of the validity of a root that is left when it is to be replaced.
+func (s *state) rootRatio() pki.Ratio {
+	if shared := accept.SharedTrust(s.accepted); shared != nil {
+		if ca := shared.RootCertificateAuthority; ca != nil && ca.Generated != nil {
+			return ratio(accept.RootOptions(ca.Generated).SecretRotationGracePeriodRatio)
+		}
+	}
+	if s.root != nil && s.root.Source.Generated != nil {
+		return ratio(s.root.Source.Generated.SecretRotationGracePeriodRatio)
+	}
+	return pki.DefaultRatio
+}
+
+func validity(r *roots.Root) rotation.Period {
+	return rotation.Period{SignedAt: r.Certificate.Certificate().NotBefore, NotAfter: r.Material.NotAfter()}
+}
+
+// canCrossSign tells whether the key of a root is at hand, with room for another root and a mesh's CA below.
+func canCrossSign(r *roots.Root) bool {
+	if r.Problem != nil || pki.RootOf(r.Material.Certificate).ID() != r.ID() {
+		return false
+	}
+	c := r.Material.Certificate
+	limited := c.MaxPathLen > 0 || c.MaxPathLenZero
+	return !limited || c.MaxPathLen >= 2
+}
+
+// verification is automatic unless something else is chosen.
+func verification(m *v1alpha1.RotationVerificationMethod) rotation.Verification {
+	switch {
+	case m == nil:
+	case m.Manual != nil:
+		return rotation.Verification{Method: rotation.Manual}
+	case m.None != nil:
+		return rotation.Verification{Method: rotation.None}
+	case m.Automatic != nil && m.Automatic.Soak != nil:
+		return rotation.Verification{Soak: m.Automatic.Soak.Duration}
+	}
+	return rotation.Verification{}
 }
 
 // hosts are the identities of a mesh's CA: the SPIFFE ID of its istiod.
@@ -311,38 +479,4 @@ func ratio(s string) pki.Ratio {
 		return pki.DefaultRatio
 	}
 	return r
-}
-
-// providedRoot is a copy of the certificate authority that the user provides.
-func (r *Reconciler) providedRoot(ctx context.Context, shared *v1alpha1.SharedTrust) (root roots.Root, err error) {
-	root.Material, err = r.Roots.Provided(ctx, *shared.RootCertificateAuthority.Secret)
-	if err != nil {
-		return root, err
-	}
-	root.Source = accept.SourceOf(shared, pki.RootOf(root.Material.Certificate).ID().String(), r.Namespace)
-	return root, nil
-}
-
-// generate makes a root.
-func (r *Reconciler) generate(name types.NamespacedName, generation int64, source accept.RootSource) (pki.Material, error) {
-	o := source.Generated
-	key, err := pki.NewKey(int(*o.RSAKeySizeBytes))
-	if err != nil {
-		return pki.Material{}, err
-	}
-	return pki.NewRoot(key, pki.RootOptions{
-		Organization: o.OrgName, VirtualMesh: kube.Qualified(name.Name, name.Namespace), Generation: int(generation),
-		TTL: time.Duration(*o.TTLDays) * 24 * time.Hour,
-	}, r.Now())
-}
-
-// lastGeneration is that of the newest root ever heard of.
-func (s *state) lastGeneration() (n int64) {
-	for _, r := range s.roots {
-		n = max(n, r.Generation)
-	}
-	for _, r := range s.vm.Status.Roots {
-		n = max(n, r.Generation)
-	}
-	return n
 }

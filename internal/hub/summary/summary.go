@@ -14,12 +14,21 @@ import (
 	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
 	"github.com/isthmus-mesh/isthmus/internal/accept"
 	"github.com/isthmus-mesh/isthmus/internal/finding"
+	"github.com/isthmus-mesh/isthmus/internal/pki"
 	"github.com/isthmus-mesh/isthmus/internal/rotation"
+)
+
+// What the condition Rotating says, which is not of this package's making.
+const (
+	// ConditionRotating says whether the root is being replaced, and what holds that up.
+	ConditionRotating = "Rotating"
+	// ReasonRotationFailed says that a rotation holds until somebody helps.
+	ReasonRotationFailed = "RotationFailed"
 )
 
 // Input is what there is to sum up.
 type Input struct {
-	// VirtualMesh as it was read. Of its status, only the condition RootReady is used.
+	// VirtualMesh as it was read. Of its status, only the conditions RootReady and Rotating are used.
 	VirtualMesh *v1alpha1.VirtualMesh
 	// Accepted is what is in force; nil if nothing is.
 	Accepted *v1alpha1.AcceptedVirtualMesh
@@ -42,6 +51,7 @@ type member struct {
 	findings finding.Findings
 	reported []string // errors that its agent has found in the mesh
 	proven   bool
+	trusted  bool
 	waits    string // for what, if it is pending
 	away     bool
 }
@@ -129,6 +139,7 @@ func (m *member) judge(ic *v1alpha1.IssuedCertificate) {
 	}
 	evidence, err := rotation.Observe(ic)
 	m.proven = err == nil && rotation.Proven(*evidence.Order, evidence)
+	m.trusted = err == nil && trusted(evidence)
 	switch {
 	case ic.Status.State == v1alpha1.IssuedCertificateFailed:
 		m.state = v1alpha1.StateFailed
@@ -144,6 +155,22 @@ func (m *member) judge(ic *v1alpha1.IssuedCertificate) {
 	default:
 		m.waits = "the certificate is ordered"
 	}
+}
+
+// trusted tells whether a mesh is under the root that its virtual mesh shares. While that root is replaced, either will do: no
+// step is taken before everybody trusts both. A mesh that joins has to have come to the root of the others.
+func trusted(e rotation.Evidence) bool {
+	p := e.Order.Position
+	if p == nil || p.Closed {
+		return rotation.Proven(*e.Order, e)
+	}
+	if p.Alone {
+		return rotation.Proven(rotation.Order{Signer: p.New, Roots: []pki.RootID{p.New}}, e)
+	}
+	strange := func(id pki.RootID) bool { return id != p.Old && id != p.New }
+	return e.Held != nil && !strange(e.Held.Signer) && !slices.ContainsFunc(e.Replicas, func(r rotation.Replica) bool {
+		return !r.Signer.IsZero() && strange(r.Signer) // one that restarts is not seen
+	})
 }
 
 func readyReason(ic *v1alpha1.IssuedCertificate) string {
@@ -181,6 +208,9 @@ type verdict struct {
 	reason, message string
 }
 
+// stalling are the reasons for which a rotation waits for a person.
+var stalling = []string{ReasonRotationFailed, rotation.ReasonAwaitsWord, rotation.ReasonRolledBack, v1alpha1.ReasonRestartRequired}
+
 // verdict takes the first of these that holds, so that the message is about what has to be done first.
 func (in Input) verdict(members []member, root *metav1.Condition, trust bool) verdict {
 	stalled := func(reason, message string) verdict {
@@ -207,11 +237,18 @@ func (in Input) verdict(members []member, root *metav1.Condition, trust bool) ve
 	if c := in.restartPending(); c.Status == metav1.ConditionTrue {
 		return stalled(v1alpha1.ReasonRestartRequired, c.Message)
 	}
+	rotating := meta.FindStatusCondition(in.VirtualMesh.Status.Conditions, ConditionRotating)
+	if trust && rotating != nil && slices.Contains(stalling, rotating.Reason) {
+		return stalled(rotating.Reason, rotating.Message)
+	}
 	if in.Accepted == nil {
 		return stalled(v1alpha1.ReasonInvalid, "no member is valid")
 	}
 	if trust && root != nil && root.Status == metav1.ConditionFalse {
 		return verdict{ready: metav1.ConditionFalse, reason: root.Reason, message: root.Message}
+	}
+	if trust && rotating != nil && rotating.Reason == v1alpha1.ReasonProgressing {
+		return verdict{ready: metav1.ConditionFalse, reason: v1alpha1.ReasonProgressing, message: rotating.Message}
 	}
 	var waits, away []string
 	for _, m := range members {
@@ -257,7 +294,7 @@ func trustEstablished(members []member) metav1.Condition {
 		Message: "every member was seen to use an intermediate under the shared root"}
 	var not []string
 	for _, m := range members {
-		if !m.proven {
+		if !m.trusted {
 			not = append(not, m.name)
 		}
 	}

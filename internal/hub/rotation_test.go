@@ -1,0 +1,371 @@
+package hub_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
+	"github.com/isthmus-mesh/isthmus/internal/pki/pkitest"
+	"github.com/isthmus-mesh/isthmus/internal/testenv"
+)
+
+// live is the order of a cluster as it stands.
+func (w *world) live(cluster string) *v1alpha1.IssuedCertificate {
+	w.Helper()
+	ic := &v1alpha1.IssuedCertificate{}
+	w.get(ic, "isthmus-"+cluster, meshName(cluster))
+	return ic
+}
+
+// obey has the agent of a cluster carry out its order as it stands, and request what it has to.
+func (w *world) obey(cluster string) {
+	w.Helper()
+	order := w.live(cluster)
+	if c := order.Status.Carried; c != nil && c.Serial == order.Spec.Serial && order.Status.ObservedGeneration == order.Generation {
+		return
+	}
+	holds := &v1alpha1.IntermediateStatus{Issuance: order.Spec.Issuance, Signer: order.Spec.Signer, NotAfter: metav1.NewTime(time.Now().Add(24 * time.Hour))}
+	wanted := []int64{order.Spec.Issuance}
+	if p := order.Spec.Prepared; p != nil {
+		wanted = append(wanted, p.Issuance)
+	}
+	requests := &v1alpha1.CertificateRequestList{}
+	if err := w.List(context.Background(), requests, client.InNamespace(order.Namespace)); err != nil {
+		w.Fatal(err)
+	}
+	for _, issuance := range wanted {
+		is := func(cr v1alpha1.CertificateRequest) bool { return cr.Spec.Issuance == issuance }
+		if issuance == 0 || slices.ContainsFunc(requests.Items, is) {
+			continue
+		}
+		cr := requestFor(w, cluster, issuance, pkitest.ECKey(w))
+		w.create(cr)
+		testenv.Eventually(w, "signature", func() error {
+			w.get(cr, cr.Namespace, cr.Name)
+			if now := w.live(cluster); now.Spec.Serial != order.Spec.Serial {
+				return nil // it is not wanted any more
+			}
+			return want(cr.Status.State, v1alpha1.CertificateRequestFinished)
+		})
+	}
+	w.answers(order, holds)
+}
+
+// play has agents carry out their orders until the virtual mesh is as the test wants it.
+func (w *world) play(name, what string, is func(*v1alpha1.VirtualMesh) error, clusters ...string) *v1alpha1.VirtualMesh {
+	w.Helper()
+	vm := &v1alpha1.VirtualMesh{}
+	testenv.Eventually(w, what, func() error {
+		w.get(vm, system, name)
+		err := is(vm)
+		if err == nil {
+			return nil
+		}
+		for _, c := range clusters {
+			w.obey(c)
+		}
+		return fmt.Errorf("%w; rotation %+v; conditions %v", err, vm.Status.Rotation, vm.Status.Conditions)
+	})
+	return vm
+}
+
+// young starts a virtual mesh "one" of meshes that come without a CA, and has it come to trust.
+func young(w *world, clusters ...string) *v1alpha1.VirtualMesh {
+	w.Helper()
+	for _, c := range clusters {
+		w.register(c)
+	}
+	w.create(virtualMesh("one", clusters...))
+	for _, c := range clusters {
+		w.carryOut(c, 1)
+	}
+	return w.sees("one", "trust", deployed)
+}
+
+// deployed wants all to be at rest under the wanted root.
+func deployed(vm *v1alpha1.VirtualMesh) error {
+	return errors.Join(
+		isTrue(vm.Status.Conditions, v1alpha1.ConditionReady), isTrue(vm.Status.Conditions, v1alpha1.ConditionTrustEstablished),
+		want(vm.Status.DeployedSharedTrust != nil && vm.Status.Accepted.Generation == vm.Generation, true),
+		want(vm.Status.DeployedSharedTrust != nil && vm.Status.DeployedSharedTrust.SharedTrust.RotationTrigger == vm.Spec.MTLSConfig.Shared.RotationTrigger, true),
+	)
+}
+
+func (w *world) trigger(value string) {
+	w.Helper()
+	update(w, &v1alpha1.VirtualMesh{}, system, "one", func(vm *v1alpha1.VirtualMesh) { vm.Spec.MTLSConfig.Shared.RotationTrigger = value })
+}
+
+func at(step v1alpha1.RotationStep) func(*v1alpha1.VirtualMesh) error {
+	return func(vm *v1alpha1.VirtualMesh) error {
+		if vm.Status.Rotation == nil {
+			return errors.New("no rotation")
+		}
+		return want(vm.Status.Rotation.Step, step)
+	}
+}
+
+func signerOf(vm *v1alpha1.VirtualMesh) string { return vm.Status.DeployedSharedTrust.Root }
+
+func TestRotation(t *testing.T) {
+	w := start(t)
+	before := young(w, "east", "west")
+	w.trigger("now")
+	trusted := func(vm *v1alpha1.VirtualMesh) error {
+		if err := isTrue(vm.Status.Conditions, v1alpha1.ConditionTrustEstablished); err != nil {
+			w.Error(err)
+		}
+		return nil
+	}
+	var erased []string
+	after := w.play("one", "rotation", func(vm *v1alpha1.VirtualMesh) error {
+		_ = trusted(vm)
+		err := deployed(vm)
+		if n := len(w.rootSecrets()); err != nil && n < 2 && len(vm.Status.Roots) == 2 {
+			erased = append(erased, string(vm.Status.Rotation.Step))
+		}
+		return errors.Join(err, at(v1alpha1.StepFinished)(vm))
+	}, "east", "west")
+	if len(erased) > 0 {
+		t.Errorf("a key was erased in %v", erased)
+	}
+	if signerOf(after) == signerOf(before) {
+		t.Fatal("the root is the old one")
+	}
+	testenv.Eventually(t, "erasure of the old key", func() error { return want(len(w.rootSecrets()), 1) })
+	w.sees("one", "retirement", func(vm *v1alpha1.VirtualMesh) error {
+		return errors.Join(want(vm.Status.Roots[0].Role, v1alpha1.RootRetired), want(vm.Status.Roots[1].Role, v1alpha1.RootSigning))
+	})
+	var steps []string
+	for _, c := range after.Status.Rotation.Conditions {
+		if c.State != v1alpha1.StepVerified && c.State != v1alpha1.StepVerifying {
+			steps = append(steps, string(c.State))
+		}
+	}
+	if got := strings.Join(slices.Compact(steps), " "); got != "ADDING_NEW_ROOT PROPAGATING_NEW_INTERMEDIATE DELETING_OLD_ROOT FINISHED" {
+		t.Errorf("steps %s", got)
+	}
+	for _, c := range []string{"east", "west"} {
+		if o := w.live(c).Spec; o.Signer != signerOf(after) || len(o.Roots) != 1 || !o.Rotation.Closed {
+			t.Errorf("the order of %s is %+v", c, o)
+		}
+	}
+	w.quiet()
+}
+
+func TestRotationBack(t *testing.T) {
+	w := start(t)
+	before := young(w, "east", "west")
+	say := func(name string, action v1alpha1.VerificationAction, rotationID string, step v1alpha1.RotationStep) *v1alpha1.CertificateVerification {
+		cv := &v1alpha1.CertificateVerification{
+			ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: system},
+			Spec: v1alpha1.CertificateVerificationSpec{
+				VirtualMesh: v1alpha1.ObjectRef{Name: "one", Namespace: system}, RotationID: rotationID, Step: step, Action: action,
+			},
+		}
+		w.create(cv)
+		return cv
+	}
+	judged := func(cv *v1alpha1.CertificateVerification, state v1alpha1.VerificationState) *v1alpha1.CertificateVerification {
+		testenv.Eventually(w, "judgement of "+cv.Name, func() error {
+			w.get(cv, system, cv.Name)
+			return want(cv.Status.State, state)
+		})
+		return cv
+	}
+	manual := func(vm *v1alpha1.VirtualMesh) {
+		vm.Spec.MTLSConfig.RotationVerificationMethod = &v1alpha1.RotationVerificationMethod{Manual: &v1alpha1.Empty{}}
+	}
+	w.run("a word is awaited, and a stale one moves nothing", func(t *testing.T) {
+		update(w, &v1alpha1.VirtualMesh{}, system, "one", func(vm *v1alpha1.VirtualMesh) {
+			manual(vm)
+			vm.Spec.MTLSConfig.Shared.RotationTrigger = "a"
+		})
+		vm := w.play("one", "wait for a word", func(vm *v1alpha1.VirtualMesh) error {
+			return errors.Join(at(v1alpha1.StepVerifying)(vm), is(vm.Status.Conditions, v1alpha1.ConditionStalled, metav1.ConditionTrue, "AwaitsWord"))
+		}, "east", "west")
+		id := vm.Status.Rotation.RotationID
+		stale := judged(say("stale", "", "r0-00000000", v1alpha1.StepAddingNewRoot), v1alpha1.VerificationInvalid)
+		if says := fmt.Sprint(stale.Status.Errors); !strings.Contains(says, id) || !strings.Contains(says, "ADDING_NEW_ROOT") {
+			t.Errorf("it says %s", says)
+		}
+		on := judged(say("on", "", id, v1alpha1.StepAddingNewRoot), v1alpha1.VerificationVerified)
+		w.play("one", "wait for the next word", func(vm *v1alpha1.VirtualMesh) error {
+			return errors.Join(at(v1alpha1.StepVerifying)(vm), want(vm.Status.Rotation.Place, v1alpha1.StepPropagatingNewIntermediate))
+		}, "east", "west")
+		w.get(on, system, on.Name)
+		if on.Status.State != v1alpha1.VerificationVerified {
+			t.Errorf("it was judged anew: %+v", on.Status)
+		}
+	})
+	w.run("by words, step by step", func(t *testing.T) {
+		vm := w.sees("one", "place", at(v1alpha1.StepVerifying))
+		judged(say("back", v1alpha1.VerificationRollback, vm.Status.Rotation.RotationID, v1alpha1.StepPropagatingNewIntermediate), v1alpha1.VerificationVerified)
+		vm = w.play("one", "way back", func(vm *v1alpha1.VirtualMesh) error {
+			return errors.Join(at(v1alpha1.StepVerifying)(vm), want(vm.Status.Rotation.Place, v1alpha1.StepAddingNewRoot))
+		}, "east", "west")
+		judged(say("further", v1alpha1.VerificationRollback, vm.Status.Rotation.RotationID, v1alpha1.StepAddingNewRoot), v1alpha1.VerificationVerified)
+		vm = w.play("one", "end of the way back", func(vm *v1alpha1.VirtualMesh) error {
+			if r := vm.Status.Rotation; r.Step == v1alpha1.StepVerifying && r.Place == v1alpha1.StepPreviousCA {
+				end := &v1alpha1.CertificateVerification{
+					ObjectMeta: metav1.ObjectMeta{Name: "end", Namespace: system},
+					Spec:       v1alpha1.CertificateVerificationSpec{VirtualMesh: v1alpha1.ObjectRef{Name: "one"}, RotationID: r.RotationID, Step: r.Place},
+				}
+				if err := client.IgnoreAlreadyExists(w.Create(context.Background(), end)); err != nil {
+					return err
+				}
+			}
+			return errors.Join(at(v1alpha1.StepPreviousCA)(vm), is(vm.Status.Conditions, v1alpha1.ConditionStalled, metav1.ConditionTrue, "RolledBack"))
+		}, "east", "west")
+		if got := w.live("east").Spec.Signer; got != signerOf(before) || signerOf(vm) != signerOf(before) {
+			t.Errorf("root %s signs", got)
+		}
+	})
+	w.run("by the spec", func(t *testing.T) {
+		update(w, &v1alpha1.VirtualMesh{}, system, "one", func(vm *v1alpha1.VirtualMesh) {
+			vm.Spec.MTLSConfig.RotationVerificationMethod = nil
+			vm.Spec.MTLSConfig.Shared.RotationTrigger = "b"
+		})
+		w.play("one", "another rotation", func(vm *v1alpha1.VirtualMesh) error {
+			return want(vm.Status.Rotation.Place, v1alpha1.StepPropagatingNewIntermediate)
+		}, "east", "west")
+		w.trigger("")
+		vm := w.play("one", "reversal", func(vm *v1alpha1.VirtualMesh) error {
+			return errors.Join(deployed(vm), at(v1alpha1.StepPreviousCA)(vm))
+		}, "east", "west")
+		if signerOf(vm) != signerOf(before) {
+			t.Error("the root is another one")
+		}
+		testenv.Eventually(t, "erasure of the roots that came to nothing", func() error { return want(len(w.rootSecrets()), 1) })
+	})
+}
+
+// selfSigned has the agent of a cluster report a CA of the mesh's own.
+func (w *world) selfSigned(cluster string) *pkitest.CA {
+	w.Helper()
+	ca := pkitest.NewRoot(w, cluster, time.Now())
+	id := ca.Root().ID().String()
+	w.uses(cluster, v1alpha1.MeshCertificateAuthority{
+		Source: v1alpha1.CASourceSelfSigned, Signer: id, Roots: []string{id}, InUse: []string{id},
+		RootCertificates: []v1alpha1.RootCertificate{{Fingerprint: id, Certificate: string(ca.Root().PEM())}},
+	})
+	return ca
+}
+
+func TestFirstAdoption(t *testing.T) {
+	w := start(t)
+	young(w, "east")
+	w.register("west")
+	own := w.selfSigned("west").Root().ID().String()
+	update(w, &v1alpha1.Mesh{}, "isthmus-west", meshName("west"), func(*v1alpha1.Mesh) {})
+	w.run("not before its istiod serves under its own CA", func(t *testing.T) {
+		updateStatus(w, &v1alpha1.Mesh{}, "isthmus-west", meshName("west"), func(m *v1alpha1.Mesh) {
+			m.Status.CertificateAuthority.InUse = []string{strings.Repeat("ab", 32)}
+		})
+		update(w, &v1alpha1.VirtualMesh{}, system, "one", func(vm *v1alpha1.VirtualMesh) { vm.Spec.Meshes = virtualMesh("one", "east", "west").Spec.Meshes })
+		w.sees("one", "complaint", func(vm *v1alpha1.VirtualMesh) error {
+			return errors.Join(is(vm.Status.Conditions, v1alpha1.ConditionStalled, metav1.ConditionTrue, v1alpha1.ReasonRestartRequired),
+				want(strings.Contains(fmt.Sprint(vm.Status.Rotation.Waits), "restart istiod"), true))
+		})
+		updateStatus(w, &v1alpha1.Mesh{}, "isthmus-west", meshName("west"), func(m *v1alpha1.Mesh) { m.Status.CertificateAuthority.InUse = []string{own} })
+	})
+	var first *v1alpha1.IssuedCertificate
+	testenv.Eventually(w, "first order", func() error {
+		first = &v1alpha1.IssuedCertificate{}
+		return w.Get(context.Background(), client.ObjectKey{Namespace: "isthmus-west", Name: meshName("west")}, first)
+	})
+	if o := first.Spec; o.Issuance != 0 || o.Signer != own || len(o.Roots) != 2 || o.Rotation == nil || !o.Rotation.Alone || !o.Restart.Istiod {
+		t.Errorf("the first order is %+v", o)
+	}
+	w.sees("one", "no trust yet", func(vm *v1alpha1.VirtualMesh) error {
+		return is(vm.Status.Conditions, v1alpha1.ConditionTrustEstablished, metav1.ConditionFalse, "")
+	})
+	vm := w.play("one", "adoption", deployed, "east", "west")
+	if o := w.live("west").Spec; o.Signer != signerOf(vm) || len(o.Roots) != 1 {
+		t.Errorf("the last order is %+v", o)
+	}
+	if n := len(w.rootSecrets()); n != 1 {
+		t.Errorf("%d root Secrets", n)
+	}
+}
+
+func TestTriggers(t *testing.T) {
+	w := start(t)
+	w.register("east")
+	content := func() map[string][]byte { return pkitest.NewRoot(w, "provided", time.Now()).RootSecret(w) }
+	w.create(&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "ca", Namespace: system}, Data: content()})
+	vm := virtualMesh("one", "east")
+	vm.Spec.MTLSConfig = secretRoot("ca", "")
+	w.create(vm)
+	w.carryOut("east", 1)
+	last := signerOf(w.sees("one", "trust", deployed))
+	rotates := func(what string) {
+		w.Helper()
+		vm := w.play("one", what, func(vm *v1alpha1.VirtualMesh) error {
+			return errors.Join(deployed(vm), want(vm.Status.DeployedSharedTrust != nil && signerOf(vm) != last, true))
+		}, "east")
+		last = signerOf(vm)
+	}
+	w.run("another content of the Secret", func(*testing.T) {
+		update(w, &corev1.Secret{}, system, "ca", func(s *corev1.Secret) { s.Data = content() })
+		rotates("rotation to another content")
+	})
+	w.run("another source", func(*testing.T) {
+		update(w, &v1alpha1.VirtualMesh{}, system, "one", func(vm *v1alpha1.VirtualMesh) {
+			vm.Spec.MTLSConfig = virtualMesh("one", "east").Spec.MTLSConfig
+		})
+		rotates("rotation to another source")
+	})
+	w.run("its age", func(*testing.T) {
+		w.stop()
+		w.ahead.Store(int64(340 * 24 * time.Hour))
+		w.heartbeat("east", time.Now().Add(340*24*time.Hour))
+		w.startHub()
+		rotates("rotation because of age")
+	})
+}
+
+func TestRotationSurvivesTheHub(t *testing.T) {
+	w := start(t)
+	young(w, "east", "west")
+	w.trigger("now")
+	w.play("one", "rotation", func(vm *v1alpha1.VirtualMesh) error {
+		return want(vm.Status.Rotation.Place, v1alpha1.StepPropagatingNewIntermediate)
+	}, "east", "west")
+	backup := w.live("east").Spec
+	w.play("one", "next step", func(vm *v1alpha1.VirtualMesh) error {
+		return want(vm.Status.Rotation.Place, v1alpha1.StepDeletingOldRoot)
+	}, "east", "west")
+	w.stop()
+	update(w, &v1alpha1.IssuedCertificate{}, "isthmus-east", meshName("east"), func(ic *v1alpha1.IssuedCertificate) { ic.Spec = backup })
+	w.startHub()
+	w.play("one", "end", deployed, "east", "west")
+	if got := w.live("east").Spec.Serial; got <= backup.Serial {
+		t.Errorf("serial %d", got)
+	}
+}
+
+func TestRetainedMemberTakesNoPart(t *testing.T) {
+	w := start(t)
+	before := young(w, "east", "west")
+	update(w, &v1alpha1.VirtualMesh{}, system, "one", func(vm *v1alpha1.VirtualMesh) {
+		vm.Spec.Meshes = vm.Spec.Meshes[:1]
+		vm.Spec.MTLSConfig.Shared.RotationTrigger = "now"
+	})
+	vm := w.play("one", "rotation of the other", deployed, "east")
+	if got := w.live("west").Spec.Signer; got != signerOf(before) || got == signerOf(vm) {
+		t.Errorf("west is under %s", got)
+	}
+	if n := len(w.rootSecrets()); n != 2 {
+		t.Errorf("%d root Secrets: that of the retained mesh is needed to renew its certificate", n)
+	}
+}
