@@ -41,7 +41,9 @@ type world struct {
 	// ahead is by how much the hub's clock is ahead, in nanoseconds.
 	ahead atomic.Int64
 	stop  func()
-	whole *testing.T // the test, where T is a part of it
+	// rolling: no mesh takes changed roots without restarts.
+	rolling bool
+	whole   *testing.T // the test, where T is a part of it
 }
 
 // run is a part of a test.
@@ -259,10 +261,13 @@ func (w *world) answers(order *v1alpha1.IssuedCertificate, holds *v1alpha1.Inter
 		ic.Status.State, ic.Status.Error, ic.Status.ObservedGeneration = v1alpha1.IssuedCertificateFinished, "", order.Generation
 		ic.Status.Carried, ic.Status.Certificate = carried, holds
 		ic.Status.ControlPlane = &v1alpha1.ControlPlaneEvidence{
-			ObservedAt: now, MultiRoot: true, Published: true,
+			ObservedAt: now, MultiRoot: !w.rolling, Published: true,
 			Replicas: []v1alpha1.IstiodReplica{{Pod: "istiod-0", Signer: o.Signer, Roots: carried.Roots, Clients: carried.Roots}},
 		}
 		ic.Status.Proxies = &v1alpha1.ProxyEvidence{ObservedAt: now, Total: 3, Live: 3, TrustsNew: 3, SignedByNew: 3, RefusesOld: 3}
+		if w.rolling {
+			ic.Status.Proxies.Live = 0
+		}
 	})
 }
 

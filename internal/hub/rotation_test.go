@@ -249,52 +249,98 @@ func TestRotationBack(t *testing.T) {
 	})
 }
 
-// selfSigned has the agent of a cluster report a CA of the mesh's own.
-func (w *world) selfSigned(cluster string) *pkitest.CA {
+// own has the agent of a cluster report a CA of the mesh's own.
+func (w *world) own(cluster string, source v1alpha1.CertificateAuthoritySource) (root string) {
 	w.Helper()
 	ca := pkitest.NewRoot(w, cluster, time.Now())
 	id := ca.Root().ID().String()
 	w.uses(cluster, v1alpha1.MeshCertificateAuthority{
-		Source: v1alpha1.CASourceSelfSigned, Signer: id, Roots: []string{id}, InUse: []string{id},
+		Source: source, Signer: id, Roots: []string{id}, InUse: []string{id},
 		RootCertificates: []v1alpha1.RootCertificate{{Fingerprint: id, Certificate: string(ca.Root().PEM())}},
 	})
-	return ca
+	return id
+}
+
+// first waits for the first order of a cluster.
+func (w *world) first(cluster string) (spec v1alpha1.IssuedCertificateSpec) {
+	w.Helper()
+	testenv.Eventually(w, "first order", func() error {
+		ic := &v1alpha1.IssuedCertificate{}
+		err := w.Get(context.Background(), client.ObjectKey{Namespace: "isthmus-" + cluster, Name: meshName(cluster)}, ic)
+		spec = ic.Spec
+		return err
+	})
+	return spec
 }
 
 func TestFirstAdoption(t *testing.T) {
 	w := start(t)
 	young(w, "east")
 	w.register("west")
-	own := w.selfSigned("west").Root().ID().String()
-	update(w, &v1alpha1.Mesh{}, "isthmus-west", meshName("west"), func(*v1alpha1.Mesh) {})
+	w.register("north")
+	own, plugged := w.own("west", v1alpha1.CASourceSelfSigned), w.own("north", v1alpha1.CASourcePlugged)
+	members := func(clusters ...string) {
+		update(w, &v1alpha1.VirtualMesh{}, system, "one", func(vm *v1alpha1.VirtualMesh) { vm.Spec.Meshes = virtualMesh("one", clusters...).Spec.Meshes })
+	}
 	w.run("not before its istiod serves under its own CA", func(t *testing.T) {
-		updateStatus(w, &v1alpha1.Mesh{}, "isthmus-west", meshName("west"), func(m *v1alpha1.Mesh) {
-			m.Status.CertificateAuthority.InUse = []string{strings.Repeat("ab", 32)}
-		})
-		update(w, &v1alpha1.VirtualMesh{}, system, "one", func(vm *v1alpha1.VirtualMesh) { vm.Spec.Meshes = virtualMesh("one", "east", "west").Spec.Meshes })
+		serves := func(root string) {
+			updateStatus(w, &v1alpha1.Mesh{}, "isthmus-west", meshName("west"), func(m *v1alpha1.Mesh) {
+				m.Status.CertificateAuthority.InUse = []string{root}
+			})
+		}
+		serves(strings.Repeat("ab", 32))
+		members("east", "west")
 		w.sees("one", "complaint", func(vm *v1alpha1.VirtualMesh) error {
 			return errors.Join(is(vm.Status.Conditions, v1alpha1.ConditionStalled, metav1.ConditionTrue, v1alpha1.ReasonRestartRequired),
 				want(strings.Contains(fmt.Sprint(vm.Status.Rotation.Waits), "restart istiod"), true))
 		})
-		updateStatus(w, &v1alpha1.Mesh{}, "isthmus-west", meshName("west"), func(m *v1alpha1.Mesh) { m.Status.CertificateAuthority.InUse = []string{own} })
+		serves(own)
 	})
-	var first *v1alpha1.IssuedCertificate
-	testenv.Eventually(w, "first order", func() error {
-		first = &v1alpha1.IssuedCertificate{}
-		return w.Get(context.Background(), client.ObjectKey{Namespace: "isthmus-west", Name: meshName("west")}, first)
+	w.run("by a certificate of the new root under its own", func(t *testing.T) {
+		o := w.first("west")
+		if len(o.Roots) != 2 || o.Roots[0].Fingerprint != own || o.Rotation == nil || !o.Rotation.Alone || !o.Restart.Istiod {
+			t.Errorf("the first order is %+v", o)
+		}
+		if o.CrossCertificate == nil || o.CrossCertificate.Certificate != "" {
+			t.Errorf("only the mesh has the key of its own root: %+v", o.CrossCertificate)
+		}
+		w.sees("one", "no trust yet", func(vm *v1alpha1.VirtualMesh) error {
+			return is(vm.Status.Conditions, v1alpha1.ConditionTrustEstablished, metav1.ConditionFalse, "")
+		})
+		vm := w.play("one", "adoption", deployed, "east", "west")
+		if o := w.live("west").Spec; o.Signer != signerOf(vm) || len(o.Roots) != 1 {
+			t.Errorf("the last order is %+v", o)
+		}
 	})
-	if o := first.Spec; o.Issuance != 0 || o.Signer != own || len(o.Roots) != 2 || o.Rotation == nil || !o.Rotation.Alone || !o.Restart.Istiod {
-		t.Errorf("the first order is %+v", o)
-	}
-	w.sees("one", "no trust yet", func(vm *v1alpha1.VirtualMesh) error {
-		return is(vm.Status.Conditions, v1alpha1.ConditionTrustEstablished, metav1.ConditionFalse, "")
+	w.run("step by step, where its key is not at hand", func(t *testing.T) {
+		members("east", "west", "north")
+		if o := w.first("north"); o.Issuance != 0 || o.Signer != plugged || len(o.Roots) != 2 || o.Prepared == nil || o.CrossCertificate != nil {
+			t.Errorf("the first order is %+v", o)
+		}
+		vm := w.play("one", "adoption", func(vm *v1alpha1.VirtualMesh) error {
+			return errors.Join(deployed(vm), want(w.live("north").Spec.Signer, signerOf(vm)))
+		}, "east", "west", "north")
+		if n := len(w.rootSecrets()); n != 1 || len(vm.Status.Roots) != 1 {
+			t.Errorf("%d root Secrets", n)
+		}
 	})
-	vm := w.play("one", "adoption", deployed, "east", "west")
-	if o := w.live("west").Spec; o.Signer != signerOf(vm) || len(o.Roots) != 1 {
-		t.Errorf("the last order is %+v", o)
-	}
-	if n := len(w.rootSecrets()); n != 1 {
-		t.Errorf("%d root Secrets", n)
+}
+
+// TestRollingRotation replaces a root where nothing follows live, with a certificate of the new one under the old.
+func TestRollingRotation(t *testing.T) {
+	w := start(t)
+	w.rolling = true
+	young(w, "east")
+	w.trigger("now")
+	var crosses []string
+	w.play("one", "rotation", func(vm *v1alpha1.VirtualMesh) error {
+		if c := w.live("east").Spec.CrossCertificate; c != nil && !slices.Contains(crosses, c.Certificate) {
+			crosses = append(crosses, c.Certificate)
+		}
+		return errors.Join(deployed(vm), at(v1alpha1.StepFinished)(vm))
+	}, "east")
+	if len(crosses) != 1 || crosses[0] == "" {
+		t.Errorf("cross-certificates %q", crosses)
 	}
 }
 

@@ -93,21 +93,19 @@ func (r *Reconciler) makeRoot(ctx context.Context, s *state, root roots.Root) (e
 func (s *state) made(source accept.RootSource) *roots.Root {
 	for i := len(s.roots) - 1; i >= 0; i-- {
 		r := &s.roots[i]
-		if r.Problem == nil && r.Source.Same(source) && (s.now.Before(s.replaceAt(r)) || s.rotates(r.ID())) {
+		at := s.replaceAt(r)
+		if r.Problem == nil && r.Source.Same(source) && (at.IsZero() || s.now.Before(at) || s.rotates(r.ID())) {
 			return r
 		}
 	}
 	return nil
 }
 
-// never is later than any certificate ends.
-var never = time.Date(9999, 12, 31, 0, 0, 0, 0, time.UTC)
-
-// replaceAt is when a root is to be replaced by a new one: a generated one when its grace period begins, one that was
-// provided never.
+// replaceAt is when a root is to be replaced by a new one: a generated one when its grace period begins; zero for one that was
+// provided.
 func (s *state) replaceAt(r *roots.Root) time.Time {
 	if r.Source.Generated == nil {
-		return never
+		return time.Time{}
 	}
 	cert := r.Certificate.Certificate()
 	left := float64(cert.NotAfter.Sub(cert.NotBefore.Add(pki.ClockSkew))) * float64(s.rootRatio())
@@ -210,7 +208,7 @@ func (s *state) unready() *problem {
 	if len(unseen) > 0 {
 		return &problem{v1alpha1.ReasonWaitingForAgents, fmt.Sprintf("no root is made before every member has reported the CA that it uses: waiting for %v", unseen)}
 	}
-	if len(s.members)+len(s.held) == 0 {
+	if len(s.members) == 0 {
 		return &problem{v1alpha1.ReasonWaitingForAgents, "no member to which shared trust can be applied"}
 	}
 	return nil

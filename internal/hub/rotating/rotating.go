@@ -154,16 +154,16 @@ func (r *Reconciler) steer(ctx context.Context, s *state, p *problem) (*rotation
 	return &plan, errors.Join(r.answer(ctx, s, &plan), r.assignRoles(ctx, s, plan))
 }
 
-// again is when time alone calls for another look.
+// again is when time alone calls for another look: as planned, or when the root is to be replaced.
 func (s *state) again(plan *rotation.Plan) reconcile.Result {
 	if plan == nil {
 		return reconcile.Result{}
 	}
-	at := s.replaceAt(s.root)
-	if !plan.Next.IsZero() && plan.Next.Before(at) {
-		at = plan.Next
+	at := plan.Next
+	if old := s.replaceAt(s.root); s.now.Before(old) && (at.IsZero() || old.Before(at)) {
+		at = old
 	}
-	if at.Equal(never) || accept.SharedTrust(s.accepted) == nil && plan.Next.IsZero() {
+	if at.IsZero() {
 		return reconcile.Result{}
 	}
 	return reconcile.Result{RequeueAfter: max(time.Second, at.Sub(s.now))}

@@ -153,7 +153,6 @@ func (r *Reconciler) observeEvidence(ctx context.Context, s *state) error {
 		if e.Own, why = ownCA(mesh); why != nil {
 			why.Mesh = id.String()
 			s.held = append(s.held, *why)
-			delete(s.members, id)
 			continue
 		}
 		e.MultiRoot, e.Proxies = liveness(mesh)
@@ -417,6 +416,9 @@ func (s *state) intent() rotation.Intent {
 	in.Rotation.Verification = verification(s.accepted.Spec.MTLSConfig.RotationVerificationMethod)
 	options := accept.IntermediateOptions(shared.IntermediateCertOptions)
 	for id, mesh := range s.members {
+		if len(s.held.About(id.String())) > 0 {
+			continue
+		}
 		in.Members[id] = rotation.Member{
 			Contents: rotation.ContentsOf(hosts(mesh), options),
 			Ratio:    ratio(options.SecretRotationGracePeriodRatio),
