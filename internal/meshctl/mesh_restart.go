@@ -365,10 +365,12 @@ func signsAlone(pod *corev1.Pod) time.Time {
 func (r *restarter) followed() bool {
 	p, spec := r.order.Status.Proxies, &r.order.Spec
 	switch {
-	case r.force || !inUse(r.order):
+	case r.force:
 		return false
 	case spec.Rotation != nil && !spec.Restart.Workloads:
-		return true
+		return true // they follow by themselves
+	case !inUse(r.order):
+		return false
 	}
 	return p != nil && p.Total == p.SignedByNew && (spec.Rotation == nil || p.Total == p.TrustsNew)
 }
@@ -394,9 +396,6 @@ func (r *restarter) stepSince(ctx context.Context) (time.Time, error) {
 // without one.
 func (r *restarter) proxies(ctx context.Context, since time.Time) (waves [][]restart.Target, alone []string, err error) {
 	waves = make([][]restart.Target, 2)
-	if r.order.Spec.Rotation != nil && !r.order.Spec.Restart.Workloads && !r.force {
-		return waves, nil, nil // they follow by themselves
-	}
 	if r.followed() {
 		return waves, nil, nil
 	}
