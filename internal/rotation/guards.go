@@ -52,4 +52,7 @@ const (
 // guards are those that are out.
 type guards guard
 
+// takenOut are those that are out in every rotation: none, unless it was built with the tag premature.
+var takenOut guards
+
 func (g guards) hold(one guard) bool { return guard(g)&one == 0 }

@@ -47,6 +47,7 @@ type place struct {
 // steer says what every member shall hold next.
 func steer(in Intent, members []*member, now time.Time, plan *Plan) {
 	s := &steering{Rotation: *in.Rotation, root: in.Root, members: members, now: now, plan: plan, heard: map[int]bool{}, shown: map[place]bool{}}
+	s.guards |= takenOut
 	for _, m := range members {
 		if m.isAhead() && s.guards.hold(guardCarried) {
 			m.order = m.Carried

@@ -79,7 +79,7 @@ func (w *world) install(t *testing.T, contexts ...string) {
 	w.run(t, 3*time.Minute, "meshctl", "install", "--context", hub, "--image-registry", "lab.local", "--image-tag", "dev")
 	for _, context := range contexts {
 		w.run(t, 3*time.Minute, "meshctl", "cluster", "register", cluster(context), "--context", hub, "--member-context", context,
-			"--image-registry", "lab.local", "--image-tag", "dev")
+			"--image-registry", "lab.local", "--image-tag", "dev", "--set", "kubeletProjection=5s") // the lab's kubelets are quick
 	}
 	for _, context := range contexts {
 		w.created(t, hub, "-n", "isthmus-"+cluster(context), "mesh/istiod-istio-system-"+cluster(context))

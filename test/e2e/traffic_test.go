@@ -266,8 +266,14 @@ type summary struct {
 // loads counts runs: the container runtime wants a name for each.
 var loads int
 
-// startLoad sends requests until stop is called.
+// startLoad sends requests, each on a new connection, until stop is called.
 func (w *world) startLoad(t *testing.T, context string, from program, rate int, urls ...string) *load {
+	t.Helper()
+	return w.startLoadWith(t, context, from, []string{"-rate", fmt.Sprint(rate)}, urls...)
+}
+
+// startLoadWith sends requests with options of `sample load` until stop is called.
+func (w *world) startLoadWith(t *testing.T, context string, from program, options []string, urls ...string) *load {
 	t.Helper()
 	id := w.jsonpath(context, `{.items[0].status.containerStatuses[?(@.name=="sample")].containerID}`, "-n", from.namespace, "pods", "-l", "app="+from.name)
 	if id == "" {
@@ -275,7 +281,8 @@ func (w *world) startLoad(t *testing.T, context string, from program, rate int, 
 	}
 	loads++
 	args := []string{"exec", "--name", w.name, cluster(context), "--", "ctr", "-n", "k8s.io", "task", "exec", "--exec-id", fmt.Sprintf("load-%d-%d", time.Now().UnixNano(), loads),
-		strings.TrimPrefix(id, "containerd://"), "/sample", "load", "-duration", "0", "-timeout", "10s", "-rate", fmt.Sprint(rate)}
+		strings.TrimPrefix(id, "containerd://"), "/sample", "load", "-duration", "0", "-timeout", "10s"}
+	args = append(args, options...)
 	for _, u := range urls {
 		args = append(args, "-url", u)
 	}

@@ -1,0 +1,397 @@
+package e2e
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
+)
+
+// TestRotation replaces the root of two meshes while their workloads talk, within each and across: when they join, on demand,
+// and back again from every step. Not one request may fail.
+func TestRotation(t *testing.T) {
+	w := newWorld(t, "e2e-rotation", "--istiod-replicas", "2")
+	w.install(t, management, remote)
+	for _, context := range []string{management, remote} {
+		w.deploy(t, context, caller)
+	}
+	for _, s := range []struct {
+		name string
+		run  func(*testing.T, *world)
+	}{
+		{"Adoption", adoption},
+		{"Rotation", rotation},
+		{"UnderFire", rotationUnderFire},
+		{"Rollbacks", rollbacks},
+		{"Premature", premature},
+	} {
+		if !t.Run(s.name, func(t *testing.T) { s.run(t, w) }) {
+			t.Fatal("the following scenarios build on " + s.name)
+		}
+	}
+}
+
+// adoption has two running meshes with self-signed roots join a virtual mesh.
+func adoption(t *testing.T, w *world) {
+	stop := talk(t, w, caller, false)
+	proxies := w.proxies(t)
+	join(t, w)
+	stop()
+	w.unchanged(t, proxies)
+	acquaint(t, w)
+}
+
+// join has both meshes join a virtual mesh and waits until they have.
+func join(t *testing.T, w *world) {
+	t.Helper()
+	start := time.Now()
+	w.apply(t, management, `
+apiVersion: isthmus.dev/v1alpha1
+kind: VirtualMesh
+metadata: {name: virtual-mesh, namespace: isthmus-system}
+spec:
+  mtlsConfig: {autoRestartPods: true, shared: {}}
+  meshes:
+  - {name: istiod-istio-system-management-plane}
+  - {name: istiod-istio-system-remote-cluster}
+`)
+	w.ready(t, "virtual-mesh", 10*time.Minute)
+	t.Logf("joined after %.0f s", time.Since(start).Seconds())
+}
+
+// acquaint federates everything and waits until either mesh reaches the other.
+func acquaint(t *testing.T, w *world) {
+	t.Helper()
+	federate(t, w, `{"selectors":[{}]}`)
+	for _, context := range []string{management, remote} {
+		w.want(t, context, caller, answeredBy("ratings", other(context)), "http://"+federated("ratings.default", other(context))+":9080/")
+	}
+}
+
+// rotation replaces the root on demand. A leaf under the old one then obtains nothing from istiod any more.
+func rotation(t *testing.T, w *world) {
+	const kept = "/certs/old"
+	before := w.rotation()
+	for _, context := range []string{management, remote} {
+		w.kubectl(t, context, "exec", "deploy/caller", "-c", "istio-proxy", "--", "sh", "-c", "mkdir -p "+kept+" && cp /certs/*.pem "+kept)
+		if !w.admitted(t, context, kept) {
+			t.Fatalf("%s: istiod refuses a leaf of its own", context)
+		}
+	}
+	stop := talk(t, w, caller, true)
+	proxies := w.proxies(t)
+	start := time.Now()
+	w.run(t, time.Minute, "meshctl", "rotation", "start", "--context", management)
+	steps := w.finished(t, before.RotationID, 10*time.Minute)
+	t.Logf("finished after %.0f s: %s", time.Since(start).Seconds(), steps)
+	w.ready(t, "virtual-mesh", time.Minute)
+	stop()
+	w.unchanged(t, proxies)
+	for _, context := range []string{management, remote} {
+		if w.admitted(t, context, kept) {
+			t.Errorf("%s: istiod lets a leaf under the old root in", context)
+		}
+		if !w.admitted(t, context, "/certs") {
+			t.Errorf("%s: istiod refuses a leaf under the new root", context)
+		}
+	}
+}
+
+// rotationUnderFire replaces the root while programs are killed in each of its steps: the hub, both agents, an istiod of either
+// mesh, and the API server of one cluster after the other.
+func rotationUnderFire(t *testing.T, w *world) {
+	before := w.rotation().RotationID
+	stop := talk(t, w, caller, true)
+	w.run(t, time.Minute, "meshctl", "rotation", "start", "--context", management)
+	steps := map[v1alpha1.RotationStep]string{
+		v1alpha1.StepAddingNewRoot: remote, v1alpha1.StepPropagatingNewIntermediate: management, v1alpha1.StepDeletingOldRoot: remote,
+	}
+	for _, step := range []v1alpha1.RotationStep{v1alpha1.StepAddingNewRoot, v1alpha1.StepPropagatingNewIntermediate, v1alpha1.StepDeletingOldRoot} {
+		eventually(t, 5*time.Minute, "step "+string(step), func() error {
+			if r := w.rotation(); r.RotationID == before || r.Place != step {
+				return fmt.Errorf("rotation %s, step %s, waits for %v", r.RotationID, r.Step, r.Waits)
+			}
+			return nil
+		})
+		for _, context := range []string{management, remote} {
+			w.kubectl(t, context, "-n", "isthmus-agent", "delete", "pods", "--all", "--grace-period=0", "--force")
+			istiod := w.jsonpath(context, "{.items[0].metadata.name}", "-n", "istio-system", "pods", "-l", "app=istiod")
+			w.kubectl(t, context, "-n", "istio-system", "delete", "pod", istiod, "--grace-period=0", "--force")
+		}
+		w.kubectl(t, management, "-n", "isthmus-system", "delete", "pods", "--all", "--grace-period=0", "--force")
+		w.run(t, time.Minute, "lab", "kill", "kube-apiserver", "--name", w.name, "--cluster", cluster(steps[step]))
+		w.run(t, 2*time.Minute, "lab", "restart", "kube-apiserver", "--name", w.name, "--cluster", cluster(steps[step]))
+		eventually(t, 2*time.Minute, "the API server answers", func() error {
+			_, err := w.try(20*time.Second, "kubectl", "--context", steps[step], "get", "ns")
+			return err
+		})
+	}
+	t.Logf("finished: %s", w.finished(t, before, 10*time.Minute))
+	stop()
+}
+
+// premature replaces the root with a hub whose rotations wait for nothing, to show that the traffic of these tests sees a step
+// that was taken too early.
+func premature(t *testing.T, w *world) {
+	hub := filepath.Join(t.TempDir(), "isthmus-hub")
+	build := exec.Command("go", "build", "-tags", "premature", "-o", hub, "../../cmd/isthmus-hub")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	install := func(binary string) {
+		t.Helper()
+		w.run(t, 2*time.Minute, "lab", "load", "--name", w.name, "--ref", "lab.local/isthmus-hub:dev", "--binary", binary)
+		w.kubectl(t, management, "-n", "isthmus-system", "rollout", "restart", "deploy/isthmus-hub")
+		w.kubectl(t, management, "-n", "isthmus-system", "rollout", "status", "deploy/isthmus-hub", "--timeout=90s")
+	}
+	patchVM(t, w, `{"spec":{"mtlsConfig":{"rotationVerificationMethod":{"none":{}}}}}`)
+	install(hub)
+	before := w.rotation().RotationID
+	loads := talking(t, w, caller, true)
+	w.run(t, time.Minute, "meshctl", "rotation", "start", "--context", management)
+	w.finished(t, before, 5*time.Minute)
+	sent, failed := 0, 0
+	for _, l := range loads {
+		s := l.stop(t)
+		sent, failed = sent+s.Sent, failed+s.Failed
+	}
+	t.Logf("%d of %d requests failed", failed, sent)
+	if failed == 0 {
+		t.Error("a rotation that waits for nothing failed no request: this traffic proves nothing")
+	}
+	install(filepath.Join(w.bin, "isthmus-hub"))
+	patchVM(t, w, `{"spec":{"mtlsConfig":{"rotationVerificationMethod":{"automatic":{}}}}}`)
+	w.ready(t, "virtual-mesh", 5*time.Minute)
+}
+
+// rollbacks goes back from every step of a rotation to where it began, under traffic, and then forth to the end.
+func rollbacks(t *testing.T, w *world) {
+	patchVM(t, w, `{"spec":{"mtlsConfig":{"rotationVerificationMethod":{"manual":{}}}}}`)
+	stop := talk(t, w, caller, true)
+	forth := []v1alpha1.RotationStep{v1alpha1.StepAddingNewRoot, v1alpha1.StepPropagatingNewIntermediate, v1alpha1.StepDeletingOldRoot}
+	for last := range forth {
+		old := w.rotation().RotationID
+		w.run(t, time.Minute, "meshctl", "rotation", "start", "--context", management)
+		for i := range last + 1 {
+			w.verifying(t, old, forth[i])
+			if i < last {
+				w.run(t, time.Minute, "meshctl", "rotation", "approve", "--context", management)
+			}
+		}
+		for w.rotation().Place != v1alpha1.StepPreviousCA {
+			place := w.rotation().Place
+			w.run(t, time.Minute, "meshctl", "rotation", "rollback", "--context", management)
+			eventually(t, 3*time.Minute, "back from "+string(place), func() error {
+				if r := w.rotation(); r.Place == place || r.Place != v1alpha1.StepPreviousCA && r.Step != v1alpha1.StepVerifying {
+					return fmt.Errorf("step %s, place %s, waits %v", r.Step, r.Place, r.Waits)
+				}
+				return nil
+			})
+		}
+		eventually(t, 3*time.Minute, "the previous CA", func() error {
+			if r := w.rotation(); r.Step != v1alpha1.StepPreviousCA || len(r.Waits) > 0 {
+				return fmt.Errorf("step %s, waits %v", r.Step, r.Waits)
+			}
+			return nil
+		})
+		t.Logf("back from %s", forth[last])
+	}
+	stop()
+}
+
+// talk has all talk to all, on new connections and on lasting ones, until the function that it returns is called, which fails
+// the test for every request that failed.
+func talk(t *testing.T, w *world, from program, across bool) (stop func()) {
+	t.Helper()
+	loads := talking(t, w, from, across)
+	return func() {
+		t.Helper()
+		for _, l := range loads {
+			l.stopClean(t)
+		}
+	}
+}
+
+func talking(t *testing.T, w *world, from program, across bool) (loads []*load) {
+	t.Helper()
+	for _, context := range []string{management, remote} {
+		urls := []string{"http://ratings:9080/", "tcp://ratings:9000", "grpc://ratings:9090"}
+		if across {
+			host := federated("ratings.default", other(context))
+			urls = append(urls, "http://"+host+":9080/", "tcp://"+host+":9000", "grpc://"+host+":9090")
+		}
+		loads = append(loads,
+			w.startLoadWith(t, context, from, []string{"-rate", "30"}, urls...),
+			w.startLoadWith(t, context, from, []string{"-rate", "10", "-keep"}, urls...))
+	}
+	return loads
+}
+
+// proxies are the UIDs of all pods with a proxy, by their names.
+func (w *world) proxies(t *testing.T) map[string]string {
+	t.Helper()
+	uids := map[string]string{}
+	for _, context := range []string{management, remote} {
+		for line := range strings.Lines(w.kubectl(t, context, "get", "pods", "-A", "-o",
+			`jsonpath={range .items[*]}{.metadata.namespace}/{.metadata.name} {.metadata.uid} {.spec.containers[*].name} {.spec.initContainers[*].name}{"\n"}{end}`)) {
+			if fields := strings.Fields(line); slices.Contains(fields, "istio-proxy") {
+				uids[context+"/"+fields[0]] = fields[1]
+			}
+		}
+	}
+	return uids
+}
+
+// unchanged makes sure that no workload and no gateway was restarted.
+func (w *world) unchanged(t *testing.T, before map[string]string) {
+	t.Helper()
+	after := w.proxies(t)
+	for name, uid := range before {
+		if after[name] != uid {
+			t.Errorf("%s was restarted", name)
+		}
+	}
+}
+
+// rotation is status.rotation of the virtual mesh.
+func (w *world) rotation() (r v1alpha1.RotationStatus) {
+	_ = json.Unmarshal([]byte(w.jsonpath(management, "{.status.rotation}", "-n", "isthmus-system", "virtualmesh", "virtual-mesh")), &r)
+	return r
+}
+
+// finished waits until a rotation after the given one has finished and returns how long its steps took.
+func (w *world) finished(t *testing.T, after string, timeout time.Duration) string {
+	t.Helper()
+	var steps []string
+	eventually(t, timeout, "the end of the rotation", func() error {
+		r := w.rotation()
+		if r.RotationID == after || r.Step != v1alpha1.StepFinished {
+			return fmt.Errorf("rotation %s, step %s, waits for %v", r.RotationID, r.Step, r.Waits)
+		}
+		steps = nil
+		for _, c := range r.Conditions {
+			steps = append(steps, fmt.Sprintf("%s at %s", c.State, c.Timestamp.UTC().Format(time.TimeOnly)))
+		}
+		return nil
+	})
+	return strings.Join(steps, ", ")
+}
+
+// verifying waits until a rotation after the given one waits for a word about a step.
+func (w *world) verifying(t *testing.T, after string, place v1alpha1.RotationStep) {
+	t.Helper()
+	eventually(t, 5*time.Minute, "step "+string(place), func() error {
+		if r := w.rotation(); r.RotationID == after || r.Place != place || r.Step != v1alpha1.StepVerifying {
+			return fmt.Errorf("rotation %s, step %s, place %s, waits for %v", r.RotationID, r.Step, r.Place, r.Waits)
+		}
+		return nil
+	})
+}
+
+// admitted tells whether istiod lets a client in with the leaf in a directory of the caller's proxy.
+func (w *world) admitted(t *testing.T, context, dir string) (admitted bool) {
+	t.Helper()
+	ask := fmt.Sprintf("openssl s_client -tls1_2 -connect istiod.istio-system.svc:15012 -cert %[1]s/cert-chain.pem -cert_chain %[1]s/cert-chain.pem -key %[1]s/key.pem </dev/null 2>&1 | grep -Eo '^DONE|alert .*'", dir)
+	eventually(t, 30*time.Second, "an answer of istiod", func() error {
+		out, err := w.try(time.Minute, "kubectl", "--context", context, "exec", "deploy/caller", "-c", "istio-proxy", "--", "sh", "-c", ask)
+		admitted = strings.HasPrefix(out, "DONE")
+		if !admitted && !strings.HasPrefix(out, "alert unknown ca") {
+			return fmt.Errorf("%q: %w", out, err)
+		}
+		return nil
+	})
+	return admitted
+}
+
+// TestRotationRolling is the way of meshes with Istio's own defaults, in which nothing takes a root without a restart: istiod and
+// workloads are restarted, rolling, and with a cross-certificate the workloads only once.
+func TestRotationRolling(t *testing.T) {
+	w := newWorld(t, "e2e-rolling", "--istio-defaults")
+	// Leaves live for two minutes: proxies forget the old root when they are renewed, after twelve hours by default.
+	for _, context := range []string{management, remote} {
+		w.kubectl(t, context, "-n", "istio-system", "set", "env", "deploy/istio-eastwestgateway", "deploy/istio-ingressgateway", "SECRET_TTL=120s")
+		for _, deployment := range strings.Fields(w.jsonpath(context, "{.items[*].metadata.name}", "-n", "default", "deploy")) {
+			w.kubectl(t, context, "patch", "deploy/"+deployment, "--type=merge", "-p",
+				`{"spec":{"template":{"metadata":{"annotations":{"proxy.istio.io/config":"{proxyMetadata: {SECRET_TTL: 120s}}"}}}}}`)
+		}
+		// Who asks is not restarted: nothing would put its Pod back.
+		w.apply(t, context, `
+apiVersion: v1
+kind: Pod
+metadata:
+  name: walker
+  labels: {app: walker}
+  annotations: {proxy.istio.io/config: '{proxyMetadata: {SECRET_TTL: 120s}}'}
+spec:
+  containers: [{name: sample, image: lab.local/sample:1, imagePullPolicy: IfNotPresent, args: [serve, --service=walker]}]
+`)
+	}
+	for _, context := range []string{management, remote} {
+		for _, namespace := range []string{"default", "istio-system"} {
+			for _, deployment := range strings.Fields(w.jsonpath(context, "{.items[*].metadata.name}", "-n", namespace, "deploy")) {
+				w.kubectl(t, context, "-n", namespace, "rollout", "status", "deploy/"+deployment, "--timeout=120s")
+			}
+		}
+		w.kubectl(t, context, "wait", "--for=condition=Ready", "pod/walker", "--timeout=90s")
+	}
+	w.install(t, management, remote)
+	walker := program{name: "walker", namespace: "default"}
+
+	before := w.rollouts(t)
+	stop := talk(t, w, walker, false)
+	join(t, w)
+	stop()
+	w.rolled(t, "joining", before)
+
+	federate(t, w, `{"selectors":[{}]}`)
+	for _, context := range []string{management, remote} {
+		w.created(t, context, "-n", "istio-system", "serviceentry", federated("ratings.default", other(context)))
+	}
+	before = w.rollouts(t)
+	last := w.rotation().RotationID
+	stop = talk(t, w, walker, true)
+	start := time.Now()
+	w.run(t, time.Minute, "meshctl", "rotation", "start", "--context", management)
+	steps := w.finished(t, last, 15*time.Minute)
+	t.Logf("finished after %.0f s: %s", time.Since(start).Seconds(), steps)
+	stop()
+	w.rolled(t, "the rotation", before)
+}
+
+// rollouts counts the generations of every Deployment of a mesh.
+func (w *world) rollouts(t *testing.T) map[string]int {
+	t.Helper()
+	out := map[string]int{}
+	for _, context := range []string{management, remote} {
+		for line := range strings.Lines(w.kubectl(t, context, "get", "deploy", "-A", "-o",
+			`jsonpath={range .items[*]}{.metadata.namespace}/{.metadata.name} {.metadata.generation}{"\n"}{end}`)) {
+			var name string
+			var generation int
+			if _, err := fmt.Sscan(line, &name, &generation); err == nil && !strings.HasPrefix(name, "isthmus") {
+				out[context+" "+name] = generation
+			}
+		}
+	}
+	return out
+}
+
+// rolled makes sure that every workload was restarted once at most, and logs how often istiods were.
+func (w *world) rolled(t *testing.T, what string, before map[string]int) {
+	t.Helper()
+	for name, generation := range w.rollouts(t) {
+		n := generation - before[name]
+		if strings.HasSuffix(name, "/istiod") {
+			t.Logf("%s restarted %s %d times", what, name, n)
+		} else if n > 1 {
+			t.Errorf("%s restarted %s %d times", what, name, n)
+		}
+	}
+}
