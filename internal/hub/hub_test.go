@@ -242,6 +242,7 @@ func (w *world) installed(cluster string, order *v1alpha1.IssuedCertificate, cr 
 	})
 	w.uses(cluster, v1alpha1.MeshCertificateAuthority{
 		Source: v1alpha1.CASourceIsthmus, VirtualMesh: order.Spec.VirtualMesh.Name + "." + system, Signer: cr.Status.Signer, Roots: []string{cr.Status.Signer},
+		RootCertificates: order.Spec.Roots,
 	})
 }
 

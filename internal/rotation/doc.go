@@ -50,9 +50,8 @@
 //     proxies that there are.
 //   - The hub gives every rotation an ID of its own, and keeps the keys of both roots until it is over.
 //
-// # What is in use
+// # How it is used
 //
-// The hub calls [Next] without [Intent].Rotation, and accepts no other root than the one in use: it orders, issues and renews
-// under one root. Steered rotations are complete here and not wired yet: [OrderOf] and [Observe] read neither serials,
-// positions nor the evidence that only they need, since the API has no fields for these.
+// The hub always calls [Next] with [Intent].Rotation: issuing, renewing, joining and replacing a root are one plan. Without it,
+// there is one root, and every member is told to hold it at once.
 package rotation

@@ -28,7 +28,7 @@ const (
 
 // Input is what there is to sum up.
 type Input struct {
-	// VirtualMesh as it was read. Of its status, only the conditions RootReady and Rotating are used.
+	// VirtualMesh as it was read. Of its status, only roots and the conditions RootReady and Rotating are used.
 	VirtualMesh *v1alpha1.VirtualMesh
 	// Accepted is what is in force; nil if nothing is.
 	Accepted *v1alpha1.AcceptedVirtualMesh
@@ -108,7 +108,7 @@ func (in Input) members() []member {
 			m := get(accept.MeshKey(ref.Name, ref.Namespace))
 			m.away = in.Away[ref.Namespace]
 			if accept.SharedTrust(in.Accepted) != nil {
-				m.judge(orders[m.name])
+				m.judge(orders[m.name], in.VirtualMesh.Status.Roots)
 			}
 			in.judgeNetwork(m, in.mesh(ref))
 			if m.away {
@@ -132,14 +132,14 @@ func (in Input) members() []member {
 }
 
 // judge tells from an order and its evidence how far shared trust has come in the mesh.
-func (m *member) judge(ic *v1alpha1.IssuedCertificate) {
+func (m *member) judge(ic *v1alpha1.IssuedCertificate, roots []v1alpha1.RootStatus) {
 	m.state, m.waits = v1alpha1.StatePending, "a certificate is being ordered"
 	if ic == nil {
 		return
 	}
 	evidence, err := rotation.Observe(ic)
 	m.proven = err == nil && rotation.Proven(*evidence.Order, evidence)
-	m.trusted = err == nil && trusted(evidence)
+	m.trusted = err == nil && trusted(evidence, roots)
 	switch {
 	case ic.Status.State == v1alpha1.IssuedCertificateFailed:
 		m.state = v1alpha1.StateFailed
@@ -159,17 +159,24 @@ func (m *member) judge(ic *v1alpha1.IssuedCertificate) {
 
 // trusted tells whether a mesh is under the root that its virtual mesh shares. While that root is replaced, either will do: no
 // step is taken before everybody trusts both. A mesh that joins has to have come to the root of the others.
-func trusted(e rotation.Evidence) bool {
+func trusted(e rotation.Evidence, roots []v1alpha1.RootStatus) bool {
 	p := e.Order.Position
-	if p == nil || p.Closed {
-		return rotation.Proven(*e.Order, e)
-	}
-	if p.Alone {
+	switch {
+	case p == nil || p.Closed:
+		return rotation.Proven(*e.Order, e) && isShared(e.Order.Signer, roots)
+	case p.Alone:
 		return rotation.Proven(rotation.Order{Signer: p.New, Roots: []pki.RootID{p.New}}, e)
 	}
 	strange := func(id pki.RootID) bool { return id != p.Old && id != p.New }
 	return e.Held != nil && !strange(e.Held.Signer) && !slices.ContainsFunc(e.Replicas, func(r rotation.Replica) bool {
 		return !r.Signer.IsZero() && strange(r.Signer) // one that restarts is not seen
+	})
+}
+
+// isShared tells whether a root is one of the virtual mesh. A member may still be under that of another one.
+func isShared(id pki.RootID, roots []v1alpha1.RootStatus) bool {
+	return len(roots) == 0 || slices.ContainsFunc(roots, func(r v1alpha1.RootStatus) bool {
+		return r.Fingerprint == id.String() && r.Role != v1alpha1.RootRetired
 	})
 }
 

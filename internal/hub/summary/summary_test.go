@@ -123,3 +123,64 @@ func TestOf(t *testing.T) {
 		})
 	}
 }
+
+// TestTrustWhileTheRootIsReplaced tells the meshes that share a root, whichever of two, from those that do not.
+func TestTrustWhileTheRootIsReplaced(t *testing.T) {
+	next, own := strings.Repeat("cd", 32), strings.Repeat("ef", 32)
+	rotating := func(r v1alpha1.OrderRotation, signer string) v1alpha1.IssuedCertificate {
+		ic := order("a")
+		r.RotationID = "r"
+		ic.Spec.Signer, ic.Spec.Rotation = signer, &r
+		return ic
+	}
+	yes, no := metav1.ConditionTrue, metav1.ConditionFalse
+	for name, tc := range map[string]struct {
+		order v1alpha1.IssuedCertificate
+		uses  string // the root that every istiod was seen to serve under; "" for one that restarts
+		want  metav1.ConditionStatus
+	}{
+		"not carried out":     {rotating(v1alpha1.OrderRotation{Old: root, New: next, Stage: v1alpha1.StageNewSigns}, next), root, yes},
+		"carried out":         {rotating(v1alpha1.OrderRotation{Old: root, New: next, Stage: v1alpha1.StageNewSigns}, next), next, yes},
+		"istiod restarts":     {rotating(v1alpha1.OrderRotation{Old: root, New: next, Stage: v1alpha1.StageNewOnly}, next), "", yes},
+		"a strange root":      {rotating(v1alpha1.OrderRotation{Old: root, New: next, Stage: v1alpha1.StageNewSigns}, next), own, no},
+		"joins":               {rotating(v1alpha1.OrderRotation{Old: own, New: root, Stage: v1alpha1.StageOldSigns, Alone: true}, own), own, no},
+		"has joined":          {rotating(v1alpha1.OrderRotation{Old: own, New: root, Stage: v1alpha1.StageNewSigns, Alone: true}, root), root, yes},
+		"under another's":     {rotating(v1alpha1.OrderRotation{Old: root, New: own, Stage: v1alpha1.StageNewOnly, Closed: true}, own), own, no},
+		"at rest":             {rotating(v1alpha1.OrderRotation{Old: own, New: root, Stage: v1alpha1.StageNewOnly, Closed: true}, root), root, yes},
+		"at rest, not proven": {rotating(v1alpha1.OrderRotation{Old: own, New: root, Stage: v1alpha1.StageNewOnly, Closed: true}, root), "", no},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ic := tc.order
+			ic.Status.ControlPlane.Replicas[0].Signer, ic.Status.ControlPlane.Replicas[0].Roots = tc.uses, []string{tc.uses}
+			if tc.uses != "" {
+				ic.Status.Certificate.Signer = tc.uses
+			}
+			in := summary.Input{VirtualMesh: &v1alpha1.VirtualMesh{}, Orders: []v1alpha1.IssuedCertificate{ic}, Accepted: &v1alpha1.AcceptedVirtualMesh{}}
+			in.VirtualMesh.Status.Roots = []v1alpha1.RootStatus{{Fingerprint: root}, {Fingerprint: next}}
+			in.Accepted.Spec.MTLSConfig = &v1alpha1.MTLSConfig{Shared: &v1alpha1.SharedTrust{}}
+			in.Accepted.Spec.Meshes = []v1alpha1.ObjectRef{{Name: "m", Namespace: "isthmus-a"}}
+			_, conditions := summary.Of(in)
+			if c := meta.FindStatusCondition(conditions, v1alpha1.ConditionTrustEstablished); c.Status != tc.want {
+				t.Errorf("%+v", c)
+			}
+		})
+	}
+}
+
+// TestRotationIsSaid tells what a rotation waits for.
+func TestRotationIsSaid(t *testing.T) {
+	for reason, want := range map[string]string{
+		"AwaitsWord": v1alpha1.ConditionStalled, "RotationFailed": v1alpha1.ConditionStalled, "RolledBack": v1alpha1.ConditionStalled,
+		v1alpha1.ReasonRestartRequired: v1alpha1.ConditionStalled, v1alpha1.ReasonProgressing: v1alpha1.ConditionReconciling,
+	} {
+		in := summary.Input{VirtualMesh: &v1alpha1.VirtualMesh{}, Orders: []v1alpha1.IssuedCertificate{order("a")}, Accepted: &v1alpha1.AcceptedVirtualMesh{}}
+		in.VirtualMesh.Status.Conditions = []metav1.Condition{{Type: summary.ConditionRotating, Status: metav1.ConditionTrue, Reason: reason, Message: "it waits"}}
+		in.Accepted.Spec.MTLSConfig = &v1alpha1.MTLSConfig{Shared: &v1alpha1.SharedTrust{}}
+		in.Accepted.Spec.Meshes = []v1alpha1.ObjectRef{{Name: "m", Namespace: "isthmus-a"}}
+		_, conditions := summary.Of(in)
+		ready := meta.FindStatusCondition(conditions, v1alpha1.ConditionReady)
+		if !meta.IsStatusConditionTrue(conditions, want) || ready.Status != metav1.ConditionFalse || ready.Reason != reason || ready.Message != "it waits" {
+			t.Errorf("%s: %+v", reason, conditions)
+		}
+	}
+}
