@@ -71,13 +71,15 @@ func (r *Reconciler) write(ctx context.Context, live, ic *v1alpha1.IssuedCertifi
 	case equality.Semantic.DeepEqual(live.Spec, ic.Spec) && maps.Equal(live.Labels, ic.Labels):
 		return nil
 	}
-	return r.Client.Update(ctx, ic, client.FieldOwner(owner))
+	err := r.Client.Update(ctx, ic, client.FieldOwner(owner))
+	if apierrors.IsNotFound(err) { // released in the meantime: it must not come back
+		return apierrors.NewConflict(v1alpha1.GroupVersion.WithResource("issuedcertificates").GroupResource(), ic.Name, err)
+	}
+	return err
 }
 
 // isOutdated tells whether a write failed because what was read is not so any more.
-func isOutdated(err error) bool {
-	return apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) || apierrors.IsNotFound(err)
-}
+func isOutdated(err error) bool { return apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) }
 
 // unwritableError says why an order that is planned cannot be written.
 type unwritableError struct {

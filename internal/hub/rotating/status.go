@@ -120,6 +120,7 @@ func waits(fs finding.Findings) (out []string) {
 func (s *state) rotating(plan rotation.Plan) metav1.Condition {
 	c := metav1.Condition{Type: summary.ConditionRotating, Status: metav1.ConditionFalse, Reason: v1alpha1.ReasonReady}
 	texts := waits(plan.Findings)
+	waiting := len(texts) > 0
 	if s.isRotating(plan) {
 		c.Status, c.Reason = metav1.ConditionTrue, v1alpha1.ReasonProgressing
 		texts = append([]string{fmt.Sprintf("rotation %s is in step %s", plan.RotationID, plan.Step)}, texts...)
@@ -137,7 +138,7 @@ func (s *state) rotating(plan rotation.Plan) metav1.Condition {
 		c.Reason = rotation.ReasonRolledBack
 	case len(s.held.With(v1alpha1.ReasonRestartRequired)) > 0:
 		c.Reason = v1alpha1.ReasonRestartRequired
-	case len(plan.Findings) > 0 && c.Status == metav1.ConditionFalse:
+	case waiting && c.Status == metav1.ConditionFalse:
 		c.Reason = v1alpha1.ReasonProgressing
 	}
 	return c
@@ -160,7 +161,7 @@ func (r *Reconciler) announceStep(s *state, was, is *v1alpha1.RotationStatus) {
 	case v1alpha1.StepFailed:
 		kind, reason = corev1.EventTypeWarning, summary.ReasonRotationFailed
 	}
-	r.Events.Eventf(s.vm, nil, kind, reason, "Rotate", "rotation %s: %s: %s", is.RotationID, is.Step, finding.Join(is.Waits))
+	r.Events.Eventf(s.vm, nil, kind, reason, "Rotate", "rotation %s: %s", is.RotationID, finding.Join(append([]string{string(is.Step)}, is.Waits...)))
 }
 
 // rootReady is the condition of that name; nil where no root is wanted and none is in use.
