@@ -412,3 +412,36 @@ func TestRetainedMemberTakesNoPart(t *testing.T) {
 		t.Errorf("%d root Secrets: that of the retained mesh is needed to renew its certificate", n)
 	}
 }
+
+func TestWaiver(t *testing.T) {
+	w := start(t)
+	young(w, "east", "west")
+	w.heartbeat("west", time.Now().Add(-time.Hour))
+	testenv.Eventually(t, "disconnection", func() error {
+		kc := &v1alpha1.KubernetesCluster{}
+		w.get(kc, system, "west")
+		return is(kc.Status.Conditions, v1alpha1.ConditionConnected, metav1.ConditionFalse, "")
+	})
+	w.trigger("now")
+	west := meshName("west") + ".isthmus-west"
+	vm := w.play("one", "wait for west", func(vm *v1alpha1.VirtualMesh) error {
+		return errors.Join(at(v1alpha1.StepAddingNewRoot)(vm), want(strings.Contains(fmt.Sprint(vm.Status.Rotation.Waits), "mesh "+west+": its cluster is not connected"), true))
+	}, "east")
+	before := w.live("west").Generation
+	cv := &v1alpha1.CertificateVerification{ObjectMeta: metav1.ObjectMeta{Name: "gone", Namespace: system}}
+	cv.Spec = v1alpha1.CertificateVerificationSpec{
+		VirtualMesh: v1alpha1.ObjectRef{Name: "one"}, RotationID: vm.Status.Rotation.RotationID, Step: vm.Status.Rotation.Place,
+		Waive: []v1alpha1.Waiver{{Mesh: west, Reason: "burnt down"}},
+	}
+	w.create(cv)
+	w.play("one", "the next step", func(vm *v1alpha1.VirtualMesh) error {
+		return want(vm.Status.Rotation.Place, v1alpha1.StepPropagatingNewIntermediate)
+	}, "east")
+	testenv.Eventually(t, "judgement", func() error {
+		w.get(cv, system, cv.Name)
+		return want(cv.Status.State, v1alpha1.VerificationVerified)
+	})
+	if w.live("west").Generation != before {
+		t.Error("who is waived was moved")
+	}
+}
