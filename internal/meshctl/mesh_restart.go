@@ -243,6 +243,9 @@ func inUse(order *v1alpha1.IssuedCertificate) bool {
 func (r *restarter) roll(ctx context.Context, what string, waves ...[]restart.Target) error {
 	plan := restart.Plan{Waves: waves, Token: r.token, Limit: r.limit}
 	told := map[restart.Target]bool{}
+	if what == "istiod" {
+		plan.MinReady = certificates.WarmUp // the agent undoes it
+	}
 	first := true
 	return r.member.until(ctx, func(ctx context.Context) (string, error) {
 		report, err := plan.Advance(ctx, r.member)

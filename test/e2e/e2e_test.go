@@ -69,8 +69,14 @@ func install(t *testing.T, w *world) {
 	w.run(t, time.Minute, "meshctl", "check", "--context", management)
 }
 
-// install puts the hub into the cluster of the first context and registers the clusters of all.
+// install puts the hub into the cluster of the first context and registers the clusters of all, whose kubelets are quick.
 func (w *world) install(t *testing.T, contexts ...string) {
+	t.Helper()
+	w.installWith(t, "kubeletProjection=5s", contexts...)
+}
+
+// installWith does so with a value of the agent's chart.
+func (w *world) installWith(t *testing.T, value string, contexts ...string) {
 	t.Helper()
 	hub := contexts[0]
 	for _, image := range []string{"isthmus-hub", "isthmus-agent"} {
@@ -79,7 +85,7 @@ func (w *world) install(t *testing.T, contexts ...string) {
 	w.run(t, 3*time.Minute, "meshctl", "install", "--context", hub, "--image-registry", "lab.local", "--image-tag", "dev")
 	for _, context := range contexts {
 		w.run(t, 3*time.Minute, "meshctl", "cluster", "register", cluster(context), "--context", hub, "--member-context", context,
-			"--image-registry", "lab.local", "--image-tag", "dev", "--set", "kubeletProjection=5s") // the lab's kubelets are quick
+			"--image-registry", "lab.local", "--image-tag", "dev", "--set", value)
 	}
 	for _, context := range contexts {
 		w.created(t, hub, "-n", "isthmus-"+cluster(context), "mesh/istiod-istio-system-"+cluster(context))

@@ -42,6 +42,9 @@ const (
 	following = 5 * time.Second
 	// canaryLife is how long a canary is used: less than it is valid.
 	canaryLife = 5 * time.Minute
+	// WarmUp is for how many seconds an istiod has to be ready before the one that it replaces is ended. One that has just become
+	// ready may not know all endpoints yet, and leave proxies that connect to it without any.
+	WarmUp = 10
 	// rollouts of workloads at a time.
 	rollouts = 4
 )
@@ -193,7 +196,7 @@ func (i *Installer) controlPlane(ctx context.Context, w *wanted, report *Report)
 	switch {
 	case len(plan.behind) == 0 && len(views) > 0 && published.Done == published.Total:
 		report.InUse = true
-		return 0, nil
+		return 0, i.setBack(ctx, w, views)
 	case w.Order.Spec.Suspend:
 		return review, nil
 	case len(views) == 0:
@@ -211,7 +214,21 @@ func (i *Installer) controlPlane(ctx context.Context, w *wanted, report *Report)
 		report.Restart = fmt.Sprintf("istiod in namespace %s must be restarted (%s): run `meshctl mesh restart %s`, or set spec.mtlsConfig.autoRestartPods: true in the VirtualMesh", namespace, plan.behind[0], w.Mesh)
 		return recheck, nil
 	}
-	return i.restart(ctx, restart.Plan{Waves: [][]restart.Target{plan.restart}, Token: c.token, Limit: rollouts}, report, "istiod")
+	return i.restart(ctx, restart.Plan{Waves: [][]restart.Target{plan.restart}, Token: c.token, Limit: rollouts, MinReady: WarmUp}, report, "istiod")
+}
+
+// setBack undoes what was changed of istiod's controllers for a restart.
+func (i *Installer) setBack(ctx context.Context, w *wanted, views []replicaView) error {
+	var targets []restart.Target
+	for _, v := range views {
+		if t, ok := restart.Of(v.Pod); ok && v.Pod.Annotations[restart.Annotation] != "" {
+			targets = append(targets, t)
+		}
+	}
+	if w.Order.Spec.Suspend {
+		return nil
+	}
+	return restart.SetBack(ctx, i.Client, restart.Sort(targets)...)
 }
 
 // ask asks replicas of istiod what they use, and where a root was dropped, whether they let clients in under it.

@@ -59,6 +59,8 @@ type world struct {
 	neverAdopts  bool                   // istiod ignores cacerts
 	live         bool                   // istiod takes changed files at once
 	signerPaused bool
+	rolled       string // the template that istiod's pods are of
+	rolls        int    // how often they were replaced
 	existed      bool // cacerts has existed
 }
 
@@ -304,10 +306,14 @@ func (w *world) roll() {
 	if err := w.member.Get(ctx, types.NamespacedName{Namespace: w.rootNS, Name: "istiod"}, d); err != nil {
 		w.t.Fatal(err)
 	}
-	if d.Status.ObservedGeneration != d.Generation {
+	if template := fmt.Sprint("annotations: ", d.Spec.Template.Annotations); template != w.rolled {
+		if w.rolled != "" {
+			w.rolls++
+		}
+		w.rolled = template
 		old := w.istiods
 		w.istiods = map[string]*server{}
-		hash := fmt.Sprintf("g%d", d.Generation)
+		hash := fmt.Sprintf("g%d", w.rolls+1)
 		pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{
 			Namespace: w.rootNS, Name: "istiod-" + hash + "-x",
 			Labels:      map[string]string{"app": "istiod", "pod-template-hash": hash},
@@ -328,6 +334,8 @@ func (w *world) roll() {
 				w.t.Fatal(err)
 			}
 		}
+	}
+	if d.Status.ObservedGeneration != d.Generation {
 		d.Status = appsv1.DeploymentStatus{ObservedGeneration: d.Generation, Replicas: 1, UpdatedReplicas: 1, ReadyReplicas: 1, AvailableReplicas: 1}
 		if err := w.member.Status().Update(ctx, d); err != nil {
 			w.t.Fatal(err)

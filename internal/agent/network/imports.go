@@ -141,7 +141,7 @@ func (i *importing) run(ctx context.Context) (outcome, error) {
 			"what is imported stays as it is, further ones are not"})
 		return settled, nil
 	}
-	home := i.view.meshes[kube.Qualified(i.destination.Spec.Mesh, i.key.Namespace)]
+	home := i.view.home(kube.Qualified(i.destination.Spec.Mesh, i.key.Namespace))
 	if home == nil { // its agent has not reported the mesh, or not yet again
 		i.report(finding.Finding{Field: "spec.mesh", Reason: federation.ReasonForeignDestination, Message: fmt.Sprintf(
 			"the cluster reports no mesh %s: what is imported stays as it is", i.destination.Spec.Mesh)})

@@ -1,6 +1,7 @@
 package network
 
 import (
+	"cmp"
 	"maps"
 	"slices"
 
@@ -24,6 +25,8 @@ type view struct {
 	virtualMeshes map[string]virtualMesh
 	// byMesh are the virtual meshes in force, by their members.
 	byMesh map[string]virtualMesh
+	// members of these, as they were accepted, by "<name>.<namespace>".
+	members map[string]*v1alpha1.Mesh
 	// policies in force, in the order of their creation.
 	policies []acceptedPolicy
 }
@@ -48,7 +51,7 @@ type acceptedPolicy struct {
 func newView(namespace string, virtualMeshes []v1alpha1.VirtualMesh, meshes []v1alpha1.Mesh, policies []acceptedPolicy) *view {
 	v := &view{
 		meshes: map[string]*v1alpha1.Mesh{}, own: map[string]*v1alpha1.Mesh{},
-		virtualMeshes: map[string]virtualMesh{}, byMesh: map[string]virtualMesh{}, policies: policies,
+		virtualMeshes: map[string]virtualMesh{}, byMesh: map[string]virtualMesh{}, members: map[string]*v1alpha1.Mesh{}, policies: policies,
 	}
 	for i := range meshes {
 		m := &meshes[i]
@@ -64,7 +67,7 @@ func newView(namespace string, virtualMeshes []v1alpha1.VirtualMesh, meshes []v1
 			continue
 		}
 		for _, m := range vm.Members {
-			v.byMesh[membership.MeshKey(m)] = vm
+			v.byMesh[membership.MeshKey(m)], v.members[membership.MeshKey(m)] = vm, m
 		}
 	}
 	return v
@@ -74,6 +77,9 @@ func newView(namespace string, virtualMeshes []v1alpha1.VirtualMesh, meshes []v1
 func (v *view) of(mesh *v1alpha1.Mesh) *membership.VirtualMesh {
 	return v.byMesh[membership.MeshKey(mesh)].VirtualMesh
 }
+
+// home returns a mesh of another cluster as it was accepted, or as it is reported if it is no member; nil if it is neither.
+func (v *view) home(key string) *v1alpha1.Mesh { return cmp.Or(v.members[key], v.meshes[key]) }
 
 // frozen reports whether nothing may be changed for a mesh.
 func (v *view) frozen(mesh *v1alpha1.Mesh) bool { return v.byMesh[membership.MeshKey(mesh)].frozen() }
@@ -114,8 +120,9 @@ func (v *view) since(old *view) difference {
 	d.own = !slices.EqualFunc(v.policies, old.policies, func(a, b acceptedPolicy) bool {
 		return a.Name == b.Name && a.generation == b.generation && (a.Spec == b.Spec || equality.Semantic.DeepEqual(a.Spec, b.Spec))
 	})
-	for key, m := range v.meshes {
-		if was := old.meshes[key]; was == nil || !sameMesh(was, m) {
+	for key := range v.meshes {
+		m := v.home(key)
+		if was := old.home(key); was == nil || !sameMesh(was, m) {
 			d.homes[m.Namespace] = true
 			d.own = d.own || was == nil || was.Spec.Istio.TrustDomain != m.Spec.Istio.TrustDomain // policies go by those of all members
 		}
@@ -135,7 +142,7 @@ func sameVirtualMesh(a, b virtualMesh) bool {
 	if a.deleting != b.deleting || (a.VirtualMesh == nil) != (b.VirtualMesh == nil) {
 		return false
 	}
-	return a.VirtualMesh == nil || a.Generation == b.Generation && equality.Semantic.DeepEqual(a.Spec, b.Spec)
+	return a.VirtualMesh == nil || a.Generation == b.Generation && equality.Semantic.DeepEqual(a.Spec, b.Spec) && maps.Equal(a.TrustDomains, b.TrustDomains)
 }
 
 // sameMesh compares what federation goes by.

@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -22,6 +23,9 @@ import (
 
 // Annotation of a pod template that holds the token of its last restart.
 const Annotation = "isthmus.dev/restarted-for"
+
+// AnnotationPace of a Deployment holds its minReadySeconds from before a restart that goes at a pace of its own.
+const AnnotationPace = "isthmus.dev/min-ready-seconds"
 
 // Kind of controller.
 type Kind string
@@ -72,6 +76,9 @@ type Plan struct {
 	Token string
 	// Limit is how many controllers may roll at a time. 0 means 1.
 	Limit int
+	// MinReady is for how many seconds a new pod of a Deployment has to be ready before one of before is ended, where the
+	// Deployment asks for less. [SetBack] undoes it.
+	MinReady int32
 }
 
 // Report says how far a plan has come.
@@ -129,7 +136,7 @@ func (p Plan) Advance(ctx context.Context, c client.Client) (Report, error) {
 				report.Waiting = append(report.Waiting, t)
 				continue
 			}
-			if err := restart(ctx, c, t, p.Token); err != nil {
+			if err := p.restart(ctx, c, t); err != nil {
 				return report, fmt.Errorf("restarting %s: %w", t, err)
 			}
 			report.Rolling = append(report.Rolling, t)
@@ -144,6 +151,9 @@ type state struct {
 	token    string
 	complete bool
 	blocked  string
+	// minReady of a Deployment; before, if it was changed for a restart, what it was.
+	minReady int32
+	before   string
 }
 
 // look reads the state of a controller's last rollout as `kubectl rollout status` does.
@@ -157,7 +167,7 @@ func look(ctx context.Context, c client.Client, t Target) (state, error) {
 	}
 	switch o := obj.(type) {
 	case *appsv1.Deployment:
-		s := state{token: o.Spec.Template.Annotations[Annotation]}
+		s := state{token: o.Spec.Template.Annotations[Annotation], minReady: o.Spec.MinReadySeconds, before: o.Annotations[AnnotationPace]}
 		replicas := int32(1)
 		if o.Spec.Replicas != nil {
 			replicas = *o.Spec.Replicas
@@ -204,15 +214,52 @@ func look(ctx context.Context, c client.Client, t Target) (state, error) {
 	panic("unreachable")
 }
 
-// restart patches the annotation of the pod template.
-func restart(ctx context.Context, c client.Client, t Target, token string) error {
-	patch, err := json.Marshal(map[string]any{"spec": map[string]any{"template": map[string]any{
-		"metadata": map[string]any{"annotations": map[string]string{Annotation: token}},
-	}}})
+// restart patches the annotation of the pod template, and the pace.
+func (p Plan) restart(ctx context.Context, c client.Client, t Target) error {
+	spec := map[string]any{"template": map[string]any{"metadata": map[string]any{"annotations": map[string]string{Annotation: p.Token}}}}
+	changed := map[string]any{"spec": spec}
+	if t.Kind == Deployment && p.MinReady > 0 {
+		s, err := look(ctx, c, t)
+		if err != nil {
+			return err
+		}
+		if s.minReady < p.MinReady {
+			spec["minReadySeconds"] = p.MinReady
+			changed["metadata"] = map[string]any{"annotations": map[string]string{AnnotationPace: strconv.Itoa(int(s.minReady))}}
+		}
+	}
+	return patch(ctx, c, t, changed)
+}
+
+// SetBack gives Deployments that have been restarted at another pace their own again.
+func SetBack(ctx context.Context, c client.Client, targets ...Target) error {
+	for _, t := range targets {
+		s, err := look(ctx, c, t)
+		before, bad := strconv.Atoi(s.before)
+		switch {
+		case apierrors.IsNotFound(err):
+			continue
+		case err != nil:
+			return err
+		case bad != nil || !s.complete:
+			continue
+		}
+		if err := patch(ctx, c, t, map[string]any{
+			"metadata": map[string]any{"annotations": map[string]any{AnnotationPace: nil}},
+			"spec":     map[string]any{"minReadySeconds": before},
+		}); err != nil {
+			return fmt.Errorf("after the restart of %s: %w", t, err)
+		}
+	}
+	return nil
+}
+
+func patch(ctx context.Context, c client.Client, t Target, changed map[string]any) error {
+	text, err := json.Marshal(changed)
 	if err != nil {
 		return err
 	}
-	return c.Patch(ctx, t.object(), client.RawPatch(types.MergePatchType, patch))
+	return c.Patch(ctx, t.object(), client.RawPatch(types.MergePatchType, text))
 }
 
 func (t Target) object() client.Object {

@@ -113,6 +113,29 @@ func TestPlan(t *testing.T) {
 		expect(advance(plan), 0, 1, 4)
 	})
 
+	t.Run("at a pace of its own, which is undone", func(t *testing.T) {
+		istiod := deployment("paced")
+		plan := Plan{Waves: [][]Target{{istiod}}, Token: "one", MinReady: 10}
+		expect(advance(plan), 0, 1, 0)
+		pace := func() int32 { return get(istiod).(*appsv1.Deployment).Spec.MinReadySeconds }
+		setBack := func() {
+			t.Helper()
+			if err := SetBack(ctx, c, istiod, Target{Deployment, "default", "gone"}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		setBack()
+		if pace() != 10 {
+			t.Fatalf("while it rolls, minReadySeconds is %d", pace())
+		}
+		roll(istiod)
+		expect(advance(plan), 1, 0, 0)
+		setBack()
+		if _, ok := get(istiod).GetAnnotations()[AnnotationPace]; ok || pace() != 0 {
+			t.Fatalf("afterwards, minReadySeconds is %d", pace())
+		}
+	})
+
 	t.Run("a rollout that breaks stops what follows", func(t *testing.T) {
 		first, second := deployment("first"), deployment("second")
 		plan := Plan{Waves: [][]Target{{first, second}}, Token: "x"}
