@@ -405,6 +405,33 @@ type AcceptedVirtualMesh struct {
 	// spec as accepted: valid members only, each with the namespace of its Mesh.
 	// +required
 	Spec VirtualMeshSpec `json:"spec"`
+	// trustDomains are those with which the members were accepted. Whatever a mesh reports later, others go by these until it
+	// leaves.
+	// +optional
+	// +listType=map
+	// +listMapKey=namespace
+	// +listMapKey=name
+	// +kubebuilder:validation:MaxItems=256
+	TrustDomains []AcceptedTrustDomain `json:"trustDomains,omitempty"`
+}
+
+// AcceptedTrustDomain is the trust domain with which a mesh was accepted.
+type AcceptedTrustDomain struct {
+	// name of the Mesh.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	Name string `json:"name"`
+	// namespace of the Mesh.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=63
+	Namespace string `json:"namespace"`
+	// trustDomain that it reported then.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=255
+	TrustDomain string `json:"trustDomain"`
 }
 
 // RootRole is the part that a root plays.

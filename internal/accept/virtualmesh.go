@@ -27,6 +27,10 @@ const (
 	ReasonTrustNotShareable = "TrustNotShareable"
 	// ReasonTrustDomain says that members do not accept each other's trust domains.
 	ReasonTrustDomain = "TrustDomainNotAccepted"
+	// ReasonTrustDomainChanged says that a member reports another trust domain than that with which it was accepted.
+	ReasonTrustDomainChanged = "TrustDomainChanged"
+	// ReasonTrustDomainTaken says that a mesh would join with the trust domain of a member, where members have their own.
+	ReasonTrustDomainTaken = "TrustDomainTaken"
 )
 
 // World is what a VirtualMesh is judged against.
@@ -57,6 +61,7 @@ func VirtualMesh(prev *v1alpha1.AcceptedVirtualMesh, vm *v1alpha1.VirtualMesh, w
 	kept := withoutLeaving(prev.DeepCopy(), w)
 	if kept != nil {
 		kept.Spec.Suspend = vm.Spec.Suspend
+		kept.TrustDomains = trustDomains(kept.Spec.Meshes, prev.TrustDomains, w)
 	}
 	if vm.Spec.Suspend {
 		return kept, finding.Findings{{
@@ -74,15 +79,16 @@ func VirtualMesh(prev *v1alpha1.AcceptedVirtualMesh, vm *v1alpha1.VirtualMesh, w
 	fs = append(append(append(fs, trust...), secret...), federation...)
 	keepRoot(spec, prev, w)
 
-	members, problems := resolveMembers(spec, prev, w)
+	known := staying(spec, prev, w)
+	members, problems := resolveMembers(spec, prev, known, w)
 	fs = append(fs, problems...)
 	if refused || len(members) == 0 {
 		return kept, fs
 	}
 	spec.Meshes = members
 	fs = append(fs, resolveSelectors(spec, members, w)...)
-	fs = append(fs, checkTrustDomains(members, w)...)
-	return &v1alpha1.AcceptedVirtualMesh{Generation: vm.Generation, Spec: *spec}, fs
+	accepted := &v1alpha1.AcceptedVirtualMesh{Generation: vm.Generation, Spec: *spec, TrustDomains: trustDomains(members, known, w)}
+	return accepted, append(fs, checkAliases(accepted, w)...)
 }
 
 // unsupported finds fields that are understood and have no effect yet.
@@ -150,8 +156,11 @@ func keepRoot(spec *v1alpha1.VirtualMeshSpec, prev *v1alpha1.AcceptedVirtualMesh
 	}
 }
 
-// resolveMembers returns the entries of spec.meshes that are in force, each with its namespace.
-func resolveMembers(spec *v1alpha1.VirtualMeshSpec, prev *v1alpha1.AcceptedVirtualMesh, w World) (members []v1alpha1.ObjectRef, fs finding.Findings) {
+// resolveMembers returns the entries of spec.meshes that are in force, each with its namespace. known are the trust domains of
+// those that were accepted before.
+func resolveMembers(spec *v1alpha1.VirtualMeshSpec, prev *v1alpha1.AcceptedVirtualMesh, known []v1alpha1.AcceptedTrustDomain, w World) (
+	members []v1alpha1.ObjectRef, fs finding.Findings,
+) {
 	shared := spec.MTLSConfig != nil && spec.MTLSConfig.Shared != nil
 	for i, ref := range spec.Meshes {
 		field := fmt.Sprintf("spec.meshes[%d]", i)
@@ -160,7 +169,7 @@ func resolveMembers(spec *v1alpha1.VirtualMeshSpec, prev *v1alpha1.AcceptedVirtu
 			mesh := w.mesh(resolved)
 			problem = w.taken(resolved)
 			if problem == nil {
-				problem = checkIdentity(mesh)
+				problem = cmp.Or(checkIdentity(mesh), checkTrustDomain(known, mesh))
 			}
 			if problem == nil && shared {
 				problem = SharedTrustProblem(mesh)
@@ -296,33 +305,4 @@ func SharedTrustProblem(m *v1alpha1.Mesh) *finding.Finding {
 		return problem("it is not known who signs the certificates of the mesh: see that its istiod runs and its agent is connected")
 	}
 	return nil
-}
-
-// checkTrustDomains finds members that do not accept the trust domains of others.
-func checkTrustDomains(members []v1alpha1.ObjectRef, w World) (fs finding.Findings) {
-	var meshes []*v1alpha1.Mesh
-	for _, ref := range members {
-		if m := w.mesh(ref); m != nil {
-			meshes = append(meshes, m)
-		}
-	}
-	for _, server := range meshes {
-		accepts := append([]string{server.Spec.Istio.TrustDomain}, server.Spec.Istio.TrustDomainAliases...)
-		var missing []string
-		for _, client := range meshes {
-			if td := client.Spec.Istio.TrustDomain; !slices.Contains(accepts, td) && !slices.Contains(missing, td) {
-				missing = append(missing, td)
-			}
-		}
-		if len(missing) == 0 {
-			continue
-		}
-		slices.Sort(missing)
-		fs = append(fs, finding.Finding{
-			Field: "spec.meshes", Reason: ReasonTrustDomain, Mesh: MeshKey(server.Name, server.Namespace),
-			Message: fmt.Sprintf("the mesh refuses clients of the trust domains of other members: add %q to its meshConfig",
-				"trustDomainAliases: ["+strings.Join(missing, ", ")+"]"),
-		})
-	}
-	return fs
 }

@@ -20,8 +20,11 @@ type VirtualMesh struct {
 	Generation int64
 	// Spec that was accepted: every reference to a mesh has its namespace.
 	Spec *v1alpha1.VirtualMeshSpec
-	// Members are the Meshes that the spec lists, as their agents report them. One that is listed and not reported is absent.
+	// Members are the Meshes that the spec lists, as their agents report them but for their trust domains, which are those with
+	// which they were accepted. One that is listed and not reported is absent.
 	Members []*v1alpha1.Mesh
+	// TrustDomains are those with which meshes were accepted; nil if the hub does not say.
+	TrustDomains map[v1alpha1.ObjectRef]string
 }
 
 // Of returns the virtual mesh that is in force by a VirtualMesh; nil if nothing is.
@@ -29,18 +32,61 @@ func Of(vm *v1alpha1.VirtualMesh, meshes []v1alpha1.Mesh) *VirtualMesh {
 	if vm.Status.Accepted == nil {
 		return nil
 	}
-	out := &VirtualMesh{Name: vm.Name + "." + vm.Namespace, Generation: vm.Status.Accepted.Generation, Spec: &vm.Status.Accepted.Spec}
+	out := &VirtualMesh{
+		Name: vm.Name + "." + vm.Namespace, Generation: vm.Status.Accepted.Generation, Spec: &vm.Status.Accepted.Spec,
+		TrustDomains: trustDomains(vm.Status.Accepted),
+	}
 	for i := range meshes {
-		if out.Lists(&meshes[i]) {
-			out.Members = append(out.Members, &meshes[i])
+		if m := &meshes[i]; out.Lists(m) {
+			out.Members = append(out.Members, out.AsAccepted(m))
 		}
 	}
 	return out
 }
 
+func trustDomains(a *v1alpha1.AcceptedVirtualMesh) map[v1alpha1.ObjectRef]string {
+	if len(a.TrustDomains) == 0 {
+		return nil
+	}
+	out := make(map[v1alpha1.ObjectRef]string, len(a.TrustDomains))
+	for _, m := range a.TrustDomains {
+		out[v1alpha1.ObjectRef{Name: m.Name, Namespace: m.Namespace}] = m.TrustDomain
+	}
+	return out
+}
+
+// AsAccepted returns a mesh as others know it: with the trust domain with which it was accepted, if it is a member.
+func (vm *VirtualMesh) AsAccepted(m *v1alpha1.Mesh) *v1alpha1.Mesh {
+	td := vm.TrustDomains[ref(m)]
+	if vm.TrustDomains == nil || m.Spec.Istio.TrustDomain == td || !vm.Lists(m) {
+		return m
+	}
+	out := *m // nothing of it is changed but this
+	out.Spec.Istio.TrustDomain = td
+	return &out
+}
+
+// TrustDomain returns the one by which others know the workloads of a mesh that the spec lists: that with which it was
+// accepted, whatever it reports and whether it is reported; "" if it is not known.
+func (vm *VirtualMesh) TrustDomain(mesh v1alpha1.ObjectRef) string {
+	if vm.TrustDomains != nil {
+		return vm.TrustDomains[mesh]
+	}
+	for _, m := range vm.Members {
+		if ref(m) == mesh {
+			return m.Spec.Istio.TrustDomain
+		}
+	}
+	return ""
+}
+
+func ref(m *v1alpha1.Mesh) v1alpha1.ObjectRef {
+	return v1alpha1.ObjectRef{Name: m.Name, Namespace: m.Namespace}
+}
+
 // Lists reports whether the spec lists a mesh.
 func (vm *VirtualMesh) Lists(m *v1alpha1.Mesh) bool {
-	return slices.Contains(vm.Spec.Meshes, v1alpha1.ObjectRef{Name: m.Name, Namespace: m.Namespace})
+	return slices.Contains(vm.Spec.Meshes, ref(m))
 }
 
 // Cluster returns the registered cluster whose namespace in the hub is given; "" for any other namespace.

@@ -1,6 +1,7 @@
 package membership_test
 
 import (
+	"cmp"
 	"slices"
 	"testing"
 
@@ -37,6 +38,51 @@ func TestOf(t *testing.T) {
 		if got.Lists(&meshes[i]) != want {
 			t.Errorf("%s is listed: %v", membership.MeshKey(&meshes[i]), !want)
 		}
+	}
+}
+
+// TestTrustDomains: others go by that with which a mesh was accepted.
+func TestTrustDomains(t *testing.T) {
+	vm := &v1alpha1.VirtualMesh{ObjectMeta: metav1.ObjectMeta{Name: "all", Namespace: "isthmus-system"}}
+	refs := map[string]v1alpha1.ObjectRef{}
+	var meshes []v1alpha1.Mesh
+	accepted := &v1alpha1.AcceptedVirtualMesh{}
+	for _, name := range []string{"honest", "liar", "unknown", "stranger"} {
+		refs[name] = v1alpha1.ObjectRef{Name: name, Namespace: "isthmus-" + name}
+		meshes = append(meshes, mesh(name, "isthmus-"+name))
+		meshes[len(meshes)-1].Spec.Istio.TrustDomain = cmp.Or(map[string]string{"liar": "honest"}[name], name) + ".example"
+		if name != "stranger" {
+			accepted.Spec.Meshes = append(accepted.Spec.Meshes, refs[name])
+		}
+	}
+	vm.Status.Accepted = accepted
+	check := func(want map[string]string) {
+		t.Helper()
+		got := membership.Of(vm, meshes)
+		for name, td := range want {
+			if is := got.TrustDomain(refs[name]); is != td {
+				t.Errorf("%s has %q, want %q", name, is, td)
+			}
+		}
+		for _, m := range got.Members {
+			if m.Spec.Istio.TrustDomain != want[m.Name] {
+				t.Errorf("member %s has %q, want %q", m.Name, m.Spec.Istio.TrustDomain, want[m.Name])
+			}
+		}
+		if is := got.AsAccepted(&meshes[3]); is != &meshes[3] {
+			t.Errorf("the stranger is taken for %+v", is)
+		}
+	}
+	// A hub that does not say yet, or had nothing reported.
+	check(map[string]string{"honest": "honest.example", "liar": "honest.example", "unknown": "unknown.example", "stranger": ""})
+	for _, name := range []string{"honest", "liar", "gone"} {
+		accepted.TrustDomains = append(accepted.TrustDomains, v1alpha1.AcceptedTrustDomain{Name: name, Namespace: "isthmus-" + name, TrustDomain: name + ".example"})
+	}
+	refs["gone"] = v1alpha1.ObjectRef{Name: "gone", Namespace: "isthmus-gone"}
+	accepted.Spec.Meshes = append(accepted.Spec.Meshes, refs["gone"])
+	check(map[string]string{"honest": "honest.example", "liar": "liar.example", "unknown": "", "gone": "gone.example", "stranger": ""})
+	if meshes[1].Spec.Istio.TrustDomain != "honest.example" {
+		t.Error("the report was changed")
 	}
 }
 

@@ -279,8 +279,8 @@ func (c *compiler) hasMember(cluster string) bool {
 
 // allTrustDomains are those of all members. One that could not be part of an identity is nobody's.
 func (c *compiler) allTrustDomains() (out []string) {
-	for _, m := range c.vm.Members {
-		if td := m.Spec.Istio.TrustDomain; membership.IsTrustDomain(td) {
+	for _, r := range c.vm.Spec.Meshes {
+		if td := c.vm.TrustDomain(r); membership.IsTrustDomain(td) {
 			out = append(out, td)
 		}
 	}
@@ -291,8 +291,8 @@ func (c *compiler) allTrustDomains() (out []string) {
 // the others of the virtual mesh.
 func (c *compiler) trustDomainsOf(field string, clusters []string) []string {
 	var domains []string
-	for _, m := range c.vm.Members {
-		if td := m.Spec.Istio.TrustDomain; slices.Contains(clusters, membership.Cluster(m.Namespace)) && membership.IsTrustDomain(td) {
+	for _, r := range c.vm.Spec.Meshes {
+		if td := c.vm.TrustDomain(r); slices.Contains(clusters, membership.Cluster(r.Namespace)) && membership.IsTrustDomain(td) {
 			domains = append(domains, td)
 		}
 	}
@@ -307,8 +307,8 @@ func (c *compiler) trustDomainsOf(field string, clusters []string) []string {
 		return nil
 	}
 	var others, shared []string
-	for _, m := range c.vm.Members {
-		cluster, td := membership.Cluster(m.Namespace), m.Spec.Istio.TrustDomain
+	for _, r := range c.vm.Spec.Meshes {
+		cluster, td := membership.Cluster(r.Namespace), c.vm.TrustDomain(r)
 		if !slices.Contains(clusters, cluster) && slices.Contains(domains, td) {
 			others, shared = append(others, cluster), append(shared, td)
 		}
@@ -320,8 +320,7 @@ func (c *compiler) trustDomainsOf(field string, clusters []string) []string {
 		return nil
 	}
 	for _, r := range c.vm.Spec.Meshes {
-		known := slices.ContainsFunc(c.vm.Members, func(m *v1alpha1.Mesh) bool { return m.Name == r.Name && m.Namespace == r.Namespace })
-		if !known && !slices.Contains(clusters, membership.Cluster(r.Namespace)) {
+		if c.vm.TrustDomain(r) == "" && !slices.Contains(clusters, membership.Cluster(r.Namespace)) {
 			c.find(field, ReasonMeshNotReported, "the Mesh %s/%s is a member and is not reported, so it is not known whether identities tell its "+
 				"cluster apart: see to its agent, or remove it from spec.meshes of VirtualMesh %s", r.Namespace, r.Name, c.vm.Name)
 			return nil

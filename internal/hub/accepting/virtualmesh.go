@@ -25,6 +25,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/internal/hub/roots"
 	"github.com/isthmus-mesh/isthmus/internal/hub/summary"
 	"github.com/isthmus-mesh/isthmus/internal/kube"
+	"github.com/isthmus-mesh/isthmus/internal/membership"
 )
 
 const (
@@ -83,7 +84,7 @@ func (r *VirtualMeshes) Reconcile(ctx context.Context, req reconcile.Request) (r
 		return reconcile.Result{}, err
 	}
 	status, conditions := summary.Of(summary.Input{
-		VirtualMesh: vm, Accepted: accepted, Findings: findings, Orders: orders, Away: fleet.away(), Meshes: fleet.meshes, Destinations: destinations,
+		VirtualMesh: vm, Accepted: accepted, Findings: findings, Orders: orders, Away: fleet.away(), Meshes: asAccepted(vm, accepted, fleet.meshes), Destinations: destinations,
 	})
 	status.ObservedGeneration = vm.Generation
 	status.Accepted = accepted
@@ -99,6 +100,19 @@ func (r *VirtualMeshes) Reconcile(ctx context.Context, req reconcile.Request) (r
 	ready := meta.FindStatusCondition(conditions, v1alpha1.ConditionReady)
 	finding.Announce(r.Events, vm, vm.Status.Conditions, actionAccept, *ready)
 	return reconcile.Result{}, nil
+}
+
+// asAccepted returns meshes as other members know them.
+func asAccepted(vm *v1alpha1.VirtualMesh, accepted *v1alpha1.AcceptedVirtualMesh, meshes []v1alpha1.Mesh) []v1alpha1.Mesh {
+	inForce := membership.Of(&v1alpha1.VirtualMesh{ObjectMeta: vm.ObjectMeta, Status: v1alpha1.VirtualMeshStatus{Accepted: accepted}}, nil)
+	if inForce == nil {
+		return meshes
+	}
+	out := make([]v1alpha1.Mesh, len(meshes))
+	for i := range meshes {
+		out[i] = *inForce.AsAccepted(&meshes[i])
+	}
+	return out
 }
 
 // deleting says what the deletion of vm waits for. All else of its status stays as it was: members may have to be told.
