@@ -95,9 +95,7 @@ func (d *description) federated(destination *v1alpha1.Destination, vm *membershi
 	}
 	refused, others := policy.ClientMeshes(vm, home, destination, f)
 	if refused != nil {
-		for _, p := range refused.Spec.Rules[0].From[0].Source.Principals {
-			d.row("Refused", "identities "+p)
-		}
+		d.row("Refused", "all identities but "+strings.Join(refused.Spec.Rules[0].From[0].Source.NotPrincipals, ", "))
 	}
 	for _, m := range others {
 		d.row("Not refused", m+": its identities are not told apart from those of meshes that may call; only an AccessPolicy that allows none of its service accounts keeps it out")

@@ -130,7 +130,7 @@ func TestDescribeFederation(t *testing.T) {
 		{[]string{"destination", "reviews.default"}, []string{
 			"Hostname      reviews.default.svc.east.global", "To            " + westMesh + ".isthmus-west", "Subsets       v1, v2",
 			"Through       gateway istio-system/istio-eastwestgateway, 172.31.0.11, port 31443",
-			"Refused       identities north.example/*", "Not refused   " + southMesh + ".isthmus-south: its identities are not told apart",
+			"Refused       all identities but east.example/*, west.example/*", "Not refused   " + southMesh + ".isthmus-south: its identities are not told apart",
 			"1  AccessPolicy readers.isthmus-system     allows service account default/productpage: GET",
 			"2  AccessPolicy gone.isthmus-system        was deleted",
 			"-  AccessPolicy by-cluster.isthmus-system  allows nobody, as it cannot be enforced here: identities do not tell west from south",

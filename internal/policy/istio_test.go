@@ -87,7 +87,7 @@ func (s server) from(t fataler, src *securityapi.Source, r request) bool {
 	if src == nil || len(src.Principals)+len(src.Namespaces)+len(src.RequestPrincipals)+len(src.NotRequestPrincipals) == 0 {
 		t.Fatalf("Istio refuses an empty source: %v", src)
 	}
-	if len(src.Principals) > 0 && !s.principal(src.Principals, r) {
+	if len(src.Principals) > 0 && !s.principal(src.Principals, r) || s.principal(src.NotPrincipals, r) {
 		return false
 	}
 	if len(src.Namespaces) > 0 && !slices.ContainsFunc(src.Namespaces, func(ns string) bool {

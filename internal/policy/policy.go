@@ -95,42 +95,55 @@ func For(vm *membership.VirtualMesh, home *v1alpha1.Mesh, d *v1alpha1.Destinatio
 	return out, verdicts
 }
 
-// ClientMeshes returns the AuthorizationPolicy that keeps out of a federated destination the members that its federation
-// leaves out, where their identities tell them apart; nil if none is left out. unenforceable names the meshes that cannot be.
+// ClientMeshes returns the AuthorizationPolicy that keeps out of a federated destination whoever has an identity of a trust
+// domain that its federation does not admit; nil if there is no other that the mesh accepts. unenforceable names the members
+// that are left out and are not told apart from those that are admitted.
+//
+// It denies by what is admitted, so that nobody gets in by a trust domain that is not known here. Requests without identity, in
+// plain text, are none of its concern.
 func ClientMeshes(vm *membership.VirtualMesh, home *v1alpha1.Mesh, d *v1alpha1.Destination, federation *v1alpha1.AppliedFederation) (p *securityv1.AuthorizationPolicy, unenforceable []string) {
 	if federation == nil || slices.Contains(federation.FederatedToMeshes, "*") {
 		return nil, nil
 	}
-	service := &d.Spec.KubeService
-	admitted := []string{home.Spec.Istio.TrustDomain}
-	var out []*v1alpha1.Mesh
-	for _, m := range vm.Members {
-		switch key := membership.MeshKey(m); {
-		case key == membership.MeshKey(home):
-		case slices.Contains(federation.FederatedToMeshes, key):
-			admitted = append(admitted, m.Spec.Istio.TrustDomain)
-		default:
-			out = append(out, m)
+	admitted := []string{home.Spec.Istio.TrustDomain} // beside the one with which it was accepted: its own workloads may have either
+	var others []v1alpha1.ObjectRef
+	for _, r := range vm.Spec.Meshes {
+		if key := r.Name + "." + r.Namespace; key == membership.MeshKey(home) || slices.Contains(federation.FederatedToMeshes, key) {
+			admitted = append(admitted, vm.TrustDomain(r))
+		} else {
+			others = append(others, r)
 		}
 	}
-	var principals []string
-	for _, m := range out {
-		td := m.Spec.Istio.TrustDomain
-		if slices.Contains(admitted, td) || !membership.IsTrustDomain(td) || len(service.Selector) == 0 {
-			unenforceable = append(unenforceable, membership.MeshKey(m))
-			continue
+	admitted = slices.DeleteFunc(sorted(admitted), func(td string) bool { return !membership.IsTrustDomain(td) })
+	enforceable := len(d.Spec.KubeService.Selector) > 0 && membership.IsTrustDomain(home.Spec.Istio.TrustDomain)
+	accepts := slices.Clone(home.Spec.Istio.TrustDomainAliases)
+	for _, r := range others {
+		td := vm.TrustDomain(r)
+		if !enforceable || slices.Contains(admitted, td) {
+			unenforceable = append(unenforceable, r.Name+"."+r.Namespace)
 		}
-		principals = append(principals, td+"/*")
+		accepts = append(accepts, td)
 	}
 	slices.Sort(unenforceable)
-	if len(principals) == 0 {
+	if !enforceable || !slices.ContainsFunc(accepts, func(td string) bool { return !slices.Contains(admitted, td) }) {
 		return nil, unenforceable
 	}
-	p = authorizationPolicy(naming.Short(federationPrefix+service.Name, maxName), service.Namespace, service.Selector)
+	return denyAllBut(admitted, d), unenforceable
+}
+
+// denyAllBut denies a destination to whoever has an identity of another trust domain. Istio takes "<td>/*" as it is: aliases
+// are not put in its place.
+func denyAllBut(trustDomains []string, d *v1alpha1.Destination) *securityv1.AuthorizationPolicy {
+	service := &d.Spec.KubeService
+	source := &securityapi.Source{Principals: []string{"*"}}
+	for _, td := range trustDomains {
+		source.NotPrincipals = append(source.NotPrincipals, td+"/*")
+	}
+	p := authorizationPolicy(naming.Short(federationPrefix+service.Name, maxName), service.Namespace, service.Selector)
 	p.Annotations = map[string]string{v1alpha1.AnnotationDestination: d.Namespace + "/" + d.Name}
 	p.Spec.Action = securityapi.AuthorizationPolicy_DENY
-	p.Spec.Rules = []*securityapi.Rule{{From: []*securityapi.Rule_From{{Source: &securityapi.Source{Principals: sorted(principals)}}}}}
-	return p, unenforceable
+	p.Spec.Rules = []*securityapi.Rule{{From: []*securityapi.Rule_From{{Source: source}}}}
+	return p
 }
 
 // GlobalDenial is the AuthorizationPolicy that denies what nothing allows in a mesh; nil unless the virtual mesh wants it.

@@ -344,7 +344,7 @@ func TestPeerAuthentication(t *testing.T) {
 }
 
 func TestClientMeshes(t *testing.T) {
-	home := mesh("home", "home.example")
+	home := mesh("home", "home.example", "in.example", "out.example", "away.example", "stranger.example")
 	key := func(cluster string) string { return "istiod-istio-system-" + cluster + ".isthmus-" + cluster }
 	members := []*v1alpha1.Mesh{
 		home, mesh("in", "in.example"), mesh("out", "out.example"), mesh("away", "away.example"),
@@ -354,16 +354,15 @@ func TestClientMeshes(t *testing.T) {
 	d := destination("home", "reviews")
 	for name, tc := range map[string]struct {
 		to            []string // nil: not federated
-		principals    []string
+		admitted      []string // nil: nobody is kept out
 		unenforceable []string
 	}{
-		"not federated": {nil, nil, nil},
-		"to everyone":   {[]string{"*"}, nil, nil},
-		"to one": {[]string{key("in")}, []string{"away.example/*", "out.example/*"},
-			[]string{key("hostile"), key("pair"), key("twin")}},
-		"to nobody":           {[]string{}, []string{"away.example/*", "in.example/*", "out.example/*"}, []string{key("hostile"), key("twin")}},
-		"to all by name":      {[]string{key("away"), key("hostile"), key("in"), key("out"), key("pair"), key("twin")}, nil, nil},
-		"to all but the twin": {[]string{key("away"), key("hostile"), key("in"), key("out"), key("pair")}, nil, []string{key("twin")}},
+		"not federated":       {nil, nil, nil},
+		"to everyone":         {[]string{"*"}, nil, nil},
+		"to one":              {[]string{key("in")}, []string{"home.example", "in.example"}, []string{key("pair"), key("twin")}},
+		"to nobody":           {[]string{}, []string{"home.example"}, []string{key("twin")}},
+		"to all by name":      {[]string{key("away"), key("hostile"), key("in"), key("out"), key("pair"), key("twin")}, []string{"away.example", "home.example", "in.example", "out.example"}, nil},
+		"to all but the twin": {[]string{key("away"), key("hostile"), key("in"), key("out"), key("pair")}, []string{"away.example", "home.example", "in.example", "out.example"}, []string{key("twin")}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var f *v1alpha1.AppliedFederation
@@ -374,7 +373,7 @@ func TestClientMeshes(t *testing.T) {
 			if !slices.Equal(unenforceable, tc.unenforceable) {
 				t.Errorf("unenforceable %v, want %v", unenforceable, tc.unenforceable)
 			}
-			if (got == nil) != (tc.principals == nil) {
+			if (got == nil) != (tc.admitted == nil) {
 				t.Fatalf("made %+v", got)
 			}
 			if got == nil {
@@ -384,22 +383,80 @@ func TestClientMeshes(t *testing.T) {
 				got.Annotations[v1alpha1.AnnotationDestination] != "isthmus-home/reviews.shop" || got.Spec.Selector.MatchLabels["app"] != "reviews" {
 				t.Errorf("made %+v", got)
 			}
-			if p := got.Spec.Rules[0].From[0].Source.Principals; !slices.Equal(p, tc.principals) {
-				t.Errorf("denies %v, want %v", p, tc.principals)
-			}
-			for _, m := range members {
-				id := m.Spec.Istio.TrustDomain + "/ns/a/sa/x"
-				denied := slices.Contains(tc.principals, m.Spec.Istio.TrustDomain+"/*")
-				s := server{trustDomains: []string{"home.example", "out.example", "in.example"}}
-				if got := s.allows(t, []*securityv1.AuthorizationPolicy{got}, request{principal: id, http: true}); got == denied {
-					t.Errorf("%s is allowed: %v", id, got)
+			s := server{trustDomains: append([]string{"home.example"}, home.Spec.Istio.TrustDomainAliases...)}
+			for _, td := range append([]string{"home.example", "never-heard-of.example", "cluster.local", "home.example.evil"}, home.Spec.Istio.TrustDomainAliases...) {
+				for _, http := range []bool{true, false} {
+					id := td + "/ns/a/sa/x"
+					if let := s.allows(t, []*securityv1.AuthorizationPolicy{got}, request{principal: id, http: http}); let != slices.Contains(tc.admitted, td) {
+						t.Errorf("%s is allowed: %v", id, let)
+					}
 				}
+			}
+			if !s.allows(t, []*securityv1.AuthorizationPolicy{got}, request{http: true}) {
+				t.Error("plain text is denied")
 			}
 		})
 	}
+	restricted := &v1alpha1.AppliedFederation{FederatedToMeshes: []string{key("in")}}
+	// Where all members have the same trust domain, and the mesh accepts no other, there is nobody to keep out.
+	east, west, north := mesh("east", "cluster.local"), mesh("west", "cluster.local"), mesh("north", "cluster.local")
+	if got, unenforceable := policy.ClientMeshes(virtualMesh(east, west, north), east, destination("east", "reviews"),
+		&v1alpha1.AppliedFederation{FederatedToMeshes: []string{key("west")}}); got != nil || !slices.Equal(unenforceable, []string{key("north")}) {
+		t.Errorf("under one trust domain: %+v, %v", got, unenforceable)
+	}
+	// A mesh that changes its trust domain has workloads of both.
+	vm.TrustDomains = map[v1alpha1.ObjectRef]string{{Name: home.Name, Namespace: home.Namespace}: "old.example"}
+	if got, _ := policy.ClientMeshes(vm, home, d, restricted); !slices.Equal(got.Spec.Rules[0].From[0].Source.NotPrincipals, []string{"home.example/*", "old.example/*"}) {
+		t.Errorf("made %+v", got)
+	}
+	vm.TrustDomains = nil
 	d.Spec.KubeService.Selector = nil
-	if got, unenforceable := policy.ClientMeshes(vm, home, d, &v1alpha1.AppliedFederation{FederatedToMeshes: []string{key("in")}}); got != nil || len(unenforceable) != 5 {
+	if got, unenforceable := policy.ClientMeshes(vm, home, d, restricted); got != nil || len(unenforceable) != 5 {
 		t.Errorf("without a selector it would be about the whole namespace: %+v, %v", got, unenforceable)
+	}
+}
+
+// TestAcceptedTrustDomains: what a member reports, or whether it does, changes nothing of what others are allowed and denied.
+func TestAcceptedTrustDomains(t *testing.T) {
+	east, north := mesh("east", "east.example", "west.example", "north.example"), mesh("north", "north.example")
+	d := destination("east", "reviews")
+	applied := &v1alpha1.AppliedFederation{FederatedToMeshes: []string{membership.MeshKey(north)}}
+	policies := []policy.Accepted{accepted("p", from(identities(nil, []string{"north"}), accounts("a/x@north"), accounts("b/y")))}
+	made := func(meshes ...v1alpha1.Mesh) []*securityv1.AuthorizationPolicy {
+		t.Helper()
+		vm := &v1alpha1.VirtualMesh{ObjectMeta: metav1.ObjectMeta{Name: "all", Namespace: hub}}
+		vm.Status.Accepted = &v1alpha1.AcceptedVirtualMesh{}
+		for _, cluster := range []string{"east", "west", "north"} {
+			m := mesh(cluster, cluster+".example")
+			vm.Status.Accepted.Spec.Meshes = append(vm.Status.Accepted.Spec.Meshes, v1alpha1.ObjectRef{Name: m.Name, Namespace: m.Namespace})
+			vm.Status.Accepted.TrustDomains = append(vm.Status.Accepted.TrustDomains,
+				v1alpha1.AcceptedTrustDomain{Name: m.Name, Namespace: m.Namespace, TrustDomain: m.Spec.Istio.TrustDomain})
+		}
+		inForce := membership.Of(vm, append(meshes, *east, *north))
+		allow, verdicts := policy.For(inForce, east, d, policies)
+		deny, unenforceable := policy.ClientMeshes(inForce, east, d, applied)
+		if len(verdicts[0].Errors)+len(verdicts[0].Notes)+len(unenforceable) > 0 || deny == nil {
+			t.Fatalf("verdicts %v, made %v, unenforceable %v", verdicts, deny, unenforceable)
+		}
+		return []*securityv1.AuthorizationPolicy{allow, deny}
+	}
+	want := made(*mesh("west", "west.example"))
+	for _, td := range []string{"north.example", "east.example", "cluster.local", "never-heard-of.example", "*"} {
+		if got := made(*mesh("west", td)); !reflect.DeepEqual(got, want) {
+			t.Errorf("as west reports %q: %v", td, got)
+		}
+	}
+	if got := made(); !reflect.DeepEqual(got, want) {
+		t.Errorf("as west is not reported: %v", got)
+	}
+	s := server{trustDomains: []string{"east.example", "west.example", "north.example"}}
+	for principal, allowed := range map[string]bool{
+		"north.example/ns/c/sa/z": true, "east.example/ns/b/sa/y": true, "east.example/ns/c/sa/z": false, "west.example/ns/b/sa/y": false,
+		"never-heard-of.example/ns/b/sa/y": false,
+	} {
+		if let := s.allows(t, want, request{principal: principal, http: true}); let != allowed {
+			t.Errorf("%s is allowed: %v", principal, let)
+		}
 	}
 }
 
