@@ -51,6 +51,27 @@ type fleet struct {
 // startFleet makes the fleet, with destinations of each cluster.
 func startFleet(t *testing.T) *fleet {
 	t.Helper()
+	f := startClusters(t)
+	for name, agent := range map[string]client.Client{"west": f.west, "north": f.north} {
+		must(t, agent.Create(t.Context(), meshWithGateway(name)))
+		must(t, agent.Create(t.Context(), destinationOf(name, "reviews", "shop")))
+	}
+	ratings := destinationOf("north", "ratings", "shop")
+	must(t, f.north.Create(t.Context(), ratings))
+	f.join(t, nil, "east", "west", "north")
+	f.mine[f.imported(t, "west", "reviews", "shop")] = true
+	f.imported(t, "north", "reviews", "shop")
+	f.imported(t, "north", "ratings", "shop")
+	f.before = f.others(t)
+	if len(f.before) != 2*2+1+2 { // two of north, each with an entry and a rule; what east lets in; two destinations of east
+		t.Fatalf("there is %v", f.before)
+	}
+	return f
+}
+
+// startClusters makes the clusters, with the agent of east.
+func startClusters(t *testing.T) *fleet {
+	t.Helper()
 	f := &fleet{world: startHub(t, "east", "west", "north"), mine: map[string]bool{}}
 	f.north = f.agent(t, "north")
 	cluster := testenv.Start(t, testenv.IstioCRDs(t))
@@ -61,18 +82,15 @@ func startFleet(t *testing.T) *fleet {
 	must(t, err)
 	f.installIstio(t)
 	f.startAgent(t, cluster)
+	return f
+}
 
-	for name, agent := range map[string]client.Client{"west": f.west, "north": f.north} {
-		must(t, agent.Create(t.Context(), meshWithGateway(name)))
-		must(t, agent.Create(t.Context(), destinationOf(name, "reviews", "shop")))
-	}
-	ratings := destinationOf("north", "ratings", "shop")
-	must(t, f.north.Create(t.Context(), ratings))
+// join makes the virtual mesh, which federates to the given meshes, or to all, and waits until east has applied it.
+func (f *fleet) join(t *testing.T, to []v1alpha1.ObjectRef, clusters ...string) {
+	t.Helper()
 	f.vm = &v1alpha1.VirtualMesh{ObjectMeta: metav1.ObjectMeta{Name: "all", Namespace: system}}
-	for _, name := range []string{"east", "west", "north"} {
-		f.vm.Spec.Meshes = append(f.vm.Spec.Meshes, v1alpha1.ObjectRef{Name: kube.MeshName("istio-system", name)})
-	}
-	f.vm.Spec.Federation = &v1alpha1.Federation{Selectors: []v1alpha1.FederationSelector{{DestinationSelectors: []v1alpha1.DestinationSelector{{
+	f.vm.Spec.Meshes = refs(clusters...)
+	f.vm.Spec.Federation = &v1alpha1.Federation{Selectors: []v1alpha1.FederationSelector{{Meshes: to, DestinationSelectors: []v1alpha1.DestinationSelector{{
 		KubeServiceMatcher: &v1alpha1.KubeServiceMatcher{Labels: map[string]string{selected: "yes"}},
 	}}}}}
 	testenv.Eventually(t, "the mesh of east", func() error {
@@ -80,14 +98,14 @@ func startFleet(t *testing.T) *fleet {
 	})
 	must(t, f.writer.Create(t.Context(), f.vm))
 	f.applied(t)
-	f.mine[f.imported(t, "west", "reviews", "shop")] = true
-	f.imported(t, "north", "reviews", "shop")
-	f.imported(t, "north", "ratings", "shop")
-	f.before = f.others(t)
-	if len(f.before) != 2*2+1+2 { // two of north, each with an entry and a rule; what east lets in; two destinations of east
-		t.Fatalf("there is %v", f.before)
+}
+
+// refs are references to the meshes of clusters.
+func refs(clusters ...string) (out []v1alpha1.ObjectRef) {
+	for _, c := range clusters {
+		out = append(out, v1alpha1.ObjectRef{Name: meshOf(c).Name})
 	}
-	return f
+	return out
 }
 
 // installIstio makes what an installer makes in east, a gateway, and a Service that is federated.
