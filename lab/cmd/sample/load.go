@@ -55,7 +55,7 @@ type Failure struct {
 }
 
 // maxFailures is how many failures of one kind at one URL a Summary describes.
-const maxFailures = 5
+const maxFailures = 1000
 
 // Kinds that are named in more than one place: of a request that succeeded, and of one that took too long.
 const (
