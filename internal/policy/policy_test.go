@@ -449,6 +449,15 @@ func TestAcceptedTrustDomains(t *testing.T) {
 	if got := made(); !reflect.DeepEqual(got, want) {
 		t.Errorf("as west is not reported: %v", got)
 	}
+	// East itself, which is about to change its trust domain, has workloads of both.
+	east.Spec.Istio.TrustDomain = "new.example"
+	moving := made(*mesh("west", "west.example"))
+	for _, principal := range []string{"new.example/ns/b/sa/y", "east.example/ns/b/sa/y"} {
+		s := server{trustDomains: []string{"new.example", "east.example", "west.example", "north.example"}}
+		if !s.allows(t, moving, request{principal: principal, http: true}) {
+			t.Errorf("%s is denied in its own mesh", principal)
+		}
+	}
 	s := server{trustDomains: []string{"east.example", "west.example", "north.example"}}
 	for principal, allowed := range map[string]bool{
 		"north.example/ns/c/sa/z": true, "east.example/ns/b/sa/y": true, "east.example/ns/c/sa/z": false, "west.example/ns/b/sa/y": false,

@@ -277,26 +277,37 @@ func (c *compiler) hasMember(cluster string) bool {
 	return slices.ContainsFunc(c.vm.Spec.Meshes, func(r v1alpha1.ObjectRef) bool { return membership.Cluster(r.Namespace) == cluster })
 }
 
+// trustDomains are those that workloads of a listed mesh may have: the one with which it was accepted, and of the home mesh, where
+// the agent need not take anybody's word for it, the one that it has now. There is none if it is not known.
+func (c *compiler) trustDomains(mesh v1alpha1.ObjectRef) (out []string) {
+	if td := c.vm.TrustDomain(mesh); td != "" {
+		out = append(out, td)
+	}
+	if mesh.Name == c.home.Name && mesh.Namespace == c.home.Namespace {
+		out = append(out, c.home.Spec.Istio.TrustDomain)
+	}
+	return out
+}
+
 // allTrustDomains are those of all members. One that could not be part of an identity is nobody's.
-func (c *compiler) allTrustDomains() (out []string) {
+func (c *compiler) allTrustDomains() []string {
+	return c.trustDomainsWhere(func(v1alpha1.ObjectRef) bool { return true })
+}
+
+func (c *compiler) trustDomainsWhere(is func(v1alpha1.ObjectRef) bool) (out []string) {
 	for _, r := range c.vm.Spec.Meshes {
-		if td := c.vm.TrustDomain(r); membership.IsTrustDomain(td) {
-			out = append(out, td)
+		if is(r) {
+			out = append(out, c.trustDomains(r)...)
 		}
 	}
-	return sorted(out)
+	return slices.DeleteFunc(sorted(out), func(td string) bool { return !membership.IsTrustDomain(td) })
 }
 
 // trustDomainsOf are the trust domains that stand for clusters; none, with a finding, if they do not tell these clusters from
 // the others of the virtual mesh.
 func (c *compiler) trustDomainsOf(field string, clusters []string) []string {
-	var domains []string
-	for _, r := range c.vm.Spec.Meshes {
-		if td := c.vm.TrustDomain(r); slices.Contains(clusters, membership.Cluster(r.Namespace)) && membership.IsTrustDomain(td) {
-			domains = append(domains, td)
-		}
-	}
-	domains = sorted(domains)
+	selected := func(r v1alpha1.ObjectRef) bool { return slices.Contains(clusters, membership.Cluster(r.Namespace)) }
+	domains := c.trustDomainsWhere(selected)
 	if len(domains) == 0 {
 		names := strings.Join(sorted(clusters), ", ")
 		if slices.ContainsFunc(clusters, c.hasMember) {
@@ -308,9 +319,10 @@ func (c *compiler) trustDomainsOf(field string, clusters []string) []string {
 	}
 	var others, shared []string
 	for _, r := range c.vm.Spec.Meshes {
-		cluster, td := membership.Cluster(r.Namespace), c.vm.TrustDomain(r)
-		if !slices.Contains(clusters, cluster) && slices.Contains(domains, td) {
-			others, shared = append(others, cluster), append(shared, td)
+		for _, td := range c.trustDomains(r) {
+			if !selected(r) && slices.Contains(domains, td) {
+				others, shared = append(others, membership.Cluster(r.Namespace)), append(shared, td)
+			}
 		}
 	}
 	if len(others) > 0 {
@@ -320,7 +332,7 @@ func (c *compiler) trustDomainsOf(field string, clusters []string) []string {
 		return nil
 	}
 	for _, r := range c.vm.Spec.Meshes {
-		if c.vm.TrustDomain(r) == "" && !slices.Contains(clusters, membership.Cluster(r.Namespace)) {
+		if len(c.trustDomains(r)) == 0 && !selected(r) {
 			c.find(field, ReasonMeshNotReported, "the Mesh %s/%s is a member and is not reported, so it is not known whether identities tell its "+
 				"cluster apart: see to its agent, or remove it from spec.meshes of VirtualMesh %s", r.Namespace, r.Name, c.vm.Name)
 			return nil
