@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The main job, on the lab: two real clusters whose meshes do not trust each other become one virtual mesh with one root, and
-# a request from a pod in one reaches a service of the other.
+# The main job, on the lab: two real clusters whose meshes do not trust each other become one virtual mesh with one root, a
+# request from a pod in one reaches a service of the other, and the root is replaced while requests flow.
 # Called by `make demo`; leaves the lab up. LAB names the lab (default: default).
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -44,6 +44,30 @@ asks() {
   echo "$answer" | grep -oE 'URI=[^",;\\]*' | head -1 | sed 's/URI=/  it sees       /'
 }
 
+# talk CONTEXT DEPLOYMENT OPTION…: a pod of the deployment sends requests, each on a new connection, until hush is called.
+loads=$(mktemp -d)
+trap 'rm -rf "$loads"' EXIT
+lines=()
+talk() {
+  local context=$1 from=$2 load line; shift 2
+  load=$(mktemp -u "$loads/XXXX")
+  mkfifo "$load.in"
+  kubectl --context "$context" exec -i "deploy/$from" -- /sample load -duration 0 -rate 20 -timeout 10s "$@" <"$load.in" >"$load.out" &
+  exec {line}>"$load.in" # a line on it ends the load
+  lines+=("$line")
+}
+# hush ends all loads and tells how many requests failed.
+hush() {
+  local line
+  for line in "${lines[@]}"; do echo >&"$line"; done
+  wait
+  cat "$loads"/*.out | awk '
+    { match($0, /"sent":[0-9]+/); sent += substr($0, RSTART + 7, RLENGTH - 7)
+      match($0, /"failed":[0-9]+/); bad = substr($0, RSTART + 9, RLENGTH - 9); failed += bad }
+    bad > 0 { print }
+    END { printf "  %d requests were sent meanwhile, and %d failed\n", sent, failed; exit sent == 0 }'
+}
+
 step "Two real Kubernetes clusters, each with Istio and a root of its own"
 lab up --name "$LAB"
 eval "$(lab env --name "$LAB")"
@@ -57,8 +81,11 @@ before=$(root_of "$HUB" reviews-v1)
 step "The hub goes into the management cluster, an agent into each"
 for image in isthmus-hub isthmus-agent; do lab load --name "$LAB" --ref "lab.local/$image:dev" --binary "bin/$image"; done
 run meshctl install --context "$HUB" --image-registry lab.local --image-tag dev
-run meshctl cluster register management-plane --context "$HUB" --member-context "$HUB" --image-registry lab.local --image-tag dev
-run meshctl cluster register remote-cluster --context "$HUB" --member-context "$MEMBER" --image-registry lab.local --image-tag dev
+# The kubelets of the lab project a changed ConfigMap within seconds; the default is the 90 s of others.
+run meshctl cluster register management-plane --context "$HUB" --member-context "$HUB" \
+  --image-registry lab.local --image-tag dev --set kubeletProjection=5s
+run meshctl cluster register remote-cluster --context "$HUB" --member-context "$MEMBER" \
+  --image-registry lab.local --image-tag dev --set kubeletProjection=5s
 run kubectl --context "$HUB" wait --for=create --timeout=60s -n isthmus-management-plane mesh/istiod-istio-system-management-plane
 run kubectl --context "$HUB" wait --for=create --timeout=60s -n isthmus-remote-cluster mesh/istiod-istio-system-remote-cluster
 run kubectl --context "$HUB" get meshes,destinations -A
@@ -104,10 +131,25 @@ run kubectl --context "$MEMBER" exec deploy/ratings-v1 -- /sample call "http://$
 run kubectl --context "$HUB" delete -f demo/access-policy.yaml
 run meshctl check --context "$HUB"
 
+step "The root is replaced while requests flow, in each cluster and across"
+old=$(root_of "$HUB" reviews-v1)
+urls() { printf -- '-url %s ' "http://$1:9080/" "tcp://$1:9000" "grpc://$1:9090"; }
+talk "$HUB" productpage-v1 $(urls ratings) $(urls ratings.default.svc.remote-cluster.global)
+talk "$MEMBER" reviews-v3 $(urls ratings) $(urls ratings.default.svc.management-plane.global)
+run meshctl rotation start --watch --context "$HUB" | cat # without a terminal it prints what changes, line by line
+hush
+show_roots
+[ "$(root_of "$HUB" reviews-v1)" = "$(root_of "$MEMBER" reviews-v3)" ] || { echo "The roots differ"; exit 1; }
+[ "$(root_of "$HUB" reviews-v1)" != "$old" ] || { echo "The root did not change"; exit 1; }
+echo "  istiod was restarted, and nothing else:"
+run kubectl --context "$HUB" get pods -n istio-system
+run kubectl --context "$HUB" get pods -n default
+
 step "The lab stays up"
 cat <<'T'
   eval "$(make -s env)"                           a shell with kubectl, istioctl and meshctl for it
   meshctl describe virtualmesh virtual-mesh       what the hub knows
+  meshctl rotation start --watch                  another root
   kubectl exec deploy/productpage-v1 -- /sample call http://reviews.default.svc.remote-cluster.global:9080/
   make down                                       ends it, and leaves nothing behind
 T
