@@ -32,6 +32,10 @@ var (
 		"1 if the agent of a registered cluster renews its lease, else 0.", []string{"cluster"}, nil)
 	rotationStep = prometheus.NewDesc("isthmus_rotation_step",
 		"1 for the step that the rotation of the root is in.", []string{"virtual_mesh", "step"}, nil)
+	proxies = prometheus.NewDesc("isthmus_proxies",
+		"Proxies of a mesh, as its agent saw them last: all of them (total), and those that accept leaves under every ordered root (trusting), "+
+			"have a leaf under the ordered signer (signed), refuse leaves under the root that is dropped (refusing), could not be seen (unknown), or are behind.",
+		[]string{"namespace", "mesh", "state"}, nil)
 	scraped = &collector{}
 )
 
@@ -51,6 +55,7 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	ch <- intermediateExpiry
 	ch <- clusterConnected
 	ch <- rotationStep
+	ch <- proxies
 }
 
 // Collect implements prometheus.Collector.
@@ -88,6 +93,13 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	for _, ic := range orders.Items {
 		if cert := ic.Status.Certificate; cert != nil {
 			gauge(intermediateExpiry, float64(cert.NotAfter.Unix()), ic.Namespace, ic.Name)
+		}
+		if p := ic.Status.Proxies; p != nil {
+			for state, n := range map[string]int32{
+				"total": p.Total, "trusting": p.TrustsNew, "signed": p.SignedByNew, "refusing": p.RefusesOld, "unknown": p.Unknown, "behind": p.Behind,
+			} {
+				gauge(proxies, float64(n), ic.Namespace, ic.Name, state)
+			}
 		}
 	}
 	for _, kc := range clusters.Items {

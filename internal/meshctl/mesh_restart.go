@@ -171,6 +171,7 @@ func (r *restarter) installed(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	r.roots = pki.Bundle{}
 	for _, root := range r.order.Spec.Roots {
 		parsed, err := pki.ParseRoot([]byte(root.Certificate))
 		if err != nil {

@@ -47,7 +47,8 @@ func NewCanary(intermediate pki.Material, trustDomain, namespace string, now tim
 		NotBefore:             later(now.Add(-pki.ClockSkew), intermediate.NotBefore()),
 		NotAfter:              earlier(now.Add(CanaryTTL+pki.ClockSkew), intermediate.NotAfter()),
 		KeyUsage:              x509.KeyUsageDigitalSignature,
-		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+		// As the leaves of workloads: istiod, of all, demands serverAuth of its clients.
+		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
 		BasicConstraintsValid: true,
 	}, intermediate.Certificate, key.Public(), intermediate.Key)
 	if err != nil {

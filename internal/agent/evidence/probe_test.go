@@ -358,6 +358,17 @@ func TestReplicasSayWhomTheyLetIn(t *testing.T) {
 				ip := serve(t, IstiodPort, closing(&tls.Config{
 					MinVersion: version, Certificates: []tls.Certificate{to.leaf(t, web)},
 					ClientAuth: tls.VerifyClientCertIfGiven, ClientCAs: trusted, NextProtos: []string{"h2"},
+					VerifyPeerCertificate: func(raw [][]byte, _ [][]*x509.Certificate) error { // once more, as istiod does
+						if len(raw) == 0 {
+							return nil
+						}
+						intermediates := x509.NewCertPool()
+						for _, der := range raw[1:] {
+							intermediates.AddCert(mustParse(t, der))
+						}
+						_, err := mustParse(t, raw[0]).Verify(x509.VerifyOptions{Roots: trusted, Intermediates: intermediates})
+						return err
+					},
 				}))
 				replica := Replica{Pod: &corev1.Pod{Status: corev1.PodStatus{PodIP: ip}}}
 				s := AskReplicasWith(t.Context(), []Replica{replica}, []Canary{from.canary(t), to.canary(t)})[0]
