@@ -111,6 +111,7 @@ Exit codes: 0 success, 1 failure (or check found errors), 2 wrong command line.`
 		newCheck(c),
 		newDescribe(c),
 		newDebug(c),
+		newConvert(c),
 		newVersion(c),
 	)
 	return cmd
