@@ -239,7 +239,11 @@ func premature(t *testing.T, w *world) {
 	patchVM(t, w, `{"spec":{"mtlsConfig":{"rotationVerificationMethod":{"none":{}}}}}`)
 	install(hub)
 	before := w.rotation().RotationID
-	loads := talking(t, w, caller, true)
+	loads := append(talking(t, w, caller, true), talking(t, w, caller, true)...)
+	for _, context := range []string{management, remote} { // the moments are short in which it matters
+		loads = append(loads, w.startLoadWith(t, context, caller, []string{"-rate", "150"},
+			"http://ratings:9080/", "http://"+federated("ratings.default", other(context))+":9080/", "tcp://"+federated("ratings.default", other(context))+":9000"))
+	}
 	w.run(t, time.Minute, "meshctl", "rotation", "start", "--context", management)
 	w.finished(t, before, 5*time.Minute)
 	sent, failed := 0, 0
