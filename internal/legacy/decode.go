@@ -18,7 +18,7 @@ type leaf interface{ parse(value any) error }
 //
 //	max:"64"         at most so many characters, entries, or that number
 //	required:"true"  not empty
-//	exact:"true"     from here on, a field that is not known is an error: left out, it would make a selector select more
+//	exact:"true"     from here on, a field that is not known is an error: more might be selected without it
 //
 // null is the same as nothing, as everywhere in Protocol Buffers' JSON.
 func (c *conversion) read(field string, value any, to reflect.Value, exact bool) {
@@ -104,7 +104,7 @@ func (c *conversion) readStruct(field string, value any, to reflect.Value, exact
 		f, known := fields[camel(key)]
 		switch other := written[camel(key)]; {
 		case !known && exact:
-			c.invalid(path, "is no field of this version, and a selector without it would select more: take it out, or select otherwise")
+			c.invalid(path, "is no field of this generation, and without it more would be selected: take it out, or select otherwise")
 		case !known:
 			c.keepAside(path, object[key])
 		case other != "":

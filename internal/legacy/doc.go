@@ -9,8 +9,8 @@
 // converted, or a finding names it or one that it lies in, says what became of it and what to do.
 //
 //   - What a generation had no field for is kept aside, in the annotation [AnnotationNotConverted], and reported.
-//   - What it had a field for, but is no value that is possible here, leaves the whole object unconverted: half of a spec
-//     could share more than was meant.
+//   - What it had a field for, but is no value that is possible here, leaves the whole object unconverted, as does an unknown
+//     field where something is selected: half of a spec could share more than was meant.
 //   - What that generation meant by leaving a field out is written down where it means something else here.
 //
 // It is functions over values and knows no cluster. Whether a mesh or a Secret exists is for the hub to say.

@@ -101,7 +101,7 @@ type destinationSelector struct {
 		Services []struct {
 			Name        string `json:"name" required:"true" max:"253"`
 			Namespace   string `json:"namespace" required:"true" max:"63"`
-			ClusterName string `json:"clusterName" max:"63"`
+			ClusterName string `json:"clusterName" required:"true" max:"63"` // none means every cluster here, and meant no service
 		} `json:"services" required:"true" max:"256"`
 	} `json:"kubeServiceRefs"`
 }
@@ -189,9 +189,10 @@ func (f *federation) convert(c *conversion) *v1alpha1.Federation {
 	}
 	out := &v1alpha1.Federation{FlatNetwork: f.FlatNetwork, HostnameSuffix: string(f.HostnameSuffix)}
 	for i, s := range f.Selectors {
+		field := fmt.Sprintf("spec.federation.selectors[%d]", i)
 		out.Selectors = append(out.Selectors, v1alpha1.FederationSelector{
-			DestinationSelectors: destinations(s.DestinationSelectors),
-			Meshes:               c.meshes(fmt.Sprintf("spec.federation.selectors[%d].meshes", i), s.Meshes),
+			DestinationSelectors: c.destinations(field, s.DestinationSelectors),
+			Meshes:               c.meshes(field+".meshes", s.Meshes),
 		})
 	}
 	switch {
@@ -201,9 +202,9 @@ func (f *federation) convert(c *conversion) *v1alpha1.Federation {
 	default:
 		c.note(ReasonChanged, "spec.federation.permissive", "is left out: it had no effect beside selectors")
 	}
-	for _, s := range f.IngressGatewaySelectors {
+	for i, s := range f.IngressGatewaySelectors {
 		out.IngressGatewaySelectors = append(out.IngressGatewaySelectors, v1alpha1.IngressGatewaySelector{
-			DestinationSelectors: destinations(s.DestinationSelectors),
+			DestinationSelectors: c.destinations(fmt.Sprintf("spec.federation.ingressGatewaySelectors[%d]", i), s.DestinationSelectors),
 			PortName:             s.PortName,
 		})
 	}
@@ -223,8 +224,13 @@ func (d *duration) convert() *metav1.Duration {
 	return &metav1.Duration{Duration: time.Duration(*d)}
 }
 
-func destinations(selectors []destinationSelector) (out []v1alpha1.DestinationSelector) {
-	for _, s := range selectors {
+// destinations are the destinationSelectors of a field.
+func (c *conversion) destinations(field string, selectors []destinationSelector) (out []v1alpha1.DestinationSelector) {
+	for i, s := range selectors {
+		if s.KubeServiceMatcher == nil && s.KubeServiceRefs == nil {
+			c.invalid(fmt.Sprintf("%s.destinationSelectors[%d]", field, i),
+				"selected nothing, and would select everything here: take it out, or write kubeServiceMatcher: {} if everything is meant")
+		}
 		var d v1alpha1.DestinationSelector
 		if m := s.KubeServiceMatcher; m != nil {
 			d.KubeServiceMatcher = &v1alpha1.KubeServiceMatcher{Labels: m.Labels, Namespaces: set(m.Namespaces), Clusters: set(m.Clusters)}

@@ -142,6 +142,13 @@ func TestValues(t *testing.T) {
 		{gloo, "federation: {hostnameSuffix: .global}", nil, nil},
 		{gloo, "federation: {tcpKeepalive: {probes: 0, time: 60s}}", func(vm *v1alpha1.VirtualMesh) any { return vm.Spec.Federation.TCPKeepalive.Probes == nil }, true},
 		{gloo, "federation: {selectors: [null]}", nil, nil},
+		{gloo, "federation: {selectors: [{destinationSelectors: [{kubeServiceMatcher: {}}]}]}", func(vm *v1alpha1.VirtualMesh) any {
+			return vm.Spec.Federation.Selectors[0].DestinationSelectors[0].KubeServiceMatcher != nil
+		}, true},
+		{gloo, "federation: {selectors: [{destinationSelectors: [{}]}]}", nil, nil},
+		{gloo, "federation: {ingressGatewaySelectors: [{destinationSelectors: [{kubeServiceMatcher: null}]}]}", nil, nil},
+		{gloo, "federation: {selectors: [{destinationSelectors: [{kubeServiceRefs: {services: []}}]}]}", nil, nil},
+		{gloo, "federation: {selectors: [{destinationSelectors: [{kubeServiceRefs: {services: [{name: a, namespace: b}]}}]}]}", nil, nil},
 	} {
 		text := fmt.Sprintf("{apiVersion: %s, kind: VirtualMesh, metadata: {name: x, namespace: old}, spec: {meshes: [{name: istiod-istio-system-a}], %s}}",
 			tc.version, tc.spec)

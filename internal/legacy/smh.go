@@ -12,7 +12,7 @@ type smhSpec struct {
 	} `json:"mtlsConfig"`
 	Federation *struct {
 		Permissive *struct{} `json:"permissive"`
-	} `json:"federation"`
+	} `json:"federation" exact:"true"`
 	GlobalAccessPolicy accessPolicy `json:"globalAccessPolicy"`
 }
 

@@ -14,7 +14,7 @@ type zephyrSpec struct {
 	} `json:"certificateAuthority"`
 	Federation struct {
 		Mode federationMode `json:"mode"`
-	} `json:"federation"`
+	} `json:"federation" exact:"true"`
 	Shared               *struct{}         `json:"shared"`
 	Limited              *struct{}         `json:"limited"`
 	EnforceAccessControl enforcementPolicy `json:"enforceAccessControl"`

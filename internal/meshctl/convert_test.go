@@ -18,7 +18,7 @@ func TestConvert(t *testing.T) {
 `
 	const unknown = `---
 {apiVersion: networking.smh.solo.io/v1alpha2, kind: VirtualMesh, metadata: {name: b, namespace: old},
-  spec: {federation: {permissive: {}, more: 1}, meshes: [{name: istiod-istio-system-west}]}}
+  spec: {more: 1, meshes: [{name: istiod-istio-system-west}]}}
 `
 	const refused = `---
 {apiVersion: networking.smh.solo.io/v1alpha2, kind: VirtualMesh, metadata: {name: c, namespace: old}, spec: {meshes: "\e[1m"}}
@@ -40,8 +40,8 @@ func TestConvert(t *testing.T) {
 			[]string{"apiVersion: isthmus.dev/v1alpha1\nkind: VirtualMesh\n", "name: smh-old-a", "namespace: isthmus-system", "orgName: service-mesh-hub"},
 			[]string{"VirtualMesh old/a: VirtualMesh isthmus-system/smh-old-a\n", "  note   spec.meshes[0]: ", "ConfigMap d: not converted\n  note "}, "status"},
 		{"a field that is not known", "", "-f " + file, 1,
-			[]string{"smh-old-a", "---\n", "smh-old-b", `isthmus.dev/not-converted: '{"spec.federation.more":1}'`},
-			[]string{"  error  spec.federation.more: "}, "Error:"},
+			[]string{"smh-old-a", "---\n", "smh-old-b", `isthmus.dev/not-converted: '{"spec.more":1}'`},
+			[]string{"  error  spec.more: "}, "Error:"},
 		{"a value that is not valid", good + refused, "-f -", 1, []string{"smh-old-a"}, []string{"VirtualMesh old/c: not converted\n  error  spec.meshes: must be a list"}, "smh-old-c"},
 		{"another namespace, JSON", good, "-f - -n hub -o json", 0, []string{`"kind": "List"`, `"namespace": "hub"`}, nil, "isthmus-system"},
 		{"nothing, JSON", "", "-f - -o json", 0, []string{`"items": []`}, nil, "null"},
