@@ -150,7 +150,7 @@ func federationAdmits(t *testing.T, w *world) {
 	federate(t, w, `{"selectors":[{"destinationSelectors":[{"kubeServiceMatcher":{"namespaces":["default"]}}]}]}`)
 	w.forged(t, remote, sni("ratings.default", 9080), answered)
 	refused(append(never, sni("ledger.elsewhere", 9080))...)
-	hosts := w.jsonpath(management, "{.items[*].spec.servers[*].hosts}", "-n", "istio-system", "gateways.networking.istio.io", "-l", "isthmus.dev/managed-by")
+	hosts := w.jsonpath(management, "{.items[*].spec.servers[*].hosts}", "-n", "istio-system", "gateways.networking.istio.io", "-l", "isthmus.dev/managed-by=isthmus-agent-network")
 	if hosts != `["*.default.svc.cluster.local"]` {
 		t.Errorf("hosts of the gateway: %s", hosts)
 	}

@@ -347,7 +347,7 @@ func (w *world) seesFailures(t *testing.T, context string, from program, base st
 func (w *world) objects(t *testing.T, context, field string) string {
 	t.Helper()
 	out := w.kubectl(t, context, "get", "serviceentries,destinationrules,gateways.networking.istio.io,authorizationpolicies,peerauthentications", "-A",
-		"-l", "isthmus.dev/managed-by", "-o", `jsonpath={range .items[*]}{.kind}/{.metadata.namespace}/{.metadata.name} {`+field+`}{"\n"}{end}`)
+		"-l", "isthmus.dev/managed-by=isthmus-agent-network", "-o", `jsonpath={range .items[*]}{.kind}/{.metadata.namespace}/{.metadata.name} {`+field+`}{"\n"}{end}`)
 	lines := strings.Split(strings.TrimSpace(out), "\n")
 	slices.Sort(lines)
 	return strings.Join(lines, "\n")
@@ -355,7 +355,7 @@ func (w *world) objects(t *testing.T, context, field string) string {
 
 // hosts are the names that a cluster has been given for services of others.
 func (w *world) hosts(context string) []string {
-	out := strings.Fields(w.jsonpath(context, "{.items[*].spec.hosts[*]}", "-n", "istio-system", "serviceentries", "-l", "isthmus.dev/managed-by"))
+	out := strings.Fields(w.jsonpath(context, "{.items[*].spec.hosts[*]}", "-n", "istio-system", "serviceentries", "-l", "isthmus.dev/managed-by=isthmus-agent-network"))
 	slices.Sort(out)
 	return out
 }
