@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"crypto"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
+	"github.com/isthmus-mesh/isthmus/internal/pki"
 )
 
 // TestRotation replaces the root of two meshes while their workloads talk, within each and across: when they join, on demand,
@@ -34,6 +36,7 @@ func TestRotation(t *testing.T) {
 		{"Unprobeable", unprobeable},
 		{"Premature", premature},
 		{"Evicted", evicted},
+		{"ByHand", byHand},
 	} {
 		if !t.Run(s.name, func(t *testing.T) { s.run(t, w) }) {
 			t.Fatal("the following scenarios build on " + s.name)
@@ -258,6 +261,56 @@ func premature(t *testing.T, w *world) {
 	install(filepath.Join(w.bin, "isthmus-hub"))
 	patchVM(t, w, `{"spec":{"mtlsConfig":{"rotationVerificationMethod":null}}}`)
 	w.ready(t, "virtual-mesh", 5*time.Minute)
+}
+
+// byHand replaces the root of a mesh as one would without Isthmus: another cacerts, and istiod is restarted. It is for comparison
+// only: how many requests fail is printed.
+func byHand(t *testing.T, w *world) {
+	scaleAgent(t, w, remote, 0)
+	now := time.Now()
+	key := func() crypto.Signer {
+		k, err := pki.NewKey(2048)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return k
+	}
+	root, err := pki.NewRoot(key(), pki.RootOptions{Organization: "by hand", VirtualMesh: "none", Generation: 1, TTL: 24 * time.Hour}, now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, err := root.Data()
+	if err != nil {
+		t.Fatal(err)
+	}
+	secret, err := json.Marshal(map[string]any{
+		"apiVersion": "v1", "kind": "Secret", "metadata": map[string]string{"namespace": "istio-system", "name": "cacerts"}, "data": data,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	urls := []string{"http://ratings:9080/", "tcp://ratings:9000", "grpc://ratings:9090"}
+	loads := []*load{
+		w.startLoadWith(t, remote, caller, []string{"-rate", "60"}, urls...),
+		w.startLoadWith(t, remote, caller, []string{"-rate", "20", "-keep"}, urls...),
+	}
+	w.apply(t, remote, string(secret))
+	w.kubectl(t, remote, "-n", "istio-system", "rollout", "restart", "deploy/istiod")
+	w.kubectl(t, remote, "-n", "istio-system", "rollout", "status", "deploy/istiod", "--timeout=120s")
+	eventually(t, 2*time.Minute, "the caller has a leaf under the new root", func() error {
+		out, err := w.try(time.Minute, "kubectl", "--context", remote, "exec", "deploy/caller", "-c", "istio-proxy", "--", "cat", "/certs/root-cert.pem")
+		if err != nil || !strings.Contains(out, strings.TrimSpace(string(root.Root.PEM()))) {
+			return fmt.Errorf("not yet: %w", err)
+		}
+		return nil
+	})
+	w.want(t, remote, caller, answered, "http://ratings:9080/")
+	sent, failed := 0, 0
+	for _, l := range loads {
+		s := l.stop(t)
+		sent, failed = sent+s.Sent, failed+s.Failed
+	}
+	t.Logf("by hand, %d of %d requests failed", failed, sent)
 }
 
 // rollbacks goes back from every step of a rotation to where it began, under traffic, and then forth to the end.
