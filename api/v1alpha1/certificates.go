@@ -87,7 +87,7 @@ type IssuedCertificateSpec struct {
 	CrossCertificate *CrossCertificate `json:"crossCertificate,omitempty"`
 	// restart says what has to be restarted for the order to be in force.
 	// +optional
-	Restart RequiredRestart `json:"restart,omitzero"`
+	Restart RequiredRestart `json:"restart,omitempty"`
 	// issuedCertificateSecret is the Secret from which istiod takes its CA.
 	// +required
 	IssuedCertificateSecret SecretRef `json:"issuedCertificateSecret"`
@@ -134,7 +134,7 @@ type PreparedIntermediate struct {
 
 // CrossCertificate is a certificate of one root under another.
 type CrossCertificate struct {
-	// certificate, PEM. Absent: the agent makes it with the key of the CA that the mesh came with.
+	// certificate is PEM. Absent: the agent makes it with the key of the CA that the mesh came with.
 	// +optional
 	// +kubebuilder:validation:MaxLength=32768
 	Certificate string `json:"certificate,omitempty"`
@@ -142,10 +142,10 @@ type CrossCertificate struct {
 
 // RequiredRestart says what has to be restarted, one after the other.
 type RequiredRestart struct {
-	// istiod, every replica: it does not take the change without a restart, or has to forget a root by which it lets clients in.
+	// istiod has to be, every replica: it does not take the change without a restart, or has to forget a root by which it lets clients in.
 	// +optional
 	Istiod bool `json:"istiod,omitempty"`
-	// workloads and gateways that are not as ordered: they do not follow without a restart.
+	// workloads and gateways have to be that are not as ordered: they do not follow without a restart.
 	// +optional
 	Workloads bool `json:"workloads,omitempty"`
 }
@@ -194,16 +194,16 @@ type OrderRotation struct {
 	// stage that the order leads to.
 	// +required
 	Stage RotationStage `json:"stage"`
-	// back: the rotation goes back to the old root.
+	// back says that the rotation goes back to the old root.
 	// +optional
 	Back bool `json:"back,omitempty"`
-	// alone: the rotation is that of this mesh alone, which joins the others.
+	// alone says that the rotation is that of this mesh alone, which joins the others.
 	// +optional
 	Alone bool `json:"alone,omitempty"`
-	// half: the way back takes two orders, of which this is the first.
+	// half says that the way back takes two orders, of which this is the first.
 	// +optional
 	Half bool `json:"half,omitempty"`
-	// closed: the rotation is over, at this end of it.
+	// closed says that the rotation is over, at this end of it.
 	// +optional
 	Closed bool `json:"closed,omitempty"`
 	// nudges counts those given at this stage.
@@ -280,18 +280,20 @@ type CarriedOrder struct {
 	Latest int64 `json:"latest,omitempty"`
 	// signer of the order.
 	// +optional
+	// +kubebuilder:validation:MaxLength=64
 	Signer string `json:"signer,omitempty"`
 	// roots are the fingerprints of those ordered.
 	// +optional
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=8
+	// +kubebuilder:validation:items:MaxLength=64
 	Roots []string `json:"roots,omitempty"`
-	// crossCertified: a cross-certificate was ordered.
+	// crossCertified says that a cross-certificate was ordered.
 	// +optional
 	CrossCertified bool `json:"crossCertified,omitempty"`
 	// restart of the order.
 	// +optional
-	Restart RequiredRestart `json:"restart,omitzero"`
+	Restart RequiredRestart `json:"restart,omitempty"`
 	// rotation of the order.
 	// +optional
 	Rotation *OrderRotation `json:"rotation,omitempty"`
@@ -337,10 +339,10 @@ type ControlPlaneEvidence struct {
 	// rootConfigMaps counts the ConfigMaps in which istiod publishes its roots.
 	// +optional
 	RootConfigMaps *Progress `json:"rootConfigMaps,omitempty"`
-	// published: every ConfigMap of roots has held the ordered ones for longer than kubelets take to project it.
+	// published says that every ConfigMap of roots has held the ordered ones for longer than kubelets take to project it.
 	// +optional
 	Published bool `json:"published,omitempty"`
-	// multiRoot: every istiod takes changed roots without a restart (ISTIO_MULTIROOT_MESH).
+	// multiRoot says that every istiod takes changed roots without a restart (ISTIO_MULTIROOT_MESH).
 	// +optional
 	MultiRoot bool `json:"multiRoot,omitempty"`
 }

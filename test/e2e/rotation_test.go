@@ -501,7 +501,7 @@ func TestRotationRolling(t *testing.T) {
 	// Leaves live for two minutes: proxies forget the old root when they are renewed, after twelve hours by default.
 	for _, context := range []string{management, remote} {
 		w.kubectl(t, context, "-n", "istio-system", "set", "env", "deploy/istio-eastwestgateway", "deploy/istio-ingressgateway", "SECRET_TTL=120s")
-		for _, deployment := range strings.Fields(w.jsonpath(context, "{.items[*].metadata.name}", "-n", "default", "deploy")) {
+		for deployment := range strings.FieldsSeq(w.jsonpath(context, "{.items[*].metadata.name}", "-n", "default", "deploy")) {
 			w.kubectl(t, context, "patch", "deploy/"+deployment, "--type=merge", "-p",
 				`{"spec":{"template":{"metadata":{"annotations":{"proxy.istio.io/config":"{proxyMetadata: {SECRET_TTL: 120s}}"}}}}}`)
 		}
@@ -519,7 +519,7 @@ spec:
 	}
 	for _, context := range []string{management, remote} {
 		for _, namespace := range []string{"default", "istio-system"} {
-			for _, deployment := range strings.Fields(w.jsonpath(context, "{.items[*].metadata.name}", "-n", namespace, "deploy")) {
+			for deployment := range strings.FieldsSeq(w.jsonpath(context, "{.items[*].metadata.name}", "-n", namespace, "deploy")) {
 				w.kubectl(t, context, "-n", namespace, "rollout", "status", "deploy/"+deployment, "--timeout=120s")
 			}
 		}

@@ -464,11 +464,11 @@ func (i *Installer) listeners(ctx context.Context, mesh string, proxies []eviden
 			continue
 		}
 		g := evidence.Listener(p)
-		if key := client.ObjectKeyFromObject(g); want[key] {
+		key := client.ObjectKeyFromObject(g)
+		if want[key] {
 			continue
-		} else {
-			want[key] = true
 		}
+		want[key] = true
 		g.Labels = map[string]string{v1alpha1.LabelManagedBy: listenersManagedBy}
 		g.Annotations = map[string]string{AnnotationMesh: mesh}
 		u, err := kube.ToUnstructured(i.Client.Scheme(), g)

@@ -61,7 +61,7 @@ type world struct {
 	signerPaused bool
 	rolled       string // the template that istiod's pods are of
 	rolls        int    // how often they were replaced
-	existed      bool // cacerts has existed
+	existed      bool   // cacerts has existed
 }
 
 var addresses atomic.Int32

@@ -42,11 +42,11 @@ func NewCanary(intermediate pki.Material, trustDomain, namespace string, now tim
 		return Canary{}, err
 	}
 	leaf, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
-		SerialNumber:          serial,
-		URIs:                  []*url.URL{identity(trustDomain, namespace, CanaryServiceAccount)},
-		NotBefore:             later(now.Add(-pki.ClockSkew), intermediate.NotBefore()),
-		NotAfter:              earlier(now.Add(CanaryTTL+pki.ClockSkew), intermediate.NotAfter()),
-		KeyUsage:              x509.KeyUsageDigitalSignature,
+		SerialNumber: serial,
+		URIs:         []*url.URL{identity(trustDomain, namespace, CanaryServiceAccount)},
+		NotBefore:    later(now.Add(-pki.ClockSkew), intermediate.NotBefore()),
+		NotAfter:     earlier(now.Add(CanaryTTL+pki.ClockSkew), intermediate.NotAfter()),
+		KeyUsage:     x509.KeyUsageDigitalSignature,
 		// As the leaves of workloads: istiod, of all, demands serverAuth of its clients.
 		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
 		BasicConstraintsValid: true,
