@@ -293,7 +293,7 @@ type CarriedOrder struct {
 	CrossCertified bool `json:"crossCertified,omitempty"`
 	// restart of the order.
 	// +optional
-	Restart RequiredRestart `json:"restart,omitempty"`
+	Restart *RequiredRestart `json:"restart,omitempty"`
 	// rotation of the order.
 	// +optional
 	Rotation *OrderRotation `json:"rotation,omitempty"`

@@ -328,7 +328,11 @@ func (in *CarriedOrder) DeepCopyInto(out *CarriedOrder) {
 		*out = make([]string, len(*in))
 		copy(*out, *in)
 	}
-	out.Restart = in.Restart
+	if in.Restart != nil {
+		in, out := &in.Restart, &out.Restart
+		*out = new(RequiredRestart)
+		**out = **in
+	}
 	if in.Rotation != nil {
 		in, out := &in.Rotation, &out.Rotation
 		*out = new(OrderRotation)

@@ -253,7 +253,7 @@ func (w *world) answers(order *v1alpha1.IssuedCertificate, holds *v1alpha1.Inter
 		o := order.Spec
 		carried := &v1alpha1.CarriedOrder{
 			Serial: o.Serial, Issuance: o.Issuance, Prepared: o.Prepared, Latest: o.Latest, Signer: o.Signer,
-			CrossCertified: o.CrossCertificate != nil, Restart: o.Restart, Rotation: o.Rotation,
+			CrossCertified: o.CrossCertificate != nil, Restart: &o.Restart, Rotation: o.Rotation,
 		}
 		for _, r := range o.Roots {
 			carried.Roots = append(carried.Roots, r.Fingerprint)

@@ -19,7 +19,7 @@ func OrderOf(ic *v1alpha1.IssuedCertificate) (Order, error) {
 	o, err := orderOf(v1alpha1.CarriedOrder{
 		Serial: ic.Spec.Serial, Issuance: ic.Spec.Issuance, Prepared: ic.Spec.Prepared, Latest: ic.Spec.Latest,
 		Signer: ic.Spec.Signer, Roots: roots, CrossCertified: ic.Spec.CrossCertificate != nil,
-		Restart: ic.Spec.Restart, Rotation: ic.Spec.Rotation,
+		Restart: &ic.Spec.Restart, Rotation: ic.Spec.Rotation,
 	})
 	if err != nil {
 		return Order{}, fmt.Errorf("spec.%w", err)
@@ -30,9 +30,9 @@ func OrderOf(ic *v1alpha1.IssuedCertificate) (Order, error) {
 
 // orderOf reads all of an order but its contents. An error begins with the field that is at fault.
 func orderOf(c v1alpha1.CarriedOrder) (Order, error) {
-	o := Order{
-		Serial: c.Serial, Issuance: c.Issuance, Latest: c.Latest, Cross: c.CrossCertified,
-		Restart: Restart{Istiod: c.Restart.Istiod, Workloads: c.Restart.Workloads},
+	o := Order{Serial: c.Serial, Issuance: c.Issuance, Latest: c.Latest, Cross: c.CrossCertified}
+	if c.Restart != nil {
+		o.Restart = Restart{Istiod: c.Restart.Istiod, Workloads: c.Restart.Workloads}
 	}
 	var err error
 	if o.Signer, err = pki.ParseRootID(c.Signer); err != nil {

@@ -71,7 +71,7 @@ func TestOrderIsReadAsWritten(t *testing.T) {
 func carriedOf(s v1alpha1.IssuedCertificateSpec) *v1alpha1.CarriedOrder {
 	c := &v1alpha1.CarriedOrder{
 		Serial: s.Serial, Issuance: s.Issuance, Prepared: s.Prepared, Latest: s.Latest, Signer: s.Signer,
-		CrossCertified: s.CrossCertificate != nil, Restart: s.Restart, Rotation: s.Rotation,
+		CrossCertified: s.CrossCertificate != nil, Restart: &s.Restart, Rotation: s.Rotation,
 	}
 	for _, r := range s.Roots {
 		c.Roots = append(c.Roots, r.Fingerprint)

@@ -155,7 +155,7 @@ func obeyed(ctx context.Context, t *testing.T, c client.Client) []v1alpha1.Issue
 		o := ic.Spec
 		carried := &v1alpha1.CarriedOrder{
 			Serial: o.Serial, Issuance: o.Issuance, Prepared: o.Prepared, Latest: o.Latest, Signer: o.Signer,
-			CrossCertified: o.CrossCertificate != nil, Restart: o.Restart, Rotation: o.Rotation,
+			CrossCertified: o.CrossCertificate != nil, Restart: &o.Restart, Rotation: o.Rotation,
 		}
 		for _, r := range o.Roots {
 			carried.Roots = append(carried.Roots, r.Fingerprint)
