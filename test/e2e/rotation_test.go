@@ -529,7 +529,7 @@ spec:
 	walker := program{name: "walker", namespace: "default"}
 
 	before := w.rollouts(t)
-	stop := talk(t, w, walker, false)
+	stop := walk(t, w, walker, false)
 	join(t, w)
 	stop()
 	w.rolled(t, "joining", before)
@@ -540,7 +540,7 @@ spec:
 	}
 	before = w.rollouts(t)
 	last := w.rotation().RotationID
-	stop = talk(t, w, walker, true)
+	stop = walk(t, w, walker, true)
 	start := time.Now()
 	w.run(t, time.Minute, "meshctl", "rotation", "start", "--context", management)
 	steps := w.finished(t, last, 15*time.Minute)
@@ -574,13 +574,29 @@ func TestRotationSlowKubelets(t *testing.T) {
 	w.unchanged(t, proxies)
 }
 
-// rollouts counts the generations of every Deployment of a mesh.
+// walk is talk where workloads are restarted: on new connections only, since one that lasts ends with the server that it is to.
+func walk(t *testing.T, w *world, from program, across bool) (stop func()) {
+	t.Helper()
+	loads := talking(t, w, from, across)
+	return func() {
+		t.Helper()
+		for i, l := range loads {
+			if i%2 == 0 {
+				l.stopTrusted(t)
+			} else {
+				l.stop(t)
+			}
+		}
+	}
+}
+
+// rollouts counts the revisions of every Deployment of a mesh.
 func (w *world) rollouts(t *testing.T) map[string]int {
 	t.Helper()
 	out := map[string]int{}
 	for _, context := range []string{management, remote} {
 		for line := range strings.Lines(w.kubectl(t, context, "get", "deploy", "-A", "-o",
-			`jsonpath={range .items[*]}{.metadata.namespace}/{.metadata.name} {.metadata.generation}{"\n"}{end}`)) {
+			`jsonpath={range .items[*]}{.metadata.namespace}/{.metadata.name} {.metadata.annotations.deployment\.kubernetes\.io/revision}{"\n"}{end}`)) {
 			var name string
 			var generation int
 			if _, err := fmt.Sscan(line, &name, &generation); err == nil && !strings.HasPrefix(name, "isthmus") {
