@@ -44,12 +44,22 @@ func TestRotation(t *testing.T) {
 	}
 }
 
-// adoption has two running meshes with self-signed roots join a virtual mesh.
+// adoption has two running meshes with self-signed roots join a virtual mesh. Its first step restarts istiod, and with that come
+// disturbances that have nothing to do with trust (docs/decisions/2026-11-26-istiod-restarts.md): how many requests failed is
+// printed, and a tenth of them is too many.
 func adoption(t *testing.T, w *world) {
-	stop := talk(t, w, caller, false)
+	loads := talking(t, w, caller, false)
 	proxies := w.proxies(t)
 	join(t, w)
-	stop()
+	sent, failed := 0, 0
+	for _, l := range loads {
+		s := l.stop(t)
+		t.Logf("load in %s: %d sent, %d failed: %v, latency in ms %+v", l.cluster, s.Sent, s.Failed, s.Outcomes, s.LatencyMilliseconds)
+		sent, failed = sent+s.Sent, failed+s.Failed
+	}
+	if failed > sent/10 {
+		t.Errorf("%d of %d requests failed", failed, sent)
+	}
 	w.unchanged(t, proxies)
 	acquaint(t, w)
 }
@@ -241,22 +251,28 @@ func premature(t *testing.T, w *world) {
 	}
 	patchVM(t, w, `{"spec":{"mtlsConfig":{"rotationVerificationMethod":{"none":{}}}}}`)
 	install(hub)
-	before := w.rotation().RotationID
-	loads := append(talking(t, w, caller, true), talking(t, w, caller, true)...)
-	for _, context := range []string{management, remote} { // the moments are short in which it matters
-		loads = append(loads, w.startLoadWith(t, context, caller, []string{"-rate", "150"},
-			"http://ratings:9080/", "http://"+federated("ratings.default", other(context))+":9080/", "tcp://"+federated("ratings.default", other(context))+":9000"))
+	failed := 0
+	for range 3 { // the moments are short in which it matters
+		before := w.rotation().RotationID
+		loads := append(talking(t, w, caller, true), talking(t, w, caller, true)...)
+		for _, context := range []string{management, remote} {
+			loads = append(loads, w.startLoadWith(t, context, caller, []string{"-rate", "150"},
+				"http://ratings:9080/", "http://"+federated("ratings.default", other(context))+":9080/", "tcp://"+federated("ratings.default", other(context))+":9000"))
+		}
+		w.run(t, time.Minute, "meshctl", "rotation", "start", "--context", management)
+		w.finished(t, before, 5*time.Minute)
+		sent := 0
+		for _, l := range loads {
+			s := l.stop(t)
+			sent, failed = sent+s.Sent, failed+s.Failed
+		}
+		t.Logf("%d of %d requests failed", failed, sent)
+		if failed > 0 {
+			break
+		}
 	}
-	w.run(t, time.Minute, "meshctl", "rotation", "start", "--context", management)
-	w.finished(t, before, 5*time.Minute)
-	sent, failed := 0, 0
-	for _, l := range loads {
-		s := l.stop(t)
-		sent, failed = sent+s.Sent, failed+s.Failed
-	}
-	t.Logf("%d of %d requests failed", failed, sent)
 	if failed == 0 {
-		t.Error("a rotation that waits for nothing failed no request: this traffic proves nothing")
+		t.Error("rotations that wait for nothing failed no request: this traffic proves nothing")
 	}
 	install(filepath.Join(w.bin, "isthmus-hub"))
 	patchVM(t, w, `{"spec":{"mtlsConfig":{"rotationVerificationMethod":null}}}`)
