@@ -86,7 +86,8 @@ func start(crdDirs ...string) (*Cluster, func() error, error) {
 		ControlPlaneStopTimeout:  20 * time.Second,
 	}
 	// Revocation of credentials rests on tokens that are bound to Secrets.
-	env.ControlPlane.GetAPIServer().Configure().Set("authorization-mode", "RBAC")
+	env.ControlPlane.GetAPIServer().Configure().Set("authorization-mode", "RBAC").
+		Set("service-cluster-ip-range", "10.0.0.0/16") // the default has no room for a benchmark's Services
 	cfg, err := env.Start()
 	if err != nil {
 		return nil, nil, err
