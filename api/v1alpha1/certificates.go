@@ -299,6 +299,21 @@ type CarriedOrder struct {
 	Rotation *OrderRotation `json:"rotation,omitempty"`
 }
 
+// Carried is the order in the words of an agent that has carried it out.
+func (s *IssuedCertificateSpec) Carried() *CarriedOrder {
+	c := &CarriedOrder{
+		Serial: s.Serial, Issuance: s.Issuance, Prepared: s.Prepared, Latest: s.Latest, Signer: s.Signer,
+		CrossCertified: s.CrossCertificate != nil, Rotation: s.Rotation,
+	}
+	if s.Restart != (RequiredRestart{}) { // an empty object would become null when it is applied
+		c.Restart = &s.Restart
+	}
+	for _, r := range s.Roots {
+		c.Roots = append(c.Roots, r.Fingerprint)
+	}
+	return c
+}
+
 // IntermediateStatus describes an intermediate.
 type IntermediateStatus struct {
 	// issuance for which it was signed.

@@ -16,6 +16,8 @@ const (
 	ConditionTrustEstablished = "TrustEstablished"
 	// ConditionRootReady is true on a VirtualMesh whose shared root exists and whose private key the hub holds.
 	ConditionRootReady = "RootReady"
+	// ConditionRotating is true on a VirtualMesh while its root is being replaced; the message says what holds that up.
+	ConditionRotating = "Rotating"
 	// ConditionMembersRetained is true on a VirtualMesh while meshes that are no members any more still get intermediates
 	// under its root.
 	ConditionMembersRetained = "MembersRetained"

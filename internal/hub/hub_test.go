@@ -251,13 +251,7 @@ func (w *world) answers(order *v1alpha1.IssuedCertificate, holds *v1alpha1.Inter
 	w.Helper()
 	updateStatus(w, &v1alpha1.IssuedCertificate{}, order.Namespace, order.Name, func(ic *v1alpha1.IssuedCertificate) {
 		o := order.Spec
-		carried := &v1alpha1.CarriedOrder{
-			Serial: o.Serial, Issuance: o.Issuance, Prepared: o.Prepared, Latest: o.Latest, Signer: o.Signer,
-			CrossCertified: o.CrossCertificate != nil, Restart: &o.Restart, Rotation: o.Rotation,
-		}
-		for _, r := range o.Roots {
-			carried.Roots = append(carried.Roots, r.Fingerprint)
-		}
+		carried := o.Carried()
 		now := metav1.NewTime(time.Now().Add(time.Duration(w.ahead.Load())))
 		ic.Status.State, ic.Status.Error, ic.Status.ObservedGeneration = v1alpha1.IssuedCertificateFinished, "", order.Generation
 		ic.Status.Carried, ic.Status.Certificate = carried, holds

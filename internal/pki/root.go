@@ -26,6 +26,15 @@ func ParseRootID(s string) (RootID, error) {
 	return id, err
 }
 
+// RootIDOrZero reads the text of a RootID, and takes what is none for no root at all.
+func RootIDOrZero(s string) RootID {
+	id, err := ParseRootID(s)
+	if err != nil {
+		return RootID{}
+	}
+	return id
+}
+
 func (id RootID) String() string { return hex.EncodeToString(id[:]) }
 
 // Short is the first half of the text, which fits a label's value.

@@ -12,15 +12,7 @@ import (
 
 // OrderOf reads an order.
 func OrderOf(ic *v1alpha1.IssuedCertificate) (Order, error) {
-	var roots []string
-	for _, r := range ic.Spec.Roots {
-		roots = append(roots, r.Fingerprint)
-	}
-	o, err := orderOf(v1alpha1.CarriedOrder{
-		Serial: ic.Spec.Serial, Issuance: ic.Spec.Issuance, Prepared: ic.Spec.Prepared, Latest: ic.Spec.Latest,
-		Signer: ic.Spec.Signer, Roots: roots, CrossCertified: ic.Spec.CrossCertificate != nil,
-		Restart: &ic.Spec.Restart, Rotation: ic.Spec.Rotation,
-	})
+	o, err := orderOf(ic.Spec.Carried())
 	if err != nil {
 		return Order{}, fmt.Errorf("spec.%w", err)
 	}
@@ -29,7 +21,7 @@ func OrderOf(ic *v1alpha1.IssuedCertificate) (Order, error) {
 }
 
 // orderOf reads all of an order but its contents. An error begins with the field that is at fault.
-func orderOf(c v1alpha1.CarriedOrder) (Order, error) {
+func orderOf(c *v1alpha1.CarriedOrder) (Order, error) {
 	o := Order{Serial: c.Serial, Issuance: c.Issuance, Latest: c.Latest, Cross: c.CrossCertified}
 	if c.Restart != nil {
 		o.Restart = Restart{Istiod: c.Restart.Istiod, Workloads: c.Restart.Workloads}
@@ -139,7 +131,7 @@ func Observe(ic *v1alpha1.IssuedCertificate) (Evidence, error) {
 	}
 	e := Evidence{Order: &order, KeyLost: ic.Status.KeyLost, Carried: carried(ic.Status.Carried, order.Contents)}
 	if c := ic.Status.Certificate; c != nil {
-		e.Held = &Held{Issuance: c.Issuance, Signer: parseOrZero(c.Signer)}
+		e.Held = &Held{Issuance: c.Issuance, Signer: pki.RootIDOrZero(c.Signer)}
 	}
 	if ic.Status.State == v1alpha1.IssuedCertificateFailed && ic.Status.ObservedGeneration == ic.Generation {
 		e.Failed = cmp.Or(ic.Status.Error, "its agent cannot carry the order out: see the conditions of its IssuedCertificate")
@@ -147,7 +139,7 @@ func Observe(ic *v1alpha1.IssuedCertificate) (Evidence, error) {
 	if cp := ic.Status.ControlPlane; cp != nil {
 		e.MultiRoot, e.Published, e.Since = cp.MultiRoot, cp.Published, cp.ObservedAt.Time
 		for _, r := range cp.Replicas {
-			e.Replicas = append(e.Replicas, Replica{Signer: parseOrZero(r.Signer), Roots: parseAll(r.Roots), Clients: parseAll(r.Clients)})
+			e.Replicas = append(e.Replicas, Replica{Signer: pki.RootIDOrZero(r.Signer), Roots: parseAll(r.Roots), Clients: parseAll(r.Clients)})
 		}
 	}
 	if p := ic.Status.Proxies; p != nil {
@@ -167,7 +159,7 @@ func carried(c *v1alpha1.CarriedOrder, contents Contents) *Order {
 	if c == nil {
 		return nil
 	}
-	o, err := orderOf(*c)
+	o, err := orderOf(c)
 	if err != nil {
 		return nil
 	}
@@ -177,16 +169,7 @@ func carried(c *v1alpha1.CarriedOrder, contents Contents) *Order {
 
 func parseAll(ids []string) (out []pki.RootID) {
 	for _, id := range ids {
-		out = append(out, parseOrZero(id))
+		out = append(out, pki.RootIDOrZero(id))
 	}
 	return out
-}
-
-// parseOrZero takes what an agent could not see, and what makes no sense, for no root at all.
-func parseOrZero(s string) pki.RootID {
-	id, err := pki.ParseRootID(s)
-	if err != nil {
-		return pki.RootID{}
-	}
-	return id
 }

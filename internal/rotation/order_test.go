@@ -56,7 +56,7 @@ func TestOrderIsReadAsWritten(t *testing.T) {
 		if !got.Equal(o) {
 			t.Fatalf("%+v was read as %+v", o, got)
 		}
-		ic.Status.Carried = carriedOf(ic.Spec)
+		ic.Status.Carried = ic.Spec.Carried()
 		e, err := Observe(ic)
 		if err != nil {
 			t.Fatal(err)
@@ -65,18 +65,6 @@ func TestOrderIsReadAsWritten(t *testing.T) {
 			t.Fatalf("%+v, carried out, is %+v", o, e.Carried)
 		}
 	})
-}
-
-// carriedOf is what an agent says that has carried out an order.
-func carriedOf(s v1alpha1.IssuedCertificateSpec) *v1alpha1.CarriedOrder {
-	c := &v1alpha1.CarriedOrder{
-		Serial: s.Serial, Issuance: s.Issuance, Prepared: s.Prepared, Latest: s.Latest, Signer: s.Signer,
-		CrossCertified: s.CrossCertificate != nil, Restart: &s.Restart, Rotation: s.Rotation,
-	}
-	for _, r := range s.Roots {
-		c.Roots = append(c.Roots, r.Fingerprint)
-	}
-	return c
 }
 
 // TestNoFailureOfOldCounts tells a failure of the order that stands from one of an earlier order.
@@ -109,7 +97,7 @@ func TestSenselessOrders(t *testing.T) {
 			o.Write(&ic.Spec)
 			o.Write(&nonsense)
 			edit(&nonsense)
-			ic.Status.Carried = carriedOf(nonsense)
+			ic.Status.Carried = nonsense.Carried()
 			if e, err := Observe(ic); err != nil || e.Carried != nil {
 				t.Errorf("carried out: %+v, %v", e.Carried, err)
 			}

@@ -153,13 +153,7 @@ func obeyed(ctx context.Context, t *testing.T, c client.Client) []v1alpha1.Issue
 	for i := range orders.Items {
 		ic := &orders.Items[i]
 		o := ic.Spec
-		carried := &v1alpha1.CarriedOrder{
-			Serial: o.Serial, Issuance: o.Issuance, Prepared: o.Prepared, Latest: o.Latest, Signer: o.Signer,
-			CrossCertified: o.CrossCertificate != nil, Restart: &o.Restart, Rotation: o.Rotation,
-		}
-		for _, r := range o.Roots {
-			carried.Roots = append(carried.Roots, r.Fingerprint)
-		}
+		carried := o.Carried()
 		ic.Status.Carried = carried
 		ic.Status.Certificate = &v1alpha1.IntermediateStatus{Issuance: o.Issuance, Signer: o.Signer, NotBefore: metav1.Now(), NotAfter: metav1.NewTime(time.Now().Add(9000 * time.Hour))}
 		ic.Status.ControlPlane = &v1alpha1.ControlPlaneEvidence{MultiRoot: true, Published: true, Replicas: []v1alpha1.IstiodReplica{
