@@ -9,5 +9,9 @@
 // A private key is stored here before anything is asked with it and never leaves the cluster. Each write is complete in
 // itself and follows from what is stored, so that the agent may end between any two of them and go on afterwards.
 //
-// The package signs nothing and knows nothing of rotations: signer and roots are what the order says.
+// While a root is replaced, isthmus-ca-<mesh> holds two intermediates: the one in use and a spare under the other root, which
+// may be the CA that the mesh came with. With them the package signs no more than canaries, which live for minutes and are shown
+// to proxies and istiods, and, where an order asks for it, a certificate of the new root under the mesh's own.
+//
+// It decides nothing about rotations: signer, roots, nudges and what may be restarted are what the order says.
 package certificates

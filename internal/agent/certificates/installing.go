@@ -124,7 +124,7 @@ func (i *Installer) install(ctx context.Context, w *wanted, report *Report) (tim
 	if w.Spare != nil {
 		report.Prepared = intermediateStatus(w.Spare.Material, w.Spare.Issuance)
 	}
-	report.Carried = carried(&w.Order.Spec)
+	report.Carried = w.Order.Spec.Carried()
 	again, err := i.controlPlane(ctx, w, report)
 	if err != nil || !report.InUse {
 		return again, err
@@ -219,22 +219,24 @@ func (i *Installer) controlPlane(ctx context.Context, w *wanted, report *Report)
 
 // setBack undoes what was changed of istiod's controllers for a restart.
 func (i *Installer) setBack(ctx context.Context, w *wanted, views []replicaView) error {
+	if w.Order.Spec.Suspend {
+		return nil
+	}
 	var targets []restart.Target
 	for _, v := range views {
 		if t, ok := restart.Of(v.Pod); ok && v.Pod.Annotations[restart.Annotation] != "" {
 			targets = append(targets, t)
 		}
 	}
-	if w.Order.Spec.Suspend {
-		return nil
-	}
 	return restart.SetBack(ctx, i.Client, restart.Sort(targets)...)
 }
 
 // ask asks replicas of istiod what they use, and where a root was dropped, whether they let clients in under it.
 func (i *Installer) ask(ctx context.Context, w *wanted, replicas []evidence.Replica) []evidence.Sight {
-	if canaries := i.canariesOf(w); w.dropped() != "" && len(canaries) > 0 {
-		return evidence.AskReplicasWith(ctx, replicas, canaries)
+	if w.dropped() != "" {
+		if canaries := i.canariesOf(w); len(canaries) > 0 {
+			return evidence.AskReplicasWith(ctx, replicas, canaries)
+		}
 	}
 	sights := make([]evidence.Sight, len(replicas))
 	for k, seen := range evidence.AskReplicas(ctx, replicas) {
@@ -349,6 +351,7 @@ func (i *Installer) proxies(ctx context.Context, w *wanted, report *Report) (tim
 	report.Proxies = survey.evidence()
 	behind := survey.behind()
 	rotating := spec.Rotation != nil
+	moving := &note{ReasonInstalling, fmt.Sprintf("%d of %d proxies are not seen to be as ordered yet", len(behind), len(survey.proxies))}
 	switch {
 	case spec.Suspend:
 		return review, nil
@@ -360,13 +363,13 @@ func (i *Installer) proxies(ctx context.Context, w *wanted, report *Report) (tim
 	case rotating && spec.Rotation.Closed:
 		return review, nil // nothing is wrong: new pods come and go, and some cannot be asked
 	case rotating && !spec.Restart.Workloads:
-		report.Waiting = &note{ReasonInstalling, fmt.Sprintf("%d of %d proxies are not seen to be as ordered yet", len(behind), len(survey.proxies))}
+		report.Waiting = moving
 		return recheck, nil
 	}
 	due := due(behind, !i.Now().Before(w.InUse.Since.Add(liveProxies)))
 	switch {
 	case len(due) == 0:
-		report.Waiting = &note{ReasonInstalling, fmt.Sprintf("%d of %d proxies are not seen to be as ordered yet", len(behind), len(survey.proxies))}
+		report.Waiting = moving
 		return recheck, nil
 	case !spec.AutoRestartPods:
 		report.Restart = fmt.Sprintf("%d of %d proxies are not known to be as ordered: run `meshctl mesh restart %s`, or set spec.mtlsConfig.autoRestartPods: true in the VirtualMesh; otherwise they follow when their leaves are renewed", len(behind), len(survey.proxies), w.Mesh)
@@ -423,6 +426,10 @@ func (i *Installer) survey(ctx context.Context, proxies []evidence.ProxyPod, w *
 		}
 	}
 	i.mu.Unlock()
+	if len(ask) == 0 {
+		i.remember(proven)
+		return s, nil
+	}
 	sights := evidence.Probe(ctx, w.trustDomain(), ask, i.canariesOf(w))
 	after, err := i.census(ctx, w)
 	if err != nil {
@@ -449,10 +456,15 @@ func (i *Installer) survey(ctx context.Context, proxies []evidence.ProxyPod, w *
 		}
 		s.proxies = append(s.proxies, v)
 	}
-	i.mu.Lock()
-	i.proven = proven
-	i.mu.Unlock()
+	i.remember(proven)
 	return s, nil
+}
+
+// remember keeps by which orders proxies were seen to be.
+func (i *Installer) remember(proven map[types.UID]string) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.proven = proven
 }
 
 // listeners are what gateways of the mesh are asked at, in a resource Gateway for each; of others nothing is left.

@@ -62,7 +62,7 @@ func (w *wanted) state() string {
 // the signer, and in a rotation the other one.
 func (w *wanted) needed() []string {
 	ids := []string{w.Order.Spec.Signer}
-	if p := w.Order.Spec.Prepared; p != nil && w.CA.Roots.Contains(rootID(p.Signer)) {
+	if p := w.Order.Spec.Prepared; p != nil && w.CA.Roots.Contains(pki.RootIDOrZero(p.Signer)) {
 		ids = append(ids, p.Signer)
 	}
 	return ids
@@ -70,18 +70,10 @@ func (w *wanted) needed() []string {
 
 // dropped is the root that the order drops: the other one of a rotation, if it is not distributed; "" if there is none.
 func (w *wanted) dropped() string {
-	if p := w.Order.Spec.Prepared; p != nil && !w.CA.Roots.Contains(rootID(p.Signer)) {
+	if p := w.Order.Spec.Prepared; p != nil && !w.CA.Roots.Contains(pki.RootIDOrZero(p.Signer)) {
 		return p.Signer
 	}
 	return ""
-}
-
-func rootID(fingerprint string) pki.RootID {
-	id, err := pki.ParseRootID(fingerprint)
-	if err != nil {
-		return pki.RootID{}
-	}
-	return id
 }
 
 // replicaView is what one replica of istiod was seen to use.
@@ -126,7 +118,7 @@ func viewReplica(r evidence.Replica, seen evidence.Sight, w *wanted, now time.Ti
 		}
 	}
 	if dropped := w.dropped(); dropped != "" {
-		answer := seen.Answers[rootID(dropped)]
+		answer := seen.Answers[pki.RootIDOrZero(dropped)]
 		// What was started since has read its roots anew, should it not be possible to ask it.
 		v.lets = answer == evidence.Accepted || answer == evidence.Unknown && r.Pod.Annotations[restart.Annotation] != w.token()
 		if v.lets {
@@ -221,21 +213,21 @@ func viewProxy(p evidence.ProxyPod, seen evidence.Sight, w *wanted, now time.Tim
 	}
 	v.seen, v.trusts = true, true
 	answer := func(root string) evidence.Answer {
-		a := seen.Answers[rootID(root)]
+		a := seen.Answers[pki.RootIDOrZero(root)]
 		v.seen = v.seen && a != evidence.Unknown
 		return a
 	}
-	if _, v.leaf = seen.Signer(pki.NewBundle(w.CA.Root), now); !v.leaf {
+	if v.leaf = seen.SignedBy(w.CA.Root, now); !v.leaf {
 		v.why = "its leaf is under another root"
 	}
 	for _, root := range w.needed() {
 		if answer(root) != evidence.Accepted {
-			v.trusts, v.why = false, "it is not seen to accept leaves under root "+rootID(root).Short()
+			v.trusts, v.why = false, "it is not seen to accept leaves under root "+pki.RootIDOrZero(root).Short()
 		}
 	}
 	if dropped := w.dropped(); dropped != "" {
 		if v.refuses = answer(dropped) == evidence.Refused; !v.refuses && v.why == "" {
-			v.why = "it is not seen to refuse leaves under root " + rootID(dropped).Short()
+			v.why = "it is not seen to refuse leaves under root " + pki.RootIDOrZero(dropped).Short()
 		}
 	}
 	if v.why != "" && !v.seen && seen.Doubt != nil {

@@ -189,18 +189,3 @@ func keepTimes(s, live *v1alpha1.IssuedCertificateStatus, now time.Time) {
 		}
 	}
 }
-
-// carried is an order in the agent's words.
-func carried(spec *v1alpha1.IssuedCertificateSpec) *v1alpha1.CarriedOrder {
-	c := &v1alpha1.CarriedOrder{
-		Serial: spec.Serial, Issuance: spec.Issuance, Prepared: spec.Prepared, Latest: spec.Latest, Signer: spec.Signer,
-		CrossCertified: spec.CrossCertificate != nil, Rotation: spec.Rotation,
-	}
-	if spec.Restart != (v1alpha1.RequiredRestart{}) { // an empty object would become null when it is applied
-		c.Restart = &spec.Restart
-	}
-	for _, root := range spec.Roots {
-		c.Roots = append(c.Roots, root.Fingerprint)
-	}
-	return c
-}

@@ -2,15 +2,12 @@ package evidence
 
 import (
 	"context"
-	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/hex"
 	"errors"
 	"net"
 	"net/url"
 	"slices"
-	"strconv"
 	"time"
 
 	"github.com/isthmus-mesh/isthmus/internal/pki"
@@ -46,25 +43,14 @@ type Presented struct {
 
 // Istiod asks a replica of istiod at its pod's address.
 func Istiod(ctx context.Context, podIP string) (Presented, error) {
-	return handshake(ctx, podIP, IstiodPort)
-}
-
-// Proxy asks a sidecar at its pod's address. A proxy that takes no mutual TLS at inbound ports, as a gateway, cannot be
-// asked in this way and yields an error.
-func Proxy(ctx context.Context, podIP string) (Presented, error) {
-	return handshake(ctx, podIP, ProxyPort, ALPNMesh)
-}
-
-// handshake asks what listens at a pod's address.
-func handshake(ctx context.Context, ip string, port int, alpn ...string) (Presented, error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	conn, err := new(net.Dialer).DialContext(ctx, "tcp", net.JoinHostPort(ip, strconv.Itoa(port)))
+	conn, err := new(net.Dialer).DialContext(ctx, "tcp", address(podIP, IstiodPort))
 	if err != nil {
 		return Presented{}, err
 	}
 	defer conn.Close()
-	return Ask(ctx, conn, "", alpn...)
+	return Ask(ctx, conn, "")
 }
 
 // Ask does, over a connection, as much of a TLS handshake as it takes to see the certificates of the server of that name (SNI;
@@ -135,24 +121,8 @@ func (p Presented) Issuer() *x509.Certificate {
 	return nil
 }
 
-// Accepts reports whether a root is among AcceptableCAs, by its subject.
-func (p Presented) Accepts(root pki.Root) bool {
-	return slices.ContainsFunc(p.AcceptableCAs, func(s []byte) bool { return string(s) == string(root.Certificate().RawSubject) })
-}
-
-// IsWorkload reports whether the leaf is that of a service account, in whatever trust domain
+// IsWorkloadOf reports whether the leaf is that of a service account of a trust domain
 // (spiffe://<trust domain>/ns/<namespace>/sa/<service account>).
-func (p Presented) IsWorkload(namespace, serviceAccount string) bool {
-	path := "/ns/" + namespace + "/sa/" + serviceAccount
-	for _, u := range p.Chain[0].URIs {
-		if u.Scheme == "spiffe" && u.Path == path {
-			return true
-		}
-	}
-	return false
-}
-
-// IsWorkloadOf is [Presented.IsWorkload] in one trust domain.
 func (p Presented) IsWorkloadOf(trustDomain, namespace, serviceAccount string) bool {
 	id := identity(trustDomain, namespace, serviceAccount).String()
 	return slices.ContainsFunc(p.Chain[0].URIs, func(u *url.URL) bool { return u.String() == id })
@@ -161,10 +131,4 @@ func (p Presented) IsWorkloadOf(trustDomain, namespace, serviceAccount string) b
 // identity of a service account.
 func identity(trustDomain, namespace, serviceAccount string) *url.URL {
 	return &url.URL{Scheme: "spiffe", Host: trustDomain, Path: "/ns/" + namespace + "/sa/" + serviceAccount}
-}
-
-// Fingerprint is the SHA-256 of a certificate (DER), 64 hexadecimal digits.
-func Fingerprint(c *x509.Certificate) string {
-	sum := sha256.Sum256(c.Raw)
-	return hex.EncodeToString(sum[:])
 }

@@ -2,7 +2,6 @@ package evidence
 
 import (
 	"context"
-	"fmt"
 	"sync"
 	"time"
 
@@ -22,21 +21,6 @@ type Seen struct {
 func AskReplicas(ctx context.Context, replicas []Replica) []Seen {
 	return each(replicas, func(r Replica) Seen {
 		p, err := Istiod(ctx, r.Pod.Status.PodIP)
-		return Seen{p, err}
-	})
-}
-
-// AskProxies asks every proxy and returns what was seen, in their order. A leaf that is not that of the pod's own
-// service account counts as not seen.
-func AskProxies(ctx context.Context, proxies []ProxyPod) []Seen {
-	return each(proxies, func(x ProxyPod) Seen {
-		if x.Kind != Sidecar {
-			return Seen{Err: fmt.Errorf("a %s shows no certificate to a probe", x.Kind)}
-		}
-		p, err := Proxy(ctx, x.IP)
-		if err == nil && !p.IsWorkload(x.Namespace, x.ServiceAccount) {
-			err = fmt.Errorf("what answers at %s is not service account %s", x.IP, x.ServiceAccount)
-		}
 		return Seen{p, err}
 	})
 }

@@ -107,6 +107,7 @@ func (p Plan) Advance(ctx context.Context, c client.Client) (Report, error) {
 		open := ahead
 		free := max(p.Limit, 1)
 		var waiting []Target
+		states := map[Target]state{}
 		for _, t := range slices.CompactFunc(slices.Clone(wave), func(a, b Target) bool { return a == b }) {
 			s, err := look(ctx, c, t)
 			switch {
@@ -117,7 +118,7 @@ func (p Plan) Advance(ctx context.Context, c client.Client) (Report, error) {
 			case s.token != p.Token && s.blocked != "":
 				report.Blocked[t] = s.blocked // as its owner wants it; nobody else waits for it
 			case s.token != p.Token:
-				waiting = append(waiting, t)
+				waiting, states[t] = append(waiting, t), s
 				ahead = false
 			case s.complete:
 				report.Complete = append(report.Complete, t)
@@ -136,7 +137,7 @@ func (p Plan) Advance(ctx context.Context, c client.Client) (Report, error) {
 				report.Waiting = append(report.Waiting, t)
 				continue
 			}
-			if err := p.restart(ctx, c, t); err != nil {
+			if err := p.restart(ctx, c, t, states[t]); err != nil {
 				return report, fmt.Errorf("restarting %s: %w", t, err)
 			}
 			report.Rolling = append(report.Rolling, t)
@@ -215,18 +216,12 @@ func look(ctx context.Context, c client.Client, t Target) (state, error) {
 }
 
 // restart patches the annotation of the pod template, and the pace.
-func (p Plan) restart(ctx context.Context, c client.Client, t Target) error {
+func (p Plan) restart(ctx context.Context, c client.Client, t Target, s state) error {
 	spec := map[string]any{"template": map[string]any{"metadata": map[string]any{"annotations": map[string]string{Annotation: p.Token}}}}
 	changed := map[string]any{"spec": spec}
-	if t.Kind == Deployment && p.MinReady > 0 {
-		s, err := look(ctx, c, t)
-		if err != nil {
-			return err
-		}
-		if s.minReady < p.MinReady {
-			spec["minReadySeconds"] = p.MinReady
-			changed["metadata"] = map[string]any{"annotations": map[string]string{AnnotationPace: strconv.Itoa(int(s.minReady))}}
-		}
+	if t.Kind == Deployment && s.minReady < p.MinReady {
+		spec["minReadySeconds"] = p.MinReady
+		changed["metadata"] = map[string]any{"annotations": map[string]string{AnnotationPace: strconv.Itoa(int(s.minReady))}}
 	}
 	return patch(ctx, c, t, changed)
 }
