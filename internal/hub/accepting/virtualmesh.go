@@ -123,7 +123,7 @@ func (r *VirtualMeshes) deleting(ctx context.Context, vm *v1alpha1.VirtualMesh, 
 	}
 	conditions := summary.Deleting(waits)
 	for _, c := range vm.Status.Conditions {
-		if c.Type != v1alpha1.ConditionRootReady && c.Type != summary.ConditionRotating && meta.FindStatusCondition(conditions, c.Type) == nil {
+		if c.Type != v1alpha1.ConditionRootReady && c.Type != v1alpha1.ConditionRotating && meta.FindStatusCondition(conditions, c.Type) == nil {
 			conditions = append(conditions, c)
 		}
 	}

@@ -45,7 +45,7 @@ func (r *Reconciler) report(ctx context.Context, s *state, plan *rotation.Plan, 
 			want.Status.DeployedSharedTrust = &v1alpha1.DeployedSharedTrust{SharedTrust: shared, Root: s.root.ID().String()}
 		}
 		conditions = append(conditions, s.rotating(*plan))
-	} else if c := meta.FindStatusCondition(s.vm.Status.Conditions, summary.ConditionRotating); c != nil {
+	} else if c := meta.FindStatusCondition(s.vm.Status.Conditions, v1alpha1.ConditionRotating); c != nil {
 		conditions = append(conditions, *c)
 	}
 	want.Status.Conditions = finding.Conditions(s.vm.Status.Conditions, s.vm.Generation, conditions...)
@@ -118,7 +118,7 @@ func waits(fs finding.Findings) (out []string) {
 
 // rotating is the condition that says whether the root is being replaced, and what holds it up.
 func (s *state) rotating(plan rotation.Plan) metav1.Condition {
-	c := metav1.Condition{Type: summary.ConditionRotating, Status: metav1.ConditionFalse, Reason: v1alpha1.ReasonReady}
+	c := metav1.Condition{Type: v1alpha1.ConditionRotating, Status: metav1.ConditionFalse, Reason: v1alpha1.ReasonReady}
 	texts := waits(plan.Findings)
 	waiting := len(texts) > 0
 	if s.isRotating(plan) {

@@ -18,13 +18,8 @@ import (
 	"github.com/isthmus-mesh/isthmus/internal/rotation"
 )
 
-// What the condition Rotating says, which is not of this package's making.
-const (
-	// ConditionRotating says whether the root is being replaced, and what holds that up.
-	ConditionRotating = "Rotating"
-	// ReasonRotationFailed says that a rotation holds until somebody helps.
-	ReasonRotationFailed = "RotationFailed"
-)
+// ReasonRotationFailed says in the condition Rotating that a rotation holds until somebody helps.
+const ReasonRotationFailed = "RotationFailed"
 
 // Input is what there is to sum up.
 type Input struct {
@@ -244,7 +239,7 @@ func (in Input) verdict(members []member, root *metav1.Condition, trust bool) ve
 	if c := in.restartPending(); c.Status == metav1.ConditionTrue {
 		return stalled(v1alpha1.ReasonRestartRequired, c.Message)
 	}
-	rotating := meta.FindStatusCondition(in.VirtualMesh.Status.Conditions, ConditionRotating)
+	rotating := meta.FindStatusCondition(in.VirtualMesh.Status.Conditions, v1alpha1.ConditionRotating)
 	if trust && rotating != nil && slices.Contains(stalling, rotating.Reason) {
 		return stalled(rotating.Reason, rotating.Message)
 	}

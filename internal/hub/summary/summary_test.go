@@ -174,7 +174,7 @@ func TestRotationIsSaid(t *testing.T) {
 		v1alpha1.ReasonRestartRequired: v1alpha1.ConditionStalled, v1alpha1.ReasonProgressing: v1alpha1.ConditionReconciling,
 	} {
 		in := summary.Input{VirtualMesh: &v1alpha1.VirtualMesh{}, Orders: []v1alpha1.IssuedCertificate{order("a")}, Accepted: &v1alpha1.AcceptedVirtualMesh{}}
-		in.VirtualMesh.Status.Conditions = []metav1.Condition{{Type: summary.ConditionRotating, Status: metav1.ConditionTrue, Reason: reason, Message: "it waits"}}
+		in.VirtualMesh.Status.Conditions = []metav1.Condition{{Type: v1alpha1.ConditionRotating, Status: metav1.ConditionTrue, Reason: reason, Message: "it waits"}}
 		in.Accepted.Spec.MTLSConfig = &v1alpha1.MTLSConfig{Shared: &v1alpha1.SharedTrust{}}
 		in.Accepted.Spec.Meshes = []v1alpha1.ObjectRef{{Name: "m", Namespace: "isthmus-a"}}
 		_, conditions := summary.Of(in)
