@@ -25,11 +25,7 @@ It is refused while a rotation is under way. With --force that one is brought to
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx, cancel := c.watching(cmd, watch)
 			defer cancel()
-			hub, err := c.hub()
-			if err != nil {
-				return err
-			}
-			vm, err := hub.virtualMesh(ctx, c.namespace, args)
+			hub, vm, err := c.virtualMesh(ctx, args)
 			if err != nil {
 				return err
 			}

@@ -29,11 +29,7 @@ With --watch it goes on until the rotation is over. Where the output is no termi
 			}
 			ctx, cancel := c.watching(cmd, watch)
 			defer cancel()
-			hub, err := c.hub()
-			if err != nil {
-				return err
-			}
-			vm, err := hub.virtualMesh(ctx, c.namespace, args)
+			hub, vm, err := c.virtualMesh(ctx, args)
 			if err != nil {
 				return err
 			}

@@ -58,6 +58,16 @@ type proxyView struct {
 	Laggards []string `json:"laggards,omitempty"`
 }
 
+// virtualMesh finds a VirtualMesh of the hub by its name, or the only one there is.
+func (c *cli) virtualMesh(ctx context.Context, args []string) (*cluster, *v1alpha1.VirtualMesh, error) {
+	hub, err := c.hub()
+	if err != nil {
+		return nil, nil, err
+	}
+	vm, err := hub.virtualMesh(ctx, c.namespace, args)
+	return hub, vm, err
+}
+
 // virtualMesh finds a VirtualMesh by its name, or the only one there is.
 func (c *cluster) virtualMesh(ctx context.Context, namespace string, args []string) (*v1alpha1.VirtualMesh, error) {
 	list := &v1alpha1.VirtualMeshList{}

@@ -48,11 +48,7 @@ signs does not follow, so its requests to the others may fail.`,
 
 // say writes a person's word on the rotation as it is now, and tells what came of it.
 func (c *cli) say(ctx context.Context, action v1alpha1.VerificationAction, args, waive []string) error {
-	hub, err := c.hub()
-	if err != nil {
-		return err
-	}
-	vm, err := hub.virtualMesh(ctx, c.namespace, args)
+	hub, vm, err := c.virtualMesh(ctx, args)
 	if err != nil {
 		return err
 	}
