@@ -51,12 +51,7 @@ func adoption(t *testing.T, w *world) {
 	loads := talking(t, w, caller, false)
 	proxies := w.proxies(t)
 	join(t, w)
-	sent, failed := 0, 0
-	for _, l := range loads {
-		s := l.stop(t)
-		t.Logf("load in %s: %d sent, %d failed: %v, latency in ms %+v", l.cluster, s.Sent, s.Failed, s.Outcomes, s.LatencyMilliseconds)
-		sent, failed = sent+s.Sent, failed+s.Failed
-	}
+	sent, failed := stopAll(t, loads)
 	if failed > sent/10 {
 		t.Errorf("%d of %d requests failed", failed, sent)
 	}
@@ -261,11 +256,8 @@ func premature(t *testing.T, w *world) {
 		}
 		w.run(t, time.Minute, "meshctl", "rotation", "start", "--context", management)
 		w.finished(t, before, 5*time.Minute)
-		sent := 0
-		for _, l := range loads {
-			s := l.stop(t)
-			sent, failed = sent+s.Sent, failed+s.Failed
-		}
+		var sent int
+		sent, failed = stopAll(t, loads)
 		t.Logf("%d of %d requests failed", failed, sent)
 		if failed > 0 {
 			break
@@ -321,11 +313,7 @@ func byHand(t *testing.T, w *world) {
 		return nil
 	})
 	w.want(t, remote, caller, answered, "http://ratings:9080/")
-	sent, failed := 0, 0
-	for _, l := range loads {
-		s := l.stop(t)
-		sent, failed = sent+s.Sent, failed+s.Failed
-	}
+	sent, failed := stopAll(t, loads)
 	t.Logf("by hand, %d of %d requests failed", failed, sent)
 }
 
@@ -428,6 +416,17 @@ func talking(t *testing.T, w *world, from program, across bool) (loads []*load) 
 			w.startLoadWith(t, context, from, []string{"-rate", "10", "-keep"}, urls...))
 	}
 	return loads
+}
+
+// stopAll ends runs and adds up what they sent and what failed.
+func stopAll(t *testing.T, loads []*load) (sent, failed int) {
+	t.Helper()
+	for _, l := range loads {
+		s := l.stop(t)
+		t.Logf("load in %s: %d sent, %d failed: %v, latency in ms %+v", l.cluster, s.Sent, s.Failed, s.Outcomes, s.LatencyMilliseconds)
+		sent, failed = sent+s.Sent, failed+s.Failed
+	}
+	return sent, failed
 }
 
 // proxies are the UIDs of all pods with a proxy, by their names.
