@@ -163,9 +163,12 @@ func importHostile(t *rapid.T) {
 	c := federation.Client{Mesh: client, Address: rapid.SampledFrom([]string{"", "240.0.0.1"}).Draw(t, "address"), Imported: rapid.Bool().Draw(t, "imported")}
 	c.Forbidden = func(ip string, _ int32) bool { return ip == "192.0.2.9" }
 
-	before := asJSON(t, []any{vm, client, home, d})
+	given := func() string {
+		return asJSON(t, []any{vm.Spec, vm.Members, client, home, d}) + fmt.Sprint(vm.TrustDomains)
+	}
+	before := given()
 	got, refusal := federation.Import(vm, c, home, d)
-	if after := asJSON(t, []any{vm, client, home, d}); before != after {
+	if after := given(); before != after {
 		t.Fatalf("what was given was changed: %s", after)
 	}
 	again, refusalAgain := federation.Import(vm, c, home.DeepCopy(), d.DeepCopy())
