@@ -78,6 +78,7 @@ func (w *world) install(t *testing.T, contexts ...string) {
 // installWith does so with a value of the agent's chart.
 func (w *world) installWith(t *testing.T, value string, contexts ...string) {
 	t.Helper()
+	w.contexts = contexts
 	hub := contexts[0]
 	for _, image := range []string{"isthmus-hub", "isthmus-agent"} {
 		w.run(t, 2*time.Minute, "lab", "load", "--name", w.name, "--ref", "lab.local/"+image+":dev", "--binary", w.bin+"/"+image)

@@ -31,6 +31,8 @@ const (
 type world struct {
 	bin, name string
 	env       []string
+	// contexts of the clusters that are members; the first has the hub.
+	contexts []string
 }
 
 // newWorld starts a lab of that name for the test alone, with options of `lab up`, or uses the running one that

@@ -107,8 +107,24 @@ func (i *Installer) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resul
 
 // install returns when to look again. A *stall is an error for the report.
 func (i *Installer) install(ctx context.Context, w *wanted, report *Report) (time.Duration, error) {
-	live, err := i.writeCACerts(ctx, w)
+	live, err := i.readCACerts(ctx, w)
 	if err != nil {
+		return 0, err
+	}
+	replicas, err := i.replicas(ctx, w)
+	if err != nil {
+		return 0, err
+	}
+	if first := w.first(live); first != nil && evidence.MultiRoot(replicas) {
+		if live, err = i.writeCACerts(ctx, live, first); err != nil {
+			return review, err
+		}
+		if again, err := i.controlPlane(ctx, first, replicas, report); err != nil || !report.InUse {
+			return again, err
+		}
+		report.InUse = false
+	}
+	if live, err = i.writeCACerts(ctx, live, w); err != nil {
 		return review, err
 	}
 	if live == nil || live.Labels[v1alpha1.LabelManagedBy] != managedBy {
@@ -125,24 +141,40 @@ func (i *Installer) install(ctx context.Context, w *wanted, report *Report) (tim
 		report.Prepared = intermediateStatus(w.Spare.Material, w.Spare.Issuance)
 	}
 	report.Carried = w.Order.Spec.Carried()
-	again, err := i.controlPlane(ctx, w, report)
+	again, err := i.controlPlane(ctx, w, replicas, report)
 	if err != nil || !report.InUse {
 		return again, err
 	}
 	return i.proxies(ctx, w, report)
 }
 
-// writeCACerts makes cacerts be as wanted, by one write if any, and returns it as it is then; nil if there is none.
-func (i *Installer) writeCACerts(ctx context.Context, w *wanted) (*corev1.Secret, error) {
+// readCACerts returns cacerts; nil if there is none.
+func (i *Installer) readCACerts(ctx context.Context, w *wanted) (*corev1.Secret, error) {
 	ref := w.Order.Spec.IssuedCertificateSecret
 	live := &corev1.Secret{}
 	err := i.Reader.Get(ctx, types.NamespacedName{Namespace: ref.Namespace, Name: ref.Name}, live)
 	if apierrors.IsNotFound(err) {
-		live, err = nil, nil
+		return nil, nil //nolint:nilnil // there is none
 	}
-	if err != nil || w.Order.Spec.Suspend {
-		return live, err
+	return live, err
+}
+
+// replicas of the mesh's istiod.
+func (i *Installer) replicas(ctx context.Context, w *wanted) ([]evidence.Replica, error) {
+	var pods corev1.PodList
+	if err := i.Client.List(ctx, &pods, client.InNamespace(w.Order.Spec.IssuedCertificateSecret.Namespace)); err != nil {
+		return nil, err
 	}
+	return evidence.Replicas(pods.Items), nil
+}
+
+// writeCACerts makes cacerts, given as it is, be as wanted, by one write if any, and returns it as it is then; nil if there is
+// none.
+func (i *Installer) writeCACerts(ctx context.Context, live *corev1.Secret, w *wanted) (*corev1.Secret, error) {
+	if w.Order.Spec.Suspend {
+		return live, nil
+	}
+	ref := w.Order.Spec.IssuedCertificateSecret
 	next, err := compose(live, w, i.Now())
 	if err != nil || next == nil {
 		return live, err
@@ -164,13 +196,8 @@ func (i *Installer) writeCACerts(ctx context.Context, w *wanted) (*corev1.Secret
 }
 
 // controlPlane looks whether every istiod uses what is wanted and helps it along.
-func (i *Installer) controlPlane(ctx context.Context, w *wanted, report *Report) (time.Duration, error) {
+func (i *Installer) controlPlane(ctx context.Context, w *wanted, replicas []evidence.Replica, report *Report) (time.Duration, error) {
 	namespace := w.Order.Spec.IssuedCertificateSecret.Namespace
-	var pods corev1.PodList
-	if err := i.Client.List(ctx, &pods, client.InNamespace(namespace)); err != nil {
-		return 0, err
-	}
-	replicas := evidence.Replicas(pods.Items)
 	views := make([]replicaView, len(replicas))
 	for k, seen := range i.ask(ctx, w, replicas) {
 		views[k] = viewReplica(replicas[k], seen, w, i.Now())
@@ -179,10 +206,9 @@ func (i *Installer) controlPlane(ctx context.Context, w *wanted, report *Report)
 	if err != nil {
 		return 0, err
 	}
-	report.ControlPlane = &v1alpha1.ControlPlaneEvidence{RootConfigMaps: published, MultiRoot: len(views) > 0}
+	report.ControlPlane = &v1alpha1.ControlPlaneEvidence{RootConfigMaps: published, MultiRoot: evidence.MultiRoot(replicas)}
 	for _, v := range views {
 		report.ControlPlane.Replicas = append(report.ControlPlane.Replicas, v.status)
-		report.ControlPlane.MultiRoot = report.ControlPlane.MultiRoot && v.MultiRoot
 	}
 	c := change{digest: w.digest(), token: w.token(), restart: w.Order.Spec.Restart.Istiod, nudge: w.CA.Roots.Nudge() > 0}
 	plan := planControlPlane(views, c, i.Now())

@@ -81,8 +81,9 @@ type replicaView struct {
 	evidence.Replica
 	status v1alpha1.IstiodReplica
 	// seen: it answered. current: it has loaded what is wanted. related: its root is one of those wanted, so that it may take the
-	// change without a restart. lets: it lets clients in under the root that was dropped, or that is not known.
-	seen, current, related, lets bool
+	// change without a restart. plugged: it has taken up the plug-in CA, with the roots of before, and takes the others live.
+	// lets: it lets clients in under the root that was dropped, or that is not known.
+	seen, current, related, plugged, lets bool
 }
 
 // viewReplica judges what a replica showed. Since istiod loads a Secret whole or not at all, the chain that it sends tells all
@@ -108,6 +109,9 @@ func viewReplica(r evidence.Replica, seen evidence.Sight, w *wanted, now time.Ti
 	}
 	chain := pki.Chain(seen.Chain[1:])
 	v.current = string(chain.PEM()) == string(w.CA.CertChain().PEM())
+	if first := w.first(nil); first != nil && r.MultiRoot {
+		v.plugged = string(chain.PEM()) == string(first.CA.CertChain().PEM())
+	}
 	if v.current {
 		v.status.Roots = fingerprints(w.CA.Roots)
 	} else {
@@ -173,7 +177,7 @@ func planControlPlane(views []replicaView, c change, now time.Time) controlPlane
 			p.behind = append(p.behind, v.Pod.Name+" signs with other certificates")
 		}
 		restarted := v.Pod.Annotations[restart.Annotation] == c.token
-		if restarted || v.related && !c.restart && !v.lets {
+		if restarted || v.related && (!c.restart || v.plugged) && !v.lets {
 			t := touchedOf(v.Pod)
 			if t.digest != c.digest {
 				p.touch = append(p.touch, v.Pod)

@@ -31,6 +31,11 @@ func TestPlanControlPlane(t *testing.T) {
 		v.lets = true
 		return v
 	}
+	plugged := func(annotations map[string]string) replicaView {
+		v := view(true, false, true, annotations)
+		v.plugged = true
+		return v
+	}
 	live, byRestart, nudge := change{digest: "new", token: "token"}, change{digest: "new", token: "token", restart: true}, change{digest: "new", token: "token", nudge: true}
 	for _, tc := range []struct {
 		what                           string
@@ -49,6 +54,8 @@ func TestPlanControlPlane(t *testing.T) {
 		{"does not answer", view(false, false, false, nil), live, 1, 0, 0, 0},
 		{"is on its way out", leaving, live, 1, 0, 0, 0},
 		{"may follow, but not this", view(true, false, true, nil), byRestart, 1, 0, 1, 0},
+		{"has taken up the plug-in CA and may follow", plugged(nil), byRestart, 1, 1, 0, 0},
+		{"has taken up the plug-in CA and did not follow", plugged(touchedAgo(time.Minute)), byRestart, 1, 0, 1, 0},
 		{"uses it, and its kubelet is asked to project a nudge", view(true, true, true, nil), nudge, 0, 1, 0, 0},
 		{"was touched for the nudge", view(true, true, true, touchedAgo(time.Second)), nudge, 0, 0, 0, 0},
 		{"lets clients in under a dropped root", lets(nil), live, 1, 0, 1, 0},

@@ -83,6 +83,10 @@ func testRotation(t *testing.T) {
 	if r := o.Status.ControlPlane.Replicas[0]; r.Signer != old.ID().String() || len(r.Roots) != 2 || w.rolls != 1 {
 		t.Fatalf("replica = %+v, restarted %d times", r, w.rolls)
 	}
+	// As it is restarted it has the roots of before: the replicas that go and those that come agree.
+	if want := []int{1, 1}; !slices.Equal(w.begunWith, want) {
+		t.Fatalf("replicas began with %v roots, want %v", w.begunWith, want)
+	}
 	if c := o.Status.Certificate; c.Issuance != 0 || c.Signer != old.ID().String() || o.Status.Prepared == nil || o.Status.Prepared.Issuance != 1 {
 		t.Fatalf("certificate = %+v, prepared = %+v", c, o.Status.Prepared)
 	}

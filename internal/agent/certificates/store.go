@@ -119,6 +119,32 @@ func (w *wanted) trustDomain() string {
 	return ""
 }
 
+// first is what istiod is to load before all else where it is to take up a plug-in CA, given cacerts as it is (nil: absent): the CA
+// and the roots that it has already, without the new one, which it then takes live. Replicas of before and after would otherwise
+// write different roots into the webhooks' configurations, in turn, each to the other's displeasure, and push everything to all
+// proxies each time, until the former are gone; and what an istiod pushes as it ends may be that no endpoint is left. nil if
+// istiod has taken it up, or if what is wanted has been in use already: nobody must lose the new root again.
+func (w *wanted) first(live *corev1.Secret) *wanted {
+	r := w.Order.Spec.Rotation
+	if r == nil || r.Closed || w.Issuance != 0 || len(w.CA.Cross) > 0 || w.dropped() != "" || w.InUse.State == w.state() {
+		return nil
+	}
+	before := *w
+	before.CA.Roots = w.CA.Roots.Without(pki.RootIDOrZero(r.New)).WithNudge(0)
+	if !before.CA.Roots.Contains(w.CA.Root.ID()) || before.CA.Roots.Len() == w.CA.Roots.Len() {
+		return nil
+	}
+	if live != nil && live.Labels[v1alpha1.LabelManagedBy] == managedBy && string(live.Data[pki.RootCertKey]) != string(before.CA.Roots.PEM()) {
+		return nil
+	}
+	if live != nil && live.Labels[v1alpha1.LabelManagedBy] != managedBy {
+		if _, generated := live.Data[pki.IstioGeneratedKey]; !generated {
+			return nil // it uses a plug-in CA
+		}
+	}
+	return &before
+}
+
 func uris(c *x509.Certificate) []string {
 	var out []string
 	for _, u := range c.URIs {

@@ -61,6 +61,7 @@ type world struct {
 	signerPaused bool
 	rolled       string // the template that istiod's pods are of
 	rolls        int    // how often they were replaced
+	begunWith    []int  // how many roots the replicas had as they started
 	existed      bool   // cacerts has existed
 }
 
@@ -91,7 +92,10 @@ func newWorld(t *testing.T, hub, member *testenv.Cluster, name string) *world {
 			Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "istiod"}},
 			Template: corev1.PodTemplateSpec{
 				ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"app": "istiod"}},
-				Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "discovery", Image: "istio/pilot:1.31.1", Args: []string{"discovery"}}}},
+				Spec: corev1.PodSpec{Containers: []corev1.Container{{
+					Name: "discovery", Image: "istio/pilot:1.31.1", Args: []string{"discovery"},
+					Env: []corev1.EnvVar{{Name: "ISTIO_MULTIROOT_MESH", Value: "true"}},
+				}}},
 			},
 		},
 	})
@@ -327,7 +331,10 @@ func (w *world) roll() {
 		if err := w.member.Status().Update(ctx, pod); err != nil {
 			w.t.Fatal(err)
 		}
-		w.istiods[pod.Name] = serve(w.t, pod.Status.PodIP, evidence.IstiodPort, w.istiodCA())
+		ca := w.istiodCA()
+		w.begunWith = append(w.begunWith, ca.Roots.Len())
+		s := &server{plugged: w.cacerts() != nil}
+		w.istiods[pod.Name] = s.serve(w.t, pod.Status.PodIP, evidence.IstiodPort, ca)
 		for name, s := range old {
 			s.close()
 			if err := w.member.Delete(ctx, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: w.rootNS, Name: name}}); err != nil {
@@ -433,6 +440,7 @@ func noKey(o any) error {
 type server struct {
 	listener net.Listener
 	name     *url.URL // of a workload
+	plugged  bool     // an istiod with a plug-in CA
 
 	mu      sync.Mutex
 	ca      pki.CACerts
@@ -440,17 +448,11 @@ type server struct {
 	cert    tls.Certificate
 }
 
-func serve(t *testing.T, ip string, port int, ca pki.CACerts) *server {
+func (s *server) serve(t *testing.T, ip string, port int, ca pki.CACerts) *server {
 	t.Helper()
-	return serveAs(t, ip, port, ca, nil)
-}
-
-func serveAs(t *testing.T, ip string, port int, ca pki.CACerts, name *url.URL) *server {
-	t.Helper()
-	s := &server{name: name}
 	s.use(t, ca)
 	auth := tls.VerifyClientCertIfGiven
-	if name != nil {
+	if s.name != nil {
 		auth = tls.RequireAndVerifyClientCert
 	}
 	l, err := tls.Listen("tcp", fmt.Sprintf("%s:%d", ip, port), &tls.Config{
@@ -509,7 +511,7 @@ func (s *server) use(t *testing.T, ca pki.CACerts) {
 	}
 	s.ca = ca
 	s.cert = tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
-	if ca.Certificate.Equal(ca.Root.Certificate()) && ca.Roots.Len() == 1 {
+	if ca.Certificate.Equal(ca.Root.Certificate()) && !s.plugged {
 		return // a self-signed istiod sends its leaf alone
 	}
 	for _, c := range ca.CertChain() {
@@ -595,8 +597,8 @@ func (w *world) podOf(name, kind string, ca pki.CACerts, since time.Time) {
 	}
 	if kind == string(evidence.Sidecar) {
 		id := &url.URL{Scheme: "spiffe", Host: "cluster.local", Path: "/ns/" + w.rootNS + "/sa/" + name}
-		s := serveAs(w.t, pod.Status.PodIP, evidence.ProxyPort, ca, id)
-		w.sidecars[name] = s
+		s := &server{name: id}
+		w.sidecars[name] = s.serve(w.t, pod.Status.PodIP, evidence.ProxyPort, ca)
 		w.t.Cleanup(s.close)
 	}
 	d.Status = appsv1.DeploymentStatus{ObservedGeneration: d.Generation, Replicas: 1, UpdatedReplicas: 1, ReadyReplicas: 1, AvailableReplicas: 1}

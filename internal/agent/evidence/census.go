@@ -22,6 +22,11 @@ type Replica struct {
 	MultiRoot bool
 }
 
+// MultiRoot tells whether there are replicas, and all of them take changed roots without a restart.
+func MultiRoot(replicas []Replica) bool {
+	return len(replicas) > 0 && !slices.ContainsFunc(replicas, func(r Replica) bool { return !r.MultiRoot })
+}
+
 // Replicas finds the replicas of istiod among the pods of a root namespace, those that are being deleted included: they
 // sign until they are gone.
 func Replicas(pods []corev1.Pod) []Replica {
