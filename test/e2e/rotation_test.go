@@ -176,19 +176,22 @@ func rotateUnder(t *testing.T, w *world, what string, strike func()) {
 	stop()
 }
 
-// unprobeable replaces the root where proxies cannot be asked: one takes plain text only, one is given no inbound traffic at all.
-// They are named, each step waits for them, and they count as proven once they are restarted.
+// unprobeable replaces the root where proxies cannot be asked: one takes plain text only, one is given no inbound traffic at all,
+// and one is behind what a NetworkPolicy does, so that the agent's packets are not answered. They are named, each step waits for
+// them, and they count as proven once they are restarted.
 func unprobeable(t *testing.T, w *world) {
-	shy, deaf := program{name: "shy", namespace: "default"}, program{name: "deaf", namespace: "default", annotations: []string{`traffic.sidecar.istio.io/includeInboundPorts: ""`}}
+	shy, walled := program{name: "shy", namespace: "default"}, program{name: "walled", namespace: "default"}
+	deaf := program{name: "deaf", namespace: "default", annotations: []string{`traffic.sidecar.istio.io/includeInboundPorts: ""`}}
 	w.apply(t, management, `
 apiVersion: security.istio.io/v1
 kind: PeerAuthentication
 metadata: {name: shy, namespace: default}
 spec: {selector: {matchLabels: {app: shy}}, mtls: {mode: DISABLE}}
 `)
-	w.deploy(t, management, shy, deaf)
+	w.deploy(t, management, shy, deaf, walled)
 	before := w.rotation().RotationID
 	stop := talk(t, w, caller, true)
+	w.wallOff(t, management, walled)
 	w.run(t, time.Minute, "meshctl", "rotation", "start", "--context", management)
 	for _, step := range []v1alpha1.RotationStep{v1alpha1.StepAddingNewRoot, v1alpha1.StepPropagatingNewIntermediate, v1alpha1.StepDeletingOldRoot} {
 		eventually(t, 5*time.Minute, "those that cannot be asked are named in step "+string(step), func() error {
@@ -196,16 +199,33 @@ spec: {selector: {matchLabels: {app: shy}}, mtls: {mode: DISABLE}}
 				return fmt.Errorf("rotation %s, step %s, place %s", r.RotationID, r.Step, r.Place)
 			}
 			proxies := w.jsonpath(management, "{.status.proxies}", "-n", "isthmus-management-plane", "issuedcertificate", "istiod-istio-system-management-plane")
-			if !strings.Contains(proxies, "default/shy-") || !strings.Contains(proxies, "default/deaf-") || !strings.Contains(proxies, `"unknown":2`) {
-				return fmt.Errorf("proxies are %s", proxies)
+			for _, p := range []string{"default/shy-", "default/deaf-", "default/walled-", `"unknown":3`} {
+				if !strings.Contains(proxies, p) {
+					return fmt.Errorf("proxies are %s", proxies)
+				}
 			}
 			return nil
 		})
+		w.kubectl(t, management, "rollout", "restart", "deploy/walled")
+		w.kubectl(t, management, "rollout", "status", "deploy/walled", "--timeout=120s")
+		w.wallOff(t, management, walled)
 		w.kubectl(t, management, "rollout", "restart", "deploy/shy", "deploy/deaf")
 	}
 	t.Logf("finished: %s", w.finished(t, before, 5*time.Minute))
 	stop()
-	w.kubectl(t, management, "delete", "deploy/shy", "deploy/deaf", "peerauthentication/shy")
+	w.kubectl(t, management, "delete", "deploy/shy", "deploy/deaf", "deploy/walled", "peerauthentication/shy")
+}
+
+// wallOff has the pod of a program answer nothing to the agent, as a NetworkPolicy would.
+func (w *world) wallOff(t *testing.T, context string, p program) {
+	t.Helper()
+	agent := w.jsonpath(context, "{.items[0].status.podIP}", "-n", "isthmus-agent", "pods", "-l", "app.kubernetes.io/name=isthmus-agent")
+	if agent == "" {
+		t.Fatal("no agent")
+	}
+	w.run(t, time.Minute, "lab", "exec", "--name", w.name, cluster(context), "--", "sh", "-c", fmt.Sprintf(
+		"for p in /proc/[0-9]*; do if grep -qz -- '^--service=%s$' $p/cmdline; then nsenter -n -t ${p#/proc/} ip route replace blackhole %s || exit 1; fi; done 2>/dev/null",
+		p.name, agent))
 }
 
 // evicted takes a cluster out that is not trusted any more: the others get another root, and its own workloads go on.

@@ -474,10 +474,11 @@ func (i *Installer) survey(ctx context.Context, proxies []evidence.ProxyPod, w *
 			sights[k].Err = errors.New("it was restarted while it was asked")
 		}
 		v := viewProxy(p, sights[k], w, now)
+		v.until = since.Add(p.LeafTTL)
 		switch {
 		case v.asOrdered(s.drops):
 			proven[p.UID] = order
-		case !v.seen && (!p.Started.Before(since) || !now.Before(since.Add(p.LeafTTL))):
+		case !v.seen && (!p.Started.Before(since) || !now.Before(v.until)):
 			v.leaf, v.trusts, v.refuses = true, true, true
 		}
 		s.proxies = append(s.proxies, v)

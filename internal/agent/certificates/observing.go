@@ -204,6 +204,19 @@ type proxyView struct {
 	// each of the needed roots. refuses: it refuses those under the root that was dropped.
 	seen, leaf, trusts, refuses bool
 	why                         string
+	// until is when its leaf of before has ended, and it has taken another one, at the latest.
+	until time.Time
+}
+
+// remedy says how a proxy that is behind comes to follow.
+func (v proxyView) remedy() string {
+	switch {
+	case v.Live && v.seen:
+		return "it takes roots and leaves live, and is told to"
+	case v.HasController:
+		return fmt.Sprintf("restart %s, or wait until its leaf has ended, by %s", v.Controller, v.until.UTC().Format(time.RFC3339))
+	}
+	return fmt.Sprintf("delete it and make it anew, or wait until its leaf has ended, by %s", v.until.UTC().Format(time.RFC3339))
 }
 
 func (v proxyView) asOrdered(drops bool) bool { return v.leaf && v.trusts && (v.refuses || !drops) }
@@ -272,7 +285,7 @@ func (s survey) evidence() *v1alpha1.ProxyEvidence {
 		count(&e.Unknown, !v.seen)
 		count(&e.Behind, v.seen && v.Live && s.settled)
 		if len(e.Laggards) < 10 {
-			e.Laggards = append(e.Laggards, fmt.Sprintf("%s/%s: %s", v.Namespace, v.Name, v.why))
+			e.Laggards = append(e.Laggards, fmt.Sprintf("%s/%s: %s; %s", v.Namespace, v.Name, v.why, v.remedy()))
 		}
 	}
 	return e

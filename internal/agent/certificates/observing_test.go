@@ -1,11 +1,13 @@
 package certificates
 
 import (
+	"slices"
 	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/isthmus-mesh/isthmus/internal/agent/evidence"
 	"github.com/isthmus-mesh/isthmus/internal/agent/restart"
@@ -79,5 +81,32 @@ func TestTouched(t *testing.T) {
 		if got := touchedOf(pod); got != (touched{}) {
 			t.Errorf("touchedOf(%q) = %+v", s, got)
 		}
+	}
+}
+
+func TestLaggards(t *testing.T) {
+	until := time.Date(2026, 11, 27, 0, 47, 40, 0, time.UTC)
+	proxy := func(name string, live, controlled bool) evidence.ProxyPod {
+		p := evidence.ProxyPod{NamespacedName: types.NamespacedName{Namespace: "shop", Name: name}, Live: live}
+		if controlled {
+			p.HasController, p.Controller = true, restart.Target{Kind: restart.Deployment, Namespace: "shop", Name: name}
+		}
+		return p
+	}
+	s := survey{settled: true, proxies: []proxyView{
+		{ProxyPod: proxy("done", true, true), seen: true, leaf: true, trusts: true},
+		{ProxyPod: proxy("slow", true, true), seen: true, why: "its leaf is under another root", until: until},
+		{ProxyPod: proxy("old", false, true), seen: true, why: "its leaf is under another root", until: until},
+		{ProxyPod: proxy("shy", true, true), why: "no answer", until: until},
+		{ProxyPod: proxy("lone", false, false), why: "no answer", until: until},
+	}}
+	want := []string{
+		"shop/slow: its leaf is under another root; it takes roots and leaves live, and is told to",
+		"shop/old: its leaf is under another root; restart deployment/old.shop, or wait until its leaf has ended, by 2026-11-27T00:47:40Z",
+		"shop/shy: no answer; restart deployment/shy.shop, or wait until its leaf has ended, by 2026-11-27T00:47:40Z",
+		"shop/lone: no answer; delete it and make it anew, or wait until its leaf has ended, by 2026-11-27T00:47:40Z",
+	}
+	if e := s.evidence(); !slices.Equal(e.Laggards, want) || e.Behind != 1 || e.Unknown != 2 {
+		t.Errorf("behind %d, unknown %d, laggards %q", e.Behind, e.Unknown, e.Laggards)
 	}
 }
