@@ -190,7 +190,7 @@ func (s *state) problem() *problem {
 		switch root := s.find(n.root); {
 		case root == nil:
 			return &problem{v1alpha1.ReasonRootKeyLost, fmt.Sprintf(
-				"%s uses root %s, whose Secret is missing from the hub; nothing is changed: restore the Secret from a backup, or make another VirtualMesh to give that root up",
+				"%s uses root %s, whose Secret is missing from the hub; nothing is changed: restore the Secret from a backup; without one, release its meshes and have them join another VirtualMesh (docs/operations/backup-and-restore.md)",
 				n.by, n.root.Short())}
 		case root.Problem != nil && s.now.Before(root.Certificate.Certificate().NotAfter):
 			return &problem{v1alpha1.ReasonRootUnusable, root.Problem.Error()}
