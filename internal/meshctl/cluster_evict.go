@@ -197,10 +197,8 @@ func (e *eviction) run(ctx context.Context) error {
 		return err
 	}
 	for _, edit := range e.edits {
-		// On the version that was read: whoever has edited it meanwhile has not seen this.
-		err := e.hub.Patch(ctx, edit.is, client.MergeFromWithOptions(edit.was, client.MergeFromWithOptimisticLock{}), client.FieldOwner(owner))
-		if err != nil {
-			return fmt.Errorf("VirtualMesh %s: %w; run this command again", edit.was.Name, err)
+		if err := e.hub.edit(ctx, edit.was, edit.is); err != nil {
+			return err
 		}
 		e.progress.did("VirtualMesh %s is without %s", edit.is.Name, strings.Join(edit.gone, ", "))
 		e.rotates(edit)

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/client-go/util/retry"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
@@ -59,7 +61,27 @@ func (c *cluster) trigger(ctx context.Context, vm *v1alpha1.VirtualMesh) error {
 	}
 	was := vm.DeepCopy()
 	vm.Spec.MTLSConfig.Shared.RotationTrigger = freshTrigger()
-	return c.Patch(ctx, vm, client.MergeFromWithOptions(was, client.MergeFromWithOptimisticLock{}), client.FieldOwner(owner))
+	return c.edit(ctx, was, vm)
+}
+
+// edit writes what was changed of a VirtualMesh, on the spec that was read: whoever has edited it meanwhile has not seen this. That
+// its status was written is no matter.
+func (c *cluster) edit(ctx context.Context, was, is *v1alpha1.VirtualMesh) error {
+	return retry.RetryOnConflict(retry.DefaultBackoff, func() error {
+		err := c.Patch(ctx, is, client.MergeFromWithOptions(was, client.MergeFromWithOptimisticLock{}), client.FieldOwner(owner))
+		if !apierrors.IsConflict(err) {
+			return err
+		}
+		now := &v1alpha1.VirtualMesh{}
+		if err := c.Get(ctx, client.ObjectKeyFromObject(was), now); err != nil {
+			return err
+		}
+		if now.UID != was.UID || now.Generation != was.Generation {
+			return fmt.Errorf("VirtualMesh %s was edited meanwhile; run this command again", was.Name)
+		}
+		was.ResourceVersion, is.ResourceVersion = now.ResourceVersion, now.ResourceVersion
+		return err
+	})
 }
 
 // canTrigger tells why rotationTrigger would not replace the root of a VirtualMesh; nil if it would.
