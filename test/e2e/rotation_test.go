@@ -248,11 +248,8 @@ func evicted(t *testing.T, w *world) {
 	}
 }
 
-// certificateFailed is what Envoy says of a peer that it does not trust.
-const certificateFailed = "CERTIFICATE_VERIFY_FAILED"
-
-// premature replaces the root with a hub whose rotations wait for nothing, to show that the traffic of these tests sees a step
-// that was taken too early.
+// premature has a hub replace the root while the agent of one cluster is away: one that is built to wait for nothing, and the real
+// one. It shows that this traffic sees a step that was taken too early, and that the hub does not take it.
 func premature(t *testing.T, w *world) {
 	hub := filepath.Join(t.TempDir(), "isthmus-hub")
 	build := exec.Command("go", "build", "-tags", "premature", "-o", hub, "../../cmd/isthmus-hub")
@@ -260,41 +257,51 @@ func premature(t *testing.T, w *world) {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	install := func(binary string) {
+	install := func(binary, verification string) {
 		t.Helper()
 		w.run(t, 2*time.Minute, "lab", "load", "--name", w.name, "--ref", "lab.local/isthmus-hub:dev", "--binary", binary)
 		w.kubectl(t, management, "-n", "isthmus-system", "rollout", "restart", "deploy/isthmus-hub")
 		w.kubectl(t, management, "-n", "isthmus-system", "rollout", "status", "deploy/isthmus-hub", "--timeout=90s")
+		patchVM(t, w, `{"spec":{"mtlsConfig":{"rotationVerificationMethod":`+verification+`}}}`)
 	}
-	patchVM(t, w, `{"spec":{"mtlsConfig":{"rotationVerificationMethod":{"none":{}}}}}`)
-	install(hub)
-	distrusted := 0
-	for range 3 { // the moments are short in which it matters
+	url := "http://" + federated("ratings.default", management) + ":9080/"
+	// replace begins a rotation without the agent of one cluster, has a workload of the other started anew, and so given a leaf, when
+	// the hub has gone as far as it goes, and wants an answer of it across.
+	replace := func(far string, gone func() error, want func(outcome) bool) {
+		t.Helper()
 		before := w.rotation().RotationID
-		loads := append(talking(t, w, caller, true), talking(t, w, caller, true)...)
-		for _, context := range []string{management, remote} {
-			loads = append(loads, w.startLoadWith(t, context, caller, []string{"-rate", "60"},
-				"http://ratings:9080/", "http://"+federated("ratings.default", other(context))+":9080/", "tcp://"+federated("ratings.default", other(context))+":9000"))
-		}
+		scaleAgent(t, w, remote, 0)
 		w.run(t, time.Minute, "meshctl", "rotation", "start", "--context", management)
-		w.finished(t, before, 5*time.Minute)
-		sent, failed := 0, 0
-		for _, l := range loads {
-			s := l.stop(t)
-			sent, failed = sent+s.Sent, failed+s.Failed
-			distrusted += strings.Count(string(s.Failures), certificateFailed)
-		}
-		t.Logf("%d of %d requests failed, %d of them since Envoy says that a certificate did", failed, sent, distrusted)
-		if distrusted > 0 {
-			break
-		}
+		eventually(t, 3*time.Minute, far, gone)
+		w.kubectl(t, management, "rollout", "restart", "deploy/ratings-v1")
+		w.kubectl(t, management, "rollout", "status", "deploy/ratings-v1", "--timeout=120s")
+		w.want(t, remote, caller, want, url)
+		scaleAgent(t, w, remote, 1)
+		t.Logf("finished: %s", w.finished(t, before, 5*time.Minute))
+		w.want(t, remote, caller, answered, url)
 	}
-	if distrusted == 0 {
-		t.Error("rotations that wait for nothing failed no request for want of trust: this traffic proves nothing")
-	}
-	install(filepath.Join(w.bin, "isthmus-hub"))
-	patchVM(t, w, `{"spec":{"mtlsConfig":{"rotationVerificationMethod":null}}}`)
-	w.ready(t, "virtual-mesh", 5*time.Minute)
+
+	install(hub, `{"none":{}}`)
+	replace("one mesh signs under a root that the other does not trust", func() error {
+		order := w.jsonpath(management, "{.spec.rotation.stage} {.spec.signer} {.status.controlPlane.replicas[*].signer}",
+			"-n", "isthmus-management-plane", "issuedcertificate", "istiod-istio-system-management-plane")
+		f := strings.Fields(order)
+		if len(f) < 3 || f[0] != string(v1alpha1.StageNewSigns) || slices.ContainsFunc(f[2:], func(signer string) bool { return signer != f[1] }) {
+			return fmt.Errorf("it is at %s", order)
+		}
+		return nil
+	}, func(o outcome) bool {
+		return refusal(o) && strings.Contains(o.Error, "CERTIFICATE_VERIFY_FAILED") // Envoy's words
+	})
+
+	install(filepath.Join(w.bin, "isthmus-hub"), "null")
+	replace("the hub waits for the one that is away", func() error {
+		if waits := strings.Join(w.rotation().Waits, "; "); !strings.Contains(waits, "istiod-istio-system-remote-cluster.isthmus-remote-cluster: its cluster is not connected") {
+			return fmt.Errorf("it waits: %s", waits)
+		}
+		return nil
+	}, answeredBy("ratings", management))
+	w.ready(t, "virtual-mesh", time.Minute)
 }
 
 // byHand replaces the root of a mesh as one would without Isthmus: another cacerts, and istiod is restarted. It is for comparison
@@ -389,20 +396,26 @@ func talk(t *testing.T, w *world, from program, across bool) (stop func()) {
 	return func() {
 		t.Helper()
 		for _, l := range loads {
-			l.stopUnfailing(t, 0)
+			l.stopUnfailing(t)
 		}
 	}
 }
 
-// istiodEnds is for how long requests fail at most where an istiod has told its proxies, at its own end, that there are no
-// endpoints any more. Before it closes its connections, Istio 1.31's may push that every endpoint of its cluster is gone
-// (multicluster.Controller.Run deletes its own cluster when it is stopped), if a push is under way. On the rolling way one is,
-// since replicas with different roots write to the same webhooks by turns.
-const istiodEnds = 3 * time.Second
+// What a restart costs whatever it is for, in Envoy's words.
+const (
+	// noEndpoints: Istio 1.31's istiod, as it ends, may push that every endpoint of its cluster is gone (multicluster.Controller.Run
+	// deletes its own cluster when it is stopped), if a push is under way. On the rolling way one is, since replicas with
+	// different roots write to the same webhooks by turns.
+	noEndpoints = "no healthy upstream"
+	// inFlight: a gateway that passes connections through ends those that it has.
+	inFlight = "connection termination"
+	// restarting is for how long requests fail then.
+	restarting = 3 * time.Second
+)
 
-// stopUnfailing ends the run and fails the test for every request that failed, but for those that failed as an istiod ended, for
-// no longer than is given. They are told by Envoy's answer.
-func (l *load) stopUnfailing(t *testing.T, ends time.Duration) {
+// stopUnfailing ends the run and fails the test for every request that failed, but for those that failed by, or at the time of, what
+// is excused.
+func (l *load) stopUnfailing(t *testing.T, excuses ...string) {
 	t.Helper()
 	s := l.stop(t)
 	var failures []struct {
@@ -412,19 +425,19 @@ func (l *load) stopUnfailing(t *testing.T, ends time.Duration) {
 	if err := json.Unmarshal(s.Failures, &failures); err != nil && s.Failed > 0 {
 		t.Fatal(err)
 	}
-	var ended []time.Time
+	var moments []time.Time
 	for _, f := range failures {
-		if strings.Contains(f.Error, "no healthy upstream") {
-			ended = append(ended, f.At)
+		if slices.ContainsFunc(excuses, func(words string) bool { return strings.Contains(f.Error, words) }) {
+			moments = append(moments, f.At)
 		}
 	}
 	excused := 0
 	for _, f := range failures {
-		if slices.ContainsFunc(ended, func(end time.Time) bool { return f.At.Sub(end).Abs() < ends }) {
+		if slices.ContainsFunc(moments, func(at time.Time) bool { return f.At.Sub(at).Abs() < restarting }) {
 			excused++
 		}
 	}
-	t.Logf("load in %s: %d sent, %d failed, %d of them without endpoints as an istiod ended, latency in ms %+v", l.cluster, s.Sent, s.Failed, excused, s.LatencyMilliseconds)
+	t.Logf("load in %s: %d sent, %d failed, %d of them as something was restarted, latency in ms %+v", l.cluster, s.Sent, s.Failed, excused, s.LatencyMilliseconds)
 	if s.Failed > excused {
 		t.Errorf("%s: %d of %d requests failed: %v\n%s", l.cluster, s.Failed-excused, s.Sent, s.URLs, tail(string(s.Failures), 3000))
 	}
@@ -658,7 +671,7 @@ func walk(t *testing.T, w *world, from program, across bool) (stop func()) {
 		t.Helper()
 		for i, l := range loads {
 			if i%2 == 0 {
-				l.stopUnfailing(t, istiodEnds)
+				l.stopUnfailing(t, noEndpoints, inFlight)
 			} else {
 				l.stop(t)
 			}
