@@ -6,6 +6,8 @@ import (
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
 
 	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
 )
@@ -106,9 +108,11 @@ type destinationSelector struct {
 	} `json:"kubeServiceRefs"`
 }
 
+func (s *glooSpec) members() []objectRef { return s.Meshes }
+
 func (s *glooSpec) convert(c *conversion) v1alpha1.VirtualMeshSpec {
 	return v1alpha1.VirtualMeshSpec{
-		Meshes:             c.members(s.Meshes),
+		Meshes:             c.membersOf(s.Meshes),
 		MTLSConfig:         s.trust(c),
 		Federation:         s.Federation.convert(c),
 		GlobalAccessPolicy: v1alpha1.GlobalAccessPolicy(s.GlobalAccessPolicy),
@@ -251,6 +255,46 @@ func set(names []label) (out []string) {
 	for _, n := range names {
 		if !slices.Contains(out, string(n)) {
 			out = append(out, string(n))
+		}
+	}
+	return out
+}
+
+// glooStatus is the status of networking.mesh.gloo.solo.io/v1.
+type glooStatus struct {
+	approval            `json:",inline"`
+	Destinations        map[string]v1alpha1.ApprovalStatus      `json:"destinations,omitempty"`
+	Conditions          []v1alpha1.CertificateRotationCondition `json:"conditions,omitempty"`
+	DeployedSharedTrust map[string]any                          `json:"deployedSharedTrust,omitempty"`
+}
+
+func glooStatusOf(a *account) any {
+	status := &glooStatus{approval: a.approval(), Destinations: a.destinations()}
+	if a.VirtualMesh == nil {
+		return status
+	}
+	if r := a.VirtualMesh.Status.Rotation; r != nil {
+		status.Conditions = r.Conditions
+	}
+	if d := a.VirtualMesh.Status.DeployedSharedTrust; d != nil && d.SharedTrust != nil {
+		status.DeployedSharedTrust = glooSharedTrust(d.SharedTrust)
+	}
+	return status
+}
+
+// glooSharedTrust writes a shared trust as this generation does: a ratio is a number, and there is no trigger.
+func glooSharedTrust(trust *v1alpha1.SharedTrust) map[string]any {
+	out, err := runtime.DefaultUnstructuredConverter.ToUnstructured(trust)
+	if err != nil {
+		return nil // a struct of ours can be written
+	}
+	delete(out, "rotationTrigger")
+	for _, path := range [][]string{{"rootCertificateAuthority", "generated"}, {"intermediateCertOptions"}} {
+		path = append(path, "secretRotationGracePeriodRatio")
+		if text, found, _ := unstructured.NestedString(out, path...); found {
+			if n, err := number(text); err == nil {
+				_ = unstructured.SetNestedField(out, n, path...)
+			}
 		}
 	}
 	return out

@@ -41,30 +41,66 @@ func Problem(f finding.Finding) bool {
 	return slices.Contains([]string{v1alpha1.ReasonInvalid, ReasonUnknownField, ReasonNotConverted}, f.Reason)
 }
 
-// generation is one of the older generations.
-type generation struct {
-	// name begins the names of what is converted from it.
-	name string
-	spec func() spec
+// Generation is one of the older generations.
+type Generation struct {
+	// Name begins the names of what is converted from it.
+	Name string
+	// Group and Version of its API.
+	Group, Version string
+
+	spec   func() spec
+	status func(*account) any
 }
 
 // spec is the spec of a VirtualMesh of a generation.
 type spec interface {
 	convert(c *conversion) v1alpha1.VirtualMeshSpec
+	// members are the meshes that it lists.
+	members() []objectRef
 }
 
-// generations by their API versions.
-var generations = map[string]generation{
-	"networking.zephyr.solo.io/v1alpha1": {"zephyr", func() spec { return &zephyrSpec{} }},
-	"networking.smh.solo.io/v1alpha2":    {"smh", func() spec { return &smhSpec{} }},
-	"networking.mesh.gloo.solo.io/v1":    {"gloo", func() spec { return &glooSpec{} }},
+var generations = []*Generation{
+	{"zephyr", "networking.zephyr.solo.io", "v1alpha1", func() spec { return &zephyrSpec{} }, zephyrStatusOf},
+	{"smh", "networking.smh.solo.io", "v1alpha2", func() spec { return &smhSpec{} }, smhStatusOf},
+	{"gloo", "networking.mesh.gloo.solo.io", "v1", func() spec { return &glooSpec{} }, glooStatusOf},
+}
+
+// Generations returns the older generations, the oldest first.
+func Generations() []*Generation { return slices.Clone(generations) }
+
+// APIVersion is that of its objects.
+func (g *Generation) APIVersion() string { return g.Group + "/" + g.Version }
+
+// Definition is the name of the CustomResourceDefinition of its VirtualMesh.
+func (g *Generation) Definition() string { return "virtualmeshes." + g.Group }
+
+// NameOf is the name here of an object that has the given namespace and name there.
+func (g *Generation) NameOf(namespace, name string) string {
+	return naming.Short(g.Name+"-"+namespace+"-"+name, longestName)
+}
+
+// longestName leaves room for what is named after a VirtualMesh, such as the Secrets of its roots: a dot, the longest name of a
+// namespace, and a number.
+const longestName = validation.DNS1123SubdomainMaxLength - 80
+
+// of finds the generation of an API version and kind; nil if there is none.
+func of(apiVersion, kind string) *Generation {
+	for _, g := range generations {
+		if g.APIVersion() == apiVersion && kind == "VirtualMesh" {
+			return g
+		}
+	}
+	return nil
+}
+
+func generationOf(object map[string]any) *Generation {
+	apiVersion, _ := object["apiVersion"].(string)
+	kind, _ := object["kind"].(string)
+	return of(apiVersion, kind)
 }
 
 // Known reports whether objects of an API version and kind can be converted.
-func Known(apiVersion, kind string) bool {
-	_, known := generations[apiVersion]
-	return known && kind == "VirtualMesh"
-}
+func Known(apiVersion, kind string) bool { return of(apiVersion, kind) != nil }
 
 // conversion is the account of one.
 type conversion struct {
@@ -89,8 +125,7 @@ func (c *conversion) keepAside(field string, value any) {
 // Convert returns the VirtualMesh that an object, of which [Known] is true, is for a hub in the given namespace: nil if it is
 // not valid. The findings say what became of what was not carried over as it is. The object is not changed.
 func Convert(object map[string]any, hub string) (*v1alpha1.VirtualMesh, finding.Findings) {
-	apiVersion, _ := object["apiVersion"].(string)
-	g := generations[apiVersion]
+	g := generationOf(object)
 	c := &conversion{hub: hub, aside: map[string]any{}}
 
 	given := g.spec()
@@ -105,7 +140,7 @@ func Convert(object map[string]any, hub string) (*v1alpha1.VirtualMesh, finding.
 			c.keepAside(key, object[key])
 		}
 	}
-	vm := &v1alpha1.VirtualMesh{ObjectMeta: c.metadata(g.name, object["metadata"])}
+	vm := &v1alpha1.VirtualMesh{ObjectMeta: c.metadata(g, object["metadata"])}
 	vm.SetGroupVersionKind(v1alpha1.GroupVersion.WithKind("VirtualMesh"))
 	if c.valid() {
 		vm.Spec = given.convert(c)
@@ -119,7 +154,7 @@ func Convert(object map[string]any, hub string) (*v1alpha1.VirtualMesh, finding.
 func (c *conversion) valid() bool { return len(c.findings.With(v1alpha1.ReasonInvalid)) == 0 }
 
 // metadata is read when the spec has been, and it is known what has to be kept aside.
-func (c *conversion) metadata(generation string, value any) metav1.ObjectMeta {
+func (c *conversion) metadata(g *Generation, value any) metav1.ObjectMeta {
 	all, ok := value.(map[string]any)
 	if !ok {
 		c.invalid("metadata", "must be an object with a name")
@@ -150,7 +185,7 @@ func (c *conversion) metadata(generation string, value any) metav1.ObjectMeta {
 		c.note(ReasonNotCarriedOver, "metadata.annotations."+lastApplied, "is left out: kubectl writes one of its own")
 	}
 	out := metav1.ObjectMeta{
-		Name:        naming.Short(generation+"-"+given.Namespace+"-"+given.Name, validation.DNS1123SubdomainMaxLength),
+		Name:        g.NameOf(given.Namespace, given.Name),
 		Namespace:   c.hub,
 		Labels:      given.Labels,
 		Annotations: c.annotate(given.Annotations),

@@ -8,11 +8,11 @@ import (
 	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
 )
 
-// longestName is the length to which names of meshes were cut.
-const longestName = 63
+// longestMesh is the length to which names of meshes were cut.
+const longestMesh = 63
 
-// members are the members of a virtual mesh.
-func (c *conversion) members(refs []objectRef) []v1alpha1.ObjectRef {
+// membersOf are the members of a virtual mesh.
+func (c *conversion) membersOf(refs []objectRef) []v1alpha1.ObjectRef {
 	if len(refs) == 0 {
 		c.invalid("spec.meshes", "is empty: name at least one mesh")
 	}
@@ -24,10 +24,7 @@ func (c *conversion) members(refs []objectRef) []v1alpha1.ObjectRef {
 func (c *conversion) meshes(field string, refs []objectRef) (out []v1alpha1.ObjectRef) {
 	for i, old := range refs {
 		entry := fmt.Sprintf("%s[%d]", field, i)
-		ref := v1alpha1.ObjectRef{Name: c.meshName(entry+".name", old.Name)}
-		if strings.HasPrefix(old.Namespace, v1alpha1.ClusterNamespacePrefix) && old.Namespace != c.hub {
-			ref.Namespace = old.Namespace
-		}
+		ref := c.mesh(entry, old)
 		switch {
 		case slices.Contains(out, ref):
 			c.note(ReasonChanged, entry, "is left out: %s is listed already", ref.Name)
@@ -40,6 +37,15 @@ func (c *conversion) meshes(field string, refs []objectRef) (out []v1alpha1.Obje
 		out = append(out, ref)
 	}
 	return out
+}
+
+// mesh is what a reference to a mesh is here.
+func (c *conversion) mesh(field string, old objectRef) v1alpha1.ObjectRef {
+	ref := v1alpha1.ObjectRef{Name: c.meshName(field+".name", old.Name)}
+	if strings.HasPrefix(old.Namespace, v1alpha1.ClusterNamespacePrefix) && old.Namespace != c.hub {
+		ref.Namespace = old.Namespace
+	}
+	return ref
 }
 
 // meshName is the name that a mesh has here. The first generation called it istio-<root namespace>-<cluster>, the others by the
@@ -57,7 +63,7 @@ func (c *conversion) meshName(field, old string) string {
 	if i := strings.Index(rest, "-istio-system-"); i >= 0 && !strings.HasPrefix(rest, "istio-system-") {
 		rest = rest[i+1:]
 	}
-	if len(old) == longestName {
+	if len(old) == longestMesh {
 		c.note(ReasonNotConverted, field, "%s has as many characters as a name could have, so its end may have been cut: write the name of its Mesh, istiod-<root namespace>-<cluster>", old)
 	}
 	return "istiod-" + rest

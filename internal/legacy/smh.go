@@ -29,12 +29,14 @@ func (t *rootTrust) root(c *conversion, field string) *v1alpha1.RootCertificateA
 	return c.root(field+".rootCertificateAuthority", ca.Generated.convert(), ca.Secret, orgServiceMeshHub)
 }
 
+func (s *smhSpec) members() []objectRef { return s.Meshes }
+
 func (s *smhSpec) convert(c *conversion) v1alpha1.VirtualMeshSpec {
 	if s.Federation == nil || s.Federation.Permissive == nil {
 		c.note(ReasonDefaulted, "spec.federation", "this generation made every service known to every member where nothing else was asked for: take federation out of what was converted to make none known")
 	}
 	return v1alpha1.VirtualMeshSpec{
-		Meshes:             c.members(s.Meshes),
+		Meshes:             c.membersOf(s.Meshes),
 		MTLSConfig:         s.trust(c),
 		Federation:         everything(),
 		GlobalAccessPolicy: v1alpha1.GlobalAccessPolicy(s.GlobalAccessPolicy),
@@ -53,4 +55,9 @@ func (s *smhSpec) trust(c *conversion) *v1alpha1.MTLSConfig {
 		out.Shared = &v1alpha1.SharedTrust{RootCertificateAuthority: m.Shared.root(c, sharedField)}
 	}
 	return out
+}
+
+func smhStatusOf(a *account) any {
+	status := a.approval()
+	return &status
 }
