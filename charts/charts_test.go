@@ -9,12 +9,14 @@ import (
 
 	"helm.sh/helm/v3/pkg/action"
 	"helm.sh/helm/v3/pkg/chartutil"
+	"helm.sh/helm/v3/pkg/engine"
 	"helm.sh/helm/v3/pkg/lint"
 	"helm.sh/helm/v3/pkg/lint/support"
 	"helm.sh/helm/v3/pkg/releaseutil"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/yaml"
 
@@ -27,8 +29,9 @@ var cases = map[string]struct {
 	values           map[string]any
 }{
 	"crds":          {charts.CRDs, "isthmus-system", nil},
+	"crds, legacy":  {charts.CRDs, "isthmus-system", map[string]any{"legacy": map[string]any{"enabled": true}}},
 	"hub":           {charts.Hub, "isthmus-system", nil},
-	"hub, all set":  {charts.Hub, "isthmus-system", map[string]any{"replicas": 2, "podDisruptionBudget": true, "secretNamespaces": []any{"pki"}, "apiAudiences": []any{"https://issuer.example"}, "extraArgs": []any{"--zap-log-level=debug"}, "podLabels": map[string]any{"a": "b"}, "image": map[string]any{"registry": "", "tag": "1"}}},
+	"hub, all set":  {charts.Hub, "isthmus-system", map[string]any{"replicas": 2, "podDisruptionBudget": true, "secretNamespaces": []any{"pki"}, "legacy": map[string]any{"enabled": true}, "apiAudiences": []any{"https://issuer.example"}, "extraArgs": []any{"--zap-log-level=debug"}, "podLabels": map[string]any{"a": "b"}, "image": map[string]any{"registry": "", "tag": "1"}}},
 	"agent":         {charts.Agent, "isthmus-agent", map[string]any{"cluster": "east"}},
 	"agent, others": {charts.Agent, "isthmus-agent", map[string]any{"cluster": "east", "restartWorkloads": false, "istioNamespaces": []any{"istio-system", "istio-two"}, "federation": map[string]any{"addressRange": "198.18.0.0/15"}, "proxy": map[string]any{"httpsProxy": "http://proxy:3128", "noProxy": "10.0.0.0/8"}}},
 }
@@ -178,5 +181,74 @@ func TestCRDsAreEmbedded(t *testing.T) {
 		if obj.GetAnnotations()["helm.sh/resource-policy"] != "keep" {
 			t.Errorf("%s would be deleted with the release", obj.GetName())
 		}
+	}
+}
+
+// TestLegacyIsAnOption: kinds of older generations, and rights on them, are there only where they are asked for.
+func TestLegacyIsAnOption(t *testing.T) {
+	enabled := map[string]any{"legacy": map[string]any{"enabled": true}}
+	for _, name := range []string{charts.CRDs, charts.Hub} {
+		without, with := render(t, name, "isthmus-system", nil), render(t, name, "isthmus-system", enabled)
+		for _, obj := range without {
+			if text, err := yaml.Marshal(obj.Object); err != nil || strings.Contains(string(text), "solo.io") {
+				t.Errorf("%s %s is about older generations: %v", obj.GetKind(), obj.GetName(), err)
+			}
+		}
+		if len(with) < len(without)+3 {
+			t.Errorf("%s: %d objects, and %d with older generations", name, len(without), len(with))
+		}
+		for _, obj := range with {
+			if name == charts.CRDs && obj.GetAnnotations()["helm.sh/resource-policy"] != "keep" {
+				t.Errorf("%s would be deleted with the release", obj.GetName())
+			}
+		}
+	}
+}
+
+// TestLegacyDefinitionsOfOthers: the chart of the kinds leaves those alone that are somebody else's, and says what to do.
+func TestLegacyDefinitionsOfOthers(t *testing.T) {
+	cluster := testenv.Start(t)
+	ctx := context.Background()
+	chart, err := charts.Load(charts.CRDs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(filepath.Join(testenv.Root(), "charts", "isthmus-crds", "legacy", "networking.smh.solo.io_virtualmeshes.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	theirs := &unstructured.Unstructured{}
+	if err := yaml.Unmarshal(text, &theirs.Object); err != nil {
+		t.Fatal(err)
+	}
+	theirs.SetLabels(nil)
+	theirs.Object["spec"].(map[string]any)["names"].(map[string]any)["shortNames"] = []any{"theirs"}
+	if err := cluster.Client.Create(ctx, theirs); err != nil {
+		t.Fatal(err)
+	}
+	values, err := chartutil.ToRenderValues(chart, map[string]any{"legacy": map[string]any{"enabled": true}}, chartutil.ReleaseOptions{}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rendered := func() (string, error) {
+		files, err := engine.RenderWithClient(chart, values, cluster.Config)
+		return files["isthmus-crds/templates/legacy.yaml"], err
+	}
+	if _, err := rendered(); err == nil || !strings.Contains(err.Error(), "kubectl annotate crd virtualmeshes.networking.smh.solo.io isthmus.dev/follow=true") {
+		t.Errorf("a definition of somebody else: %v", err)
+	}
+	patch := func(metadata string) {
+		t.Helper()
+		if err := cluster.Client.Patch(ctx, theirs, client.RawPatch(types.MergePatchType, []byte(`{"metadata": `+metadata+`}`))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	patch(`{"annotations": {"isthmus.dev/follow": "true"}}`)
+	if out, err := rendered(); err != nil || strings.Contains(out, "networking.smh.solo.io") || !strings.Contains(out, "networking.zephyr.solo.io") {
+		t.Errorf("%v in\n%s", err, out)
+	}
+	patch(`{"labels": {"isthmus.dev/managed-by": "isthmus-crds"}}`)
+	if out, err := rendered(); err != nil || !strings.Contains(out, "networking.smh.solo.io") {
+		t.Errorf("one of ours: %v in\n%s", err, out)
 	}
 }

@@ -40,6 +40,7 @@ func command() *cobra.Command {
 	f := cmd.Flags()
 	f.StringVar(&options.Namespace, "namespace", options.Namespace, "namespace of the hub; defaults to $POD_NAMESPACE")
 	f.StringSliceVar(&options.SecretNamespaces, "secret-namespaces", nil, "further namespaces in which users may keep certificate authorities for VirtualMeshes")
+	f.BoolVar(&options.Legacy, "legacy", false, "follow VirtualMeshes of the older generations of the API")
 	f.BoolVar(&options.LeaderElection, "leader-elect", true, "let one of several replicas work at a time")
 	f.StringVar(&options.MetricsAddress, "metrics-bind-address", ":8080", "address for Prometheus metrics; 0 for none")
 	f.StringVar(&options.HealthAddress, "health-probe-bind-address", ":8081", "address for /healthz and /readyz; 0 for none")

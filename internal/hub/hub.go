@@ -24,6 +24,7 @@ import (
 
 	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
 	"github.com/isthmus-mesh/isthmus/internal/hub/accepting"
+	"github.com/isthmus-mesh/isthmus/internal/hub/following"
 	"github.com/isthmus-mesh/isthmus/internal/hub/issuing"
 	"github.com/isthmus-mesh/isthmus/internal/hub/registration"
 	"github.com/isthmus-mesh/isthmus/internal/hub/roots"
@@ -36,6 +37,8 @@ type Options struct {
 	Namespace string
 	// SecretNamespaces are further namespaces in which users may keep the certificate authorities that they provide.
 	SecretNamespaces []string
+	// Legacy has VirtualMeshes of the older generations of the API followed.
+	Legacy bool
 	// LeaderElection lets one of several replicas work at a time.
 	LeaderElection bool
 	// MetricsAddress and HealthAddress to listen at; "0" or "" for none.
@@ -81,7 +84,11 @@ func NewManager(cfg *rest.Config, o Options) (ctrl.Manager, error) {
 func setup(mgr ctrl.Manager, o Options) error {
 	c, reader, events := mgr.GetClient(), mgr.GetAPIReader(), mgr.GetEventRecorder("isthmus-hub")
 	store := roots.Store{Client: c, Reader: reader, Namespace: o.Namespace, SecretNamespaces: o.SecretNamespaces, Now: o.Now}
-	return errors.Join(
+	var follows error
+	if o.Legacy {
+		follows = (&following.Reconciler{Client: c, Reader: reader, Events: events, Namespace: o.Namespace}).SetupWithManager(mgr)
+	}
+	return errors.Join(follows,
 		(&accepting.VirtualMeshes{Client: c, Reader: reader, Events: events, Roots: store, Namespace: o.Namespace}).SetupWithManager(mgr),
 		(&accepting.AccessPolicies{Client: c, Events: events, Namespace: o.Namespace}).SetupWithManager(mgr),
 		accepting.SetupOthers(mgr, reader, o.Namespace),

@@ -41,6 +41,8 @@ type world struct {
 	// ahead is by how much the hub's clock is ahead, in nanoseconds.
 	ahead atomic.Int64
 	stop  func()
+	// legacy: the hub follows older generations.
+	legacy bool
 	// rolling: no mesh takes changed roots without restarts.
 	rolling bool
 	whole   *testing.T // the test, where T is a part of it
@@ -67,6 +69,7 @@ func (w *world) startHub() {
 	w.Helper()
 	w.stop = hubtest.Start(w.whole, w.env, hub.Options{
 		SecretNamespaces: []string{"ca"},
+		Legacy:           w.legacy,
 		Now:              func() time.Time { return time.Now().Add(time.Duration(w.ahead.Load())) },
 	})
 }

@@ -33,7 +33,11 @@ that are part of meshctl. Run again, it upgrades both; values given earlier stay
 			if err != nil {
 				return err
 			}
-			releases := []release{{charts.CRDs, c.namespace, nil}, {charts.Hub, c.namespace, values}}
+			kinds := map[string]any{}
+			if legacy, given := values["legacy"]; given { // the kinds, and who acts on them
+				kinds["legacy"] = legacy
+			}
+			releases := []release{{charts.CRDs, c.namespace, kinds}, {charts.Hub, c.namespace, values}}
 			if dryRun {
 				for _, r := range releases {
 					rendered, err := r.render(kubernetes)

@@ -35,6 +35,9 @@ func TestRegistration(t *testing.T) {
 	if dry := w.ok(t, "install", "--dry-run"); !strings.Contains(dry, "kind: CustomResourceDefinition") || !strings.Contains(dry, "name: isthmus-hub") {
 		t.Fatal("install --dry-run does not print the kinds and the hub")
 	}
+	if dry := w.ok(t, "install", "--dry-run", "--set", "legacy.enabled=true"); !strings.Contains(dry, "name: virtualmeshes.networking.zephyr.solo.io") || !strings.Contains(dry, "--legacy") {
+		t.Fatal("install --set legacy.enabled=true does not print the kinds of older generations and a hub that follows them")
+	}
 	if err := exists(w.hub.Client, &appsv1.Deployment{}, "isthmus-system", "isthmus-hub"); !apierrors.IsNotFound(err) {
 		t.Fatalf("install --dry-run installed the hub: %v", err)
 	}

@@ -22,17 +22,23 @@ import (
 // admission policies. The namespaces that it and secretNamespaces name are made.
 func Install(t testing.TB, c *testenv.Cluster, secretNamespaces ...string) {
 	t.Helper()
-	chart, err := charts.Load(charts.Hub)
-	if err != nil {
-		t.Fatal(err)
-	}
 	namespaces := []any{}
 	for _, ns := range secretNamespaces {
 		c.Namespace(t, ns, nil)
 		namespaces = append(namespaces, ns)
 	}
+	InstallWith(t, c, map[string]any{"secretNamespaces": namespaces})
+}
+
+// InstallWith is Install with values of the chart. What they name has to be there.
+func InstallWith(t testing.TB, c *testenv.Cluster, given map[string]any) {
+	t.Helper()
+	chart, err := charts.Load(charts.Hub)
+	if err != nil {
+		t.Fatal(err)
+	}
 	c.Namespace(t, v1alpha1.SystemNamespace, nil)
-	values, err := chartutil.ToRenderValues(chart, map[string]any{"secretNamespaces": namespaces},
+	values, err := chartutil.ToRenderValues(chart, given,
 		chartutil.ReleaseOptions{Name: charts.Hub, Namespace: v1alpha1.SystemNamespace, IsInstall: true}, chartutil.DefaultCapabilities)
 	if err != nil {
 		t.Fatal(err)
