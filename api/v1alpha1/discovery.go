@@ -316,11 +316,55 @@ type MeshStatus struct {
 	// +listMapKey=name
 	// +kubebuilder:validation:MaxItems=2048
 	AppliedAccessPolicies []AppliedAccessPolicy `json:"appliedAccessPolicies,omitempty"`
+	// predecessor is what an installation of an older generation of this API has left in the cluster. Absent: nothing was found.
+	// +optional
+	Predecessor *PredecessorStatus `json:"predecessor,omitempty"`
 	// errors found in this mesh; 50 at most.
 	// +optional
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=50
 	Errors []string `json:"errors,omitempty"`
+}
+
+// PredecessorStatus is what an installation of an older generation of this API has left in a cluster.
+type PredecessorStatus struct {
+	// running are its controllers that run here, "<namespace>/<name>" of their Deployments. While they do, they write the same
+	// cacerts that Isthmus writes.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=16
+	Running []string `json:"running,omitempty"`
+	// caCerts says that the CA in Secret cacerts was made by it.
+	// +optional
+	CACerts bool `json:"caCerts,omitempty"`
+	// kinds counts the objects of Istio that it has made, by kind.
+	// +optional
+	// +listType=map
+	// +listMapKey=kind
+	// +kubebuilder:validation:MaxItems=16
+	Kinds []PredecessorKind `json:"kinds,omitempty"`
+	// imports counts the ServiceEntries among them by which this mesh calls services of other clusters in the old way.
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	Imports int32 `json:"imports,omitempty"`
+	// objects are some of them, "<kind> <namespace>/<name>"; 20 at most.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=20
+	Objects []string `json:"objects,omitempty"`
+}
+
+// PredecessorKind counts objects of one kind.
+type PredecessorKind struct {
+	// kind of the objects.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=63
+	Kind string `json:"kind"`
+	// count of them.
+	// +required
+	// +kubebuilder:validation:Minimum=1
+	Count int32 `json:"count"`
 }
 
 // MeshCertificateAuthority is the CA that was seen in a mesh.

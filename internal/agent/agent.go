@@ -27,6 +27,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/internal/agent/discovery"
 	"github.com/isthmus-mesh/isthmus/internal/agent/evidence"
 	"github.com/isthmus-mesh/isthmus/internal/agent/network"
+	"github.com/isthmus-mesh/isthmus/internal/agent/predecessor"
 	"github.com/isthmus-mesh/isthmus/internal/kube/hublink"
 )
 
@@ -106,6 +107,7 @@ func NewManager(cfg *rest.Config, o Options) (ctrl.Manager, *hublink.Link, error
 	network.Setup(link, local, network.Options{
 		Cluster: o.Cluster, AddressRange: o.AddressRange, MaxImports: o.MaxImports, GatewayProbeInterval: o.GatewayProbeInterval, Now: o.Now,
 	})
+	predecessor.Setup(link, o.Cluster, o.IstioNamespaces)
 	err = certificates.Setup(mgr, link, certificates.Options{
 		Cluster: o.Cluster, Namespace: o.Namespace, RootNamespaces: o.IstioNamespaces, Projection: o.KubeletProjection, Now: o.Now,
 	})

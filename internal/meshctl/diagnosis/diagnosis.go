@@ -217,10 +217,43 @@ func (s *State) examineMeshes(fs *Findings) {
 			fs.add("ISTH3005", Error, object, "istiod serves under another root than cacerts holds: it has not taken up the change",
 				"Run `meshctl mesh restart "+m.Name+"`.")
 		}
+		examinePredecessor(fs, object, m.Status.Predecessor, member)
 		for _, e := range m.Status.Errors {
 			examineReport(fs, m, e)
 		}
 	}
+}
+
+// examinePredecessor tells what an installation of an older generation of the API has left in the cluster of a mesh.
+func examinePredecessor(fs *Findings, object string, p *v1alpha1.PredecessorStatus, member bool) {
+	if p == nil {
+		return
+	}
+	const guide = "docs/guides/migration.md#from-a-running-installation"
+	if len(p.Running) > 0 {
+		severity := Warning
+		if member {
+			severity = Error
+		}
+		fs.add("ISTH3007", severity, object, "an older installation still runs in its cluster, and writes the same cacerts: "+strings.Join(p.Running, ", "),
+			"Scale these Deployments to 0: "+guide)
+	}
+	var left []string
+	for _, k := range p.Kinds {
+		left = append(left, fmt.Sprintf("%d of kind %s", k.Count, k.Kind))
+	}
+	if p.CACerts {
+		left = append(left, "Secret cacerts")
+	}
+	if len(left) == 0 {
+		return
+	}
+	examples := ""
+	if len(p.Objects) > 0 {
+		examples = ", such as " + strings.Join(p.Objects[:min(len(p.Objects), 3)], ", ")
+	}
+	fs.add("ISTH3008", Warning, object, "an older installation has left in its cluster: "+strings.Join(left, ", ")+examples,
+		"When what takes its place is in force, remove it: "+guide)
 }
 
 // isMember reports whether a VirtualMesh has accepted the mesh.

@@ -141,6 +141,20 @@ func TestFederationAndPolicy(t *testing.T) {
 		edit func(*state)
 		want []string // each "<code> <severity> <object>: <words of message and hint>"
 	}{
+		"an older installation runs": {func(s *state) {
+			s.Meshes[0].Status.Predecessor = &v1alpha1.PredecessorStatus{Running: []string{"gloo-mesh/cert-agent"}}
+		}, []string{"ISTH3007 error mesh " + eastKey + ": gloo-mesh/cert-agent"}},
+		"an older installation runs where it may": {func(s *state) {
+			s.Meshes[1].Status.Predecessor = &v1alpha1.PredecessorStatus{Running: []string{"gloo-mesh/cert-agent"}}
+			accepted := vm(s).Status.Accepted
+			accepted.Spec.Meshes, s.Destinations = accepted.Spec.Meshes[:1], nil
+			s.Meshes[1].Status.AppliedVirtualMeshes, s.Meshes[1].Status.AppliedAccessPolicies = nil, nil
+		}, []string{"ISTH3007 warning mesh " + westKey + ": gloo-mesh/cert-agent"}},
+		"an older installation has left something": {func(s *state) {
+			s.Meshes[0].Status.Predecessor = &v1alpha1.PredecessorStatus{
+				CACerts: true, Kinds: []v1alpha1.PredecessorKind{{Kind: "Gateway", Count: 2}}, Objects: []string{"Gateway istio-system/a", "Gateway istio-system/b"},
+			}
+		}, []string{"ISTH3008 warning mesh " + eastKey + ": 2 of kind Gateway, Secret cacerts, such as Gateway istio-system/a, Gateway istio-system/b"}},
 		"no gateway": {func(s *state) { s.Meshes[0].Spec.Istio.Gateways = nil }, []string{"ISTH7001 error mesh " + eastKey + ": has no gateway"}},
 		"no port":    {func(s *state) { gateway(s).Ports = nil }, []string{"ISTH7001 error mesh " + eastKey + ": no port named tls"}},
 		"none of them is chosen": {func(s *state) {
