@@ -10,7 +10,9 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -22,6 +24,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
 	"github.com/isthmus-mesh/isthmus/internal/accept"
 	"github.com/isthmus-mesh/isthmus/internal/hub/hubtest"
+	"github.com/isthmus-mesh/isthmus/internal/pki/pkitest"
 	"github.com/isthmus-mesh/isthmus/internal/testenv"
 )
 
@@ -382,6 +385,43 @@ spec:
 			t.Error("the VirtualMesh was deleted")
 		}
 	})
+}
+
+// TestTakeoverOfTheRoot: meshes under the root of an older installation come under Isthmus without a change of root, as their
+// certificates are under the same one, if that is provided; so nothing has to be trusted that was not before.
+func TestTakeoverOfTheRoot(t *testing.T) {
+	w := startLegacy(t)
+	root := pkitest.NewRoot(t, "service-mesh-hub", time.Now())
+	id := root.Root().ID().String()
+	for _, cluster := range []string{"management-plane", "new-remote-cluster"} {
+		w.register(cluster)
+		w.uses(cluster, v1alpha1.MeshCertificateAuthority{
+			Source: v1alpha1.CASourcePlugged, Signer: id, Roots: []string{id}, InUse: []string{id},
+			RootCertificates: []v1alpha1.RootCertificate{{Fingerprint: id, Certificate: string(root.Root().PEM())}},
+		})
+	}
+	w.create(&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "virtual-mesh-ca-certs", Namespace: "ca"}, Data: root.RootSecret(t)})
+	guide := manifest(t, "zephyr-guide")
+	guide.Object["spec"].(map[string]any)["certificateAuthority"] = map[string]any{
+		"provided": map[string]any{"certificate": map[string]any{"name": "virtual-mesh-ca-certs", "namespace": "ca"}},
+	}
+	w.give(guide)
+	const name = "zephyr-service-mesh-hub-virtual-mesh"
+	for _, cluster := range []string{"management-plane", "new-remote-cluster"} {
+		if o := w.first(cluster); o.Signer != id || len(o.Roots) != 1 || o.Roots[0].Fingerprint != id || o.Rotation != nil || o.AdoptExistingCA {
+			t.Errorf("%s: the first order is %+v", cluster, o)
+		}
+	}
+	w.follower(name, "the VirtualMesh", asItIs)
+	update(w, &v1alpha1.VirtualMesh{}, system, name, func(vm *v1alpha1.VirtualMesh) { vm.Spec.MTLSConfig.AdoptExistingCA = true })
+	for _, cluster := range []string{"management-plane", "new-remote-cluster"} {
+		testenv.Eventually(t, "leave to replace cacerts", func() error { return want(w.order(cluster, 1).Spec.AdoptExistingCA, true) })
+		w.carryOut(cluster, 1)
+	}
+	w.old(guide, "one trust", holds("ACCEPTED", "certificateStatus", "state"))
+	if vm := w.follower(name, "the VirtualMesh", asItIs); len(vm.Status.Roots) != 1 || vm.Status.Roots[0].Fingerprint != id {
+		t.Errorf("roots are %+v", vm.Status.Roots)
+	}
 }
 
 // event waits for an event about an object.

@@ -75,6 +75,35 @@ func Apply(ctx context.Context, c client.Client, owner string, obj *unstructured
 	return Updated, c.Apply(ctx, client.ApplyConfigurationFromUnstructured(want), client.FieldOwner(owner), client.ForceOwnership)
 }
 
+// HandOver makes an object of somebody else one of owner's, as if owner had applied it as it is: it gets the label
+// isthmus.dev/managed-by, and what others have written of it is owner's, so that the next Apply changes it in place and leaves
+// nothing of what it does not want. live is the object as it was read; that it was changed since is a conflict, and worth a retry.
+func HandOver(ctx context.Context, c client.Client, owner string, live *unstructured.Unstructured) error {
+	writers := sets.New[string]()
+	for _, m := range live.GetManagedFields() {
+		if m.Subresource == "" {
+			writers.Insert(m.Manager)
+		}
+	}
+	patch, err := csaupgrade.UpgradeManagedFieldsPatch(live, writers, owner)
+	if err != nil {
+		return err
+	}
+	if patch != nil {
+		if err := c.Patch(ctx, live, client.RawPatch(types.JSONPatchType, patch)); err != nil {
+			return err
+		}
+	}
+	was := live.DeepCopy()
+	labels := live.GetLabels()
+	if labels == nil {
+		labels = map[string]string{}
+	}
+	labels[v1alpha1.LabelManagedBy] = owner
+	live.SetLabels(labels)
+	return c.Patch(ctx, live, client.MergeFromWithOptions(was, client.MergeFromWithOptimisticLock{}), client.FieldOwner(owner))
+}
+
 // ToUnstructured converts obj to what Apply takes: with apiVersion and kind, without status.
 func ToUnstructured(scheme *runtime.Scheme, obj client.Object) (*unstructured.Unstructured, error) {
 	gvk, err := apiutil.GVKForObject(obj, scheme)

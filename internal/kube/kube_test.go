@@ -3,9 +3,12 @@ package kube_test
 import (
 	"context"
 	"errors"
+	"maps"
 	"strings"
 	"testing"
 
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -144,6 +147,53 @@ func TestApplyStatus(t *testing.T) {
 	}
 	if status("one", func(*v1alpha1.KubernetesClusterStatus) {}) || kc.Status.Namespace != "" || len(kc.Status.Conditions) != 0 {
 		t.Fatalf("status = %+v", kc.Status)
+	}
+}
+
+// TestHandOver: what somebody else made becomes ours in place, and nothing is left of what we do not want.
+func TestHandOver(t *testing.T) {
+	cluster := testenv.Start(t)
+	c, ctx := cluster.Client, context.Background()
+	theirs := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "x", Namespace: "default", Labels: map[string]string{"theirs": "yes"}}, Data: map[string]string{"a": "1", "b": "1"}}
+	if err := c.Create(ctx, theirs, client.FieldOwner("networking")); err != nil {
+		t.Fatal(err)
+	}
+	theirs.Data["c"] = "1"
+	if err := c.Update(ctx, theirs, client.FieldOwner("somebody")); err != nil {
+		t.Fatal(err)
+	}
+	want := &unstructured.Unstructured{Object: map[string]any{
+		"apiVersion": "v1", "kind": "ConfigMap",
+		"metadata": map[string]any{"name": "x", "namespace": "default", "labels": map[string]any{v1alpha1.LabelManagedBy: "us"}},
+		"data":     map[string]any{"b": "2", "d": "2"},
+	}}
+	if _, err := kube.Apply(ctx, c, "us", want); err == nil {
+		t.Fatal("an object of somebody else was applied to")
+	}
+	live := &unstructured.Unstructured{}
+	live.SetGroupVersionKind(want.GroupVersionKind())
+	if err := c.Get(ctx, client.ObjectKeyFromObject(want), live); err != nil {
+		t.Fatal(err)
+	}
+	stale := live.DeepCopy()
+	if err := kube.HandOver(ctx, c, "us", live); err != nil {
+		t.Fatal(err)
+	}
+	if err := kube.HandOver(ctx, c, "us", stale); !apierrors.IsConflict(err) && !apierrors.IsInvalid(err) {
+		t.Errorf("of an object that was changed: %v", err)
+	}
+	if outcome, err := kube.Apply(ctx, c, "us", want); err != nil || outcome != kube.Updated {
+		t.Fatalf("%s, %v", outcome, err)
+	}
+	got := &corev1.ConfigMap{}
+	if err := c.Get(ctx, client.ObjectKeyFromObject(want), got); err != nil {
+		t.Fatal(err)
+	}
+	if got.UID != theirs.UID || !maps.Equal(got.Data, map[string]string{"b": "2", "d": "2"}) || len(got.Labels) != 1 {
+		t.Errorf("labels %v, data %v", got.Labels, got.Data)
+	}
+	if outcome, err := kube.Apply(ctx, c, "us", want); err != nil || outcome != kube.Unchanged {
+		t.Errorf("again: %s, %v", outcome, err)
 	}
 }
 

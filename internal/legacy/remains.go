@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 )
 
 // LabelOutput is on every object that an installation of the second or third generation applied in a member cluster.
@@ -21,6 +22,19 @@ var caCertsTypes = []string{
 }
 
 var controllers = []string{"csr-agent", "cert-agent", "enterprise-agent"}
+
+// OutputKinds are the kinds of Istio of which such installations made objects in member clusters.
+func OutputKinds() []schema.GroupVersionKind { return slices.Clone(outputKinds) }
+
+var outputKinds = []schema.GroupVersionKind{
+	{Group: "networking.istio.io", Version: "v1", Kind: "ServiceEntry"},
+	{Group: "networking.istio.io", Version: "v1", Kind: "DestinationRule"},
+	{Group: "networking.istio.io", Version: "v1", Kind: "VirtualService"},
+	{Group: "networking.istio.io", Version: "v1", Kind: "Gateway"},
+	{Group: "networking.istio.io", Version: "v1alpha3", Kind: "EnvoyFilter"},
+	{Group: "security.istio.io", Version: "v1", Kind: "AuthorizationPolicy"},
+	{Group: "security.istio.io", Version: "v1", Kind: "PeerAuthentication"},
+}
 
 // Controllers are the names of the Deployments that older generations ran in member clusters.
 func Controllers() []string { return slices.Clone(controllers) }

@@ -315,6 +315,17 @@ func testForeignCA(t *testing.T) {
 			t.Fatal("the type was changed")
 		}
 	})
+	t.Run("made by an older generation is replaced", func(t *testing.T) {
+		w := newWorld(t, hub, member, "predecessor")
+		secret(w, func(s *corev1.Secret) { s.Type, s.Data["key.pem"] = "solo.io/ca-intermediate", []byte{} })
+		w.order(func(s *v1alpha1.IssuedCertificateSpec) { s.AdoptExistingCA = true })
+		p, k := w.start(-1)
+		w.until(p, "adoption", finished)
+		k.verify(t)
+		if s := w.cacerts(); s.Type != "solo.io/ca-intermediate" || len(s.Data) != 4 {
+			t.Fatalf("type %s, %d files", s.Type, len(s.Data))
+		}
+	})
 	t.Run("made by istiod itself is replaced", func(t *testing.T) {
 		w := newWorld(t, hub, member, "generated")
 		secret(w, func(s *corev1.Secret) { s.Data[pki.IstioGeneratedKey] = []byte{} })

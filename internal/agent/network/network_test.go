@@ -21,6 +21,8 @@ import (
 
 	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
 	"github.com/isthmus-mesh/isthmus/internal/istio/istiotest"
+	"github.com/isthmus-mesh/isthmus/internal/kube"
+	"github.com/isthmus-mesh/isthmus/internal/legacy"
 )
 
 const (
@@ -189,6 +191,46 @@ func TestFederation(t *testing.T) {
 		east.hasEntry(ratingsWest)
 		east.reports("")
 		w.ready(vm)
+	})
+
+	w.story("what an older installation made is handed over, and changed in place", func(*testing.T) {
+		edit(w, w.hub, vm, func(vm *v1alpha1.VirtualMesh) { vm.Spec.Federation = only("reviews") })
+		w.ready(vm)
+		east.lacksEntry(ratingsWest)
+		theirs := &networkingv1.ServiceEntry{ObjectMeta: metav1.ObjectMeta{Namespace: "istio-system", Name: ratingsWest, Labels: map[string]string{
+			legacy.LabelOutput: "east", "owner.networking.mesh.gloo.solo.io": "gloo-mesh",
+		}, Annotations: map[string]string{"parents.networking.mesh.gloo.solo.io": "{}"}}}
+		theirs.Spec.Hosts, theirs.Spec.Addresses = []string{ratingsWest}, []string{"244.80.133.147"}
+		theirs.Spec.Location, theirs.Spec.Resolution = networkingapi.ServiceEntry_MESH_INTERNAL, networkingapi.ServiceEntry_STATIC
+		theirs.Spec.Ports = []*networkingapi.ServicePort{{Number: 9080, Name: "theirs", Protocol: "TCP"}}
+		theirs.Spec.Endpoints = []*networkingapi.WorkloadEntry{{Address: "203.0.113.9", Ports: map[string]uint32{"theirs": 15443}, Labels: map[string]string{"app": "ratings"}}}
+		w.must(east.Client.Create(w.ctx, theirs, client.FieldOwner("networking")))
+		edit(w, w.hub, vm, func(vm *v1alpha1.VirtualMesh) { vm.Spec.Federation = only("reviews", "ratings", "details") })
+		east.reports("ServiceEntry istio-system/" + ratingsWest)
+
+		live := &unstructured.Unstructured{}
+		live.SetGroupVersionKind(networkingv1.SchemeGroupVersion.WithKind("ServiceEntry"))
+		w.must(east.Client.Get(w.ctx, client.ObjectKeyFromObject(theirs), live))
+		w.must(kube.HandOver(w.ctx, east.Client, "isthmus-agent-network", live))
+		w.eventually("ours in its place", func() error {
+			e, err := east.entry(ratingsWest)
+			switch {
+			case err != nil:
+				return err
+			case e.UID != theirs.UID:
+				return errors.New("it was deleted and made anew")
+			case e.Annotations[v1alpha1.AnnotationDestination] == "":
+				return errors.New("it is as it was")
+			}
+			return nil
+		})
+		e, err := east.entry(ratingsWest)
+		w.must(err)
+		if len(e.Spec.Ports) != 1 || e.Spec.Ports[0].Name == "theirs" || e.Spec.Endpoints[0].Address != "203.0.113.2" || len(e.Spec.SubjectAltNames) != 1 ||
+			legacy.IsOutput(e) || len(e.Spec.Addresses) != 1 || !strings.HasPrefix(e.Spec.Addresses[0], "241.") {
+			w.Errorf("something is left of theirs: %v %v", e.Labels, &e.Spec)
+		}
+		east.reports("")
 	})
 
 	w.story("a foreign pass-through server is reported", func(*testing.T) {

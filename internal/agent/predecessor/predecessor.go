@@ -43,17 +43,6 @@ const review = time.Minute
 
 const serviceEntry = "ServiceEntry"
 
-// kinds of Istio of which an older generation made objects.
-var kinds = []schema.GroupVersionKind{
-	{Group: "networking.istio.io", Version: "v1", Kind: serviceEntry},
-	{Group: "networking.istio.io", Version: "v1", Kind: "DestinationRule"},
-	{Group: "networking.istio.io", Version: "v1", Kind: "VirtualService"},
-	{Group: "networking.istio.io", Version: "v1", Kind: "Gateway"},
-	{Group: "networking.istio.io", Version: "v1alpha3", Kind: "EnvoyFilter"},
-	{Group: "security.istio.io", Version: "v1", Kind: "AuthorizationPolicy"},
-	{Group: "security.istio.io", Version: "v1", Kind: "PeerAuthentication"},
-}
-
 // Reporter reports on each Mesh of its cluster.
 type Reporter struct {
 	// Hub is the hub.
@@ -120,7 +109,7 @@ func (r *Reporter) look(ctx context.Context, rootNamespace, own string, clusters
 		}
 		found.CACerts = legacy.IsCACerts(string(secret.Type)) && secret.Labels[v1alpha1.LabelManagedBy] == ""
 	}
-	for _, kind := range kinds {
+	for _, kind := range legacy.OutputKinds() {
 		objects, err := r.outputs(ctx, kind, rootNamespace, clusters)
 		if err != nil {
 			return nil, err

@@ -1,0 +1,259 @@
+package meshctl
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
+	"github.com/isthmus-mesh/isthmus/internal/kube"
+	"github.com/isthmus-mesh/isthmus/internal/legacy"
+)
+
+// takeover puts what Isthmus makes in the place of what an older installation has left in one mesh.
+type takeover struct {
+	*cli
+	apply       bool
+	hub, member *cluster
+	mesh        *v1alpha1.Mesh
+}
+
+func newMeshTakeover(c *cli) *cobra.Command {
+	t := &takeover{cli: c}
+	cmd := &cobra.Command{
+		Use:   "takeover MESH",
+		Short: "Put what Isthmus makes in the place of what an older installation has left",
+		Long: `Lists what an installation of an older generation of the API (Service Mesh Hub, Gloo Mesh) has made of Istio's kinds in the member, with
+what is to be done about it and why. With --apply it is done, as far as nothing that works is interrupted:
+
+A ServiceEntry whose name the agent wants is handed over to it, and the agent puts its own in its place. Then goes the
+DestinationRule beside it. By what others call this mesh through, such as gateways, is removed when no cluster calls in the old
+way any more; so run it for each mesh, and then once more. What nothing here takes the place of is left to you.
+
+Stopped at any point and run again, it goes on. It is refused while controllers of the older installation run in the member.`,
+		Example: `  meshctl mesh takeover istiod-istio-system-east --context hub --member-context east
+  meshctl mesh takeover istiod-istio-system-east --context hub --member-context east --apply`,
+		Args: oneArgument,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			ctx, cancel := c.waiting(cmd)
+			defer cancel()
+			return t.run(ctx, args[0])
+		},
+	}
+	c.memberFlags(cmd)
+	cmd.Flags().BoolVar(&t.apply, "apply", false, "do what is listed as `hand over` and `remove`")
+	return cmd
+}
+
+func (t *takeover) run(ctx context.Context, name string) (err error) {
+	if t.hub, err = t.cli.hub(); err != nil {
+		return err
+	}
+	if t.mesh, err = t.hub.mesh(ctx, name); err != nil {
+		return err
+	}
+	if t.member, err = t.memberOf(ctx, t.mesh); err != nil {
+		return err
+	}
+	if !t.apply {
+		steps, err := t.plan(ctx)
+		if err != nil {
+			return err
+		}
+		return t.print(steps)
+	}
+	if err := t.allowed(ctx); err != nil {
+		return err
+	}
+	for {
+		steps, err := t.plan(ctx)
+		if err != nil {
+			return err
+		}
+		done, err := t.carryOut(ctx, steps)
+		if err != nil {
+			return err
+		}
+		if !done {
+			return t.print(steps)
+		}
+	}
+}
+
+// allowed refuses where two controllers would write the same, and where nothing of Isthmus's can be in force.
+func (t *takeover) allowed(ctx context.Context) error {
+	if p := t.mesh.Status.Predecessor; p != nil && len(p.Running) > 0 {
+		return fmt.Errorf("an older installation still runs in the member, and would make again what is removed: %s; scale these Deployments to 0, and try again in a minute",
+			strings.Join(p.Running, ", "))
+	}
+	virtualMeshes := &v1alpha1.VirtualMeshList{}
+	if err := t.hub.List(ctx, virtualMeshes); err != nil {
+		return err
+	}
+	for i := range virtualMeshes.Items {
+		if isMember(&virtualMeshes.Items[i], t.mesh) {
+			return nil
+		}
+	}
+	return fmt.Errorf("mesh %s is a member of no VirtualMesh, so that nothing takes the place of what is there: make it one first", t.mesh.Name)
+}
+
+// plan reads what there is.
+func (t *takeover) plan(ctx context.Context) ([]legacy.Step, error) {
+	meshes := &v1alpha1.MeshList{}
+	if err := t.hub.List(ctx, meshes); err != nil {
+		return nil, err
+	}
+	var clusters, callers []string
+	for i := range meshes.Items {
+		m := &meshes.Items[i]
+		name, ok := kube.ClusterOf(m.Namespace)
+		if !ok {
+			continue
+		}
+		clusters = append(clusters, name)
+		if p := m.Status.Predecessor; p != nil && p.Imports > 0 && m.Namespace != t.mesh.Namespace {
+			callers = append(callers, name)
+		}
+	}
+	var items []legacy.Item
+	for _, kind := range legacy.OutputKinds() {
+		list := &unstructured.UnstructuredList{}
+		list.SetGroupVersionKind(kind)
+		err := t.member.List(ctx, list)
+		if meta.IsNoMatchError(err) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", t.member.role, err)
+		}
+		for i := range list.Items {
+			if item := t.item(&list.Items[i], clusters); item.Old || item.Ours {
+				items = append(items, item)
+			}
+		}
+	}
+	return legacy.Takeover(items, callers), nil
+}
+
+// item is what a takeover has to know of an object. A ServiceEntry is the agent's when the agent has written it.
+func (t *takeover) item(o *unstructured.Unstructured, clusters []string) legacy.Item {
+	i := legacy.Item{Kind: o.GetKind(), Namespace: o.GetNamespace(), Name: o.GetName()}
+	i.Ours = o.GetLabels()[v1alpha1.LabelManagedBy] == networkManager
+	switch i.Kind {
+	case "ServiceEntry":
+		i.Hosts, _, _ = unstructured.NestedStringSlice(o.Object, "spec", "hosts")
+		to, _, _ := unstructured.NestedStringSlice(o.Object, "spec", "exportTo")
+		i.Private = len(to) == 1 && to[0] == "."
+		i.Ours = i.Ours && written(o)
+	case "DestinationRule":
+		if host, _, _ := unstructured.NestedString(o.Object, "spec", "host"); host != "" {
+			i.Hosts = []string{host}
+		}
+	}
+	i.Old = !i.Ours && (legacy.IsOutput(o) ||
+		i.Kind == "ServiceEntry" && i.Namespace == t.mesh.Spec.Istio.RootNamespace && legacy.IsFederatedName(i.Name, clusters))
+	return i
+}
+
+// written reports whether the agent has written an object.
+func written(o metav1.Object) bool { return o.GetAnnotations()[v1alpha1.AnnotationDestination] != "" }
+
+// carryOut does what can be done now. It stops after what was handed over, since more can be done then, and reports whether
+// anything was done.
+func (t *takeover) carryOut(ctx context.Context, steps []legacy.Step) (done bool, err error) {
+	for _, s := range steps {
+		if s.Act == legacy.HandOver {
+			if err := t.handOver(ctx, s); err != nil {
+				return false, err
+			}
+			done = true
+		}
+	}
+	if done {
+		return true, nil
+	}
+	for _, s := range steps {
+		if s.Act != legacy.Remove {
+			continue
+		}
+		o := object(s)
+		if err := t.member.Get(ctx, client.ObjectKeyFromObject(o), o); err != nil {
+			if client.IgnoreNotFound(err) == nil {
+				continue
+			}
+			return false, err
+		}
+		uid := o.GetUID()
+		if err := client.IgnoreNotFound(t.member.Delete(ctx, o, client.Preconditions{UID: &uid})); err != nil {
+			return false, fmt.Errorf("%s: %w", t.member.role, err)
+		}
+		t.progress.did("Removed %s %s/%s: %s", s.Kind, s.Namespace, s.Name, s.Why)
+		done = true
+	}
+	return done, nil
+}
+
+// handOver gives an object to the agent and waits until that has put its own in its place.
+func (t *takeover) handOver(ctx context.Context, s legacy.Step) error {
+	o := object(s)
+	if err := t.member.Get(ctx, client.ObjectKeyFromObject(o), o); err != nil {
+		return err
+	}
+	if err := kube.HandOver(ctx, t.member, networkManager, o); err != nil {
+		return fmt.Errorf("%s: %w", t.member.role, err)
+	}
+	list := &metav1.PartialObjectMetadataList{}
+	list.SetGroupVersionKind(o.GroupVersionKind())
+	named := []client.ListOption{client.InNamespace(s.Namespace), client.MatchingFields{metav1.ObjectNameField: s.Name}}
+	err := t.member.until(ctx, func(ctx context.Context) (string, error) {
+		if err := t.member.List(ctx, list, named...); err != nil {
+			return "", err
+		}
+		switch {
+		case len(list.Items) == 0:
+			return "", errors.New("it is gone: see the agent's log")
+		case written(&list.Items[0]):
+			return "", nil
+		}
+		return fmt.Sprintf("the agent to write %s %s/%s", s.Kind, s.Namespace, s.Name), nil
+	}, changesOf(list, named...))
+	if err != nil {
+		return fmt.Errorf("%s %s/%s was handed over to the agent, and is as it was: %w", s.Kind, s.Namespace, s.Name, err)
+	}
+	t.progress.did("Handed over %s %s/%s", s.Kind, s.Namespace, s.Name)
+	return nil
+}
+
+// object of a step, to be read.
+func object(s legacy.Step) *unstructured.Unstructured {
+	o := &unstructured.Unstructured{}
+	for _, kind := range legacy.OutputKinds() {
+		if kind.Kind == s.Kind {
+			o.SetGroupVersionKind(kind)
+		}
+	}
+	o.SetNamespace(s.Namespace)
+	o.SetName(s.Name)
+	return o
+}
+
+// print lists what is to be done, or is left.
+func (t *takeover) print(steps []legacy.Step) error {
+	if len(steps) == 0 {
+		t.progress.did("Nothing of an older installation is left in mesh %s", t.mesh.Name)
+		return nil
+	}
+	var rows [][]any
+	for _, s := range steps {
+		rows = append(rows, []any{string(s.Act), s.Kind, printable(s.Namespace + "/" + s.Name), printable(s.Why)})
+	}
+	return format("table").table(t.Out, []metav1.TableColumnDefinition{column("Act", 0), column("Kind", 0), column("Object", 0), column("Why", 0)}, rows)
+}

@@ -1,0 +1,185 @@
+package meshctl_test
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/yaml"
+
+	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
+	"github.com/isthmus-mesh/isthmus/internal/testenv"
+)
+
+// ratings is the host of a service of west.
+const ratings = "ratings.default.svc.west.global"
+
+// older is what an installation of the third generation left in east. The last one is of Isthmus's agent.
+const older = `
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: ratings.default.svc.west.global}
+spec: {hosts: [ratings.default.svc.west.global], ports: [{number: 80, name: http, protocol: HTTP}], resolution: STATIC, location: MESH_INTERNAL, endpoints: [{address: 203.0.113.9}]}
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: ratings-default-west}
+spec: {host: ratings.default.svc.west.global, trafficPolicy: {tls: {mode: ISTIO_MUTUAL}}}
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: reviews.default.svc.east.global}
+spec: {hosts: [reviews.default.svc.east.global], exportTo: ["."], ports: [{number: 80, name: http, protocol: HTTP}], resolution: STATIC, location: MESH_INTERNAL}
+---
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: istio-ingressgateway-istio-system}
+spec: {selector: {istio: ingressgateway}, servers: [{port: {number: 15443, name: tls, protocol: TLS}, hosts: ["*.global"], tls: {mode: AUTO_PASSTHROUGH}}]}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: reviews}
+spec: {hosts: [reviews], http: [{route: [{destination: {host: reviews}}]}]}
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: ratings.default.svc.west.global}
+spec: {host: ratings.default.svc.west.global, trafficPolicy: {tls: {mode: ISTIO_MUTUAL, sni: x}}}
+`
+
+// TestMeshTakeover: nothing goes before something of Isthmus's is in its place, and nobody who still calls in the old way loses
+// what he calls through.
+func TestMeshTakeover(t *testing.T) {
+	w := newWorld(t, testenv.IstioCRDs(t))
+	w.federated(t)
+	m := &clusterOf{w.member}
+	for _, ns := range []string{"isthmus-agent", "istio-system"} {
+		m.Namespace(t, ns, nil)
+	}
+	m.create(t, deployment("isthmus-agent", "isthmus-agent", corev1.Container{Name: "agent", Image: "x", Args: []string{"--cluster=east"}}))
+	uids := map[string]string{}
+	documents := strings.Split(older, "\n---\n")
+	for i, text := range documents {
+		o := &unstructured.Unstructured{}
+		if err := yaml.Unmarshal([]byte(text), &o.Object); err != nil {
+			t.Fatal(err)
+		}
+		o.SetNamespace("istio-system")
+		o.SetLabels(map[string]string{"cluster.multicluster.solo.io": "east", "owner.networking.mesh.gloo.solo.io": "gloo-mesh"})
+		if i == len(documents)-1 {
+			o.SetLabels(map[string]string{v1alpha1.LabelManagedBy: "isthmus-agent-network"})
+		}
+		if err := w.member.Client.Create(t.Context(), o, client.FieldOwner("networking")); err != nil {
+			t.Fatal(err)
+		}
+		uids[o.GetKind()+" "+o.GetName()] = string(o.GetUID())
+	}
+	there := func(kind, name string) bool {
+		t.Helper()
+		o := &unstructured.Unstructured{}
+		o.SetGroupVersionKind(schema.GroupVersionKind{Group: "networking.istio.io", Version: "v1", Kind: kind})
+		err := w.member.Client.Get(t.Context(), client.ObjectKey{Namespace: "istio-system", Name: name}, o)
+		if client.IgnoreNotFound(err) != nil {
+			t.Fatal(err)
+		}
+		if err == nil && string(o.GetUID()) != uids[kind+" "+name] {
+			t.Errorf("%s %s was made anew", kind, name)
+		}
+		return err == nil
+	}
+	status := func(name, cluster string, p *v1alpha1.PredecessorStatus) {
+		t.Helper()
+		testenv.Eventually(t, "status of "+name, func() error {
+			mesh := &v1alpha1.Mesh{}
+			if err := w.hub.Client.Get(t.Context(), client.ObjectKey{Namespace: "isthmus-" + cluster, Name: name}, mesh); err != nil {
+				return err
+			}
+			mesh.Status.Predecessor = p
+			return w.hub.Client.Status().Update(t.Context(), mesh)
+		})
+	}
+	takeover := []string{"mesh", "takeover", eastMesh, "--member-context", "member"}
+	apply := slices.Concat(takeover, []string{"--apply"})
+	status(westMesh, "west", &v1alpha1.PredecessorStatus{Imports: 1})
+	status(eastMesh, "east", &v1alpha1.PredecessorStatus{Running: []string{"gloo-mesh/cert-agent"}})
+
+	out := w.ok(t, takeover...)
+	for _, line := range []string{"hand over ServiceEntry istio-system/" + ratings, "wait DestinationRule istio-system/ratings-default-west", "keep VirtualService istio-system/reviews"} {
+		if !strings.Contains(strings.Join(strings.Fields(out), " "), line) {
+			t.Errorf("%q is not in\n%s", line, out)
+		}
+	}
+	w.fails(t, 1, "gloo-mesh/cert-agent; scale these Deployments to 0", apply...)
+	w.fails(t, 2, "--member-context", "mesh", "takeover", eastMesh)
+	status(eastMesh, "east", nil)
+	w.fails(t, 1, "handed over to the agent, and is as it was: gave up", slices.Concat(apply, []string{"--timeout", "2s"})...) // there is no agent
+	if !there("DestinationRule", "ratings-default-west") {
+		t.Fatal("the rule went before ours was in force")
+	}
+
+	go writeWhatIsHandedOver(t.Context(), w.member.Client)
+	out = w.ok(t, apply...)
+	if !strings.Contains(out, "these clusters still call in the old way: west") {
+		t.Errorf("it is not said for whom it waits:\n%s", out)
+	}
+	for name, want := range map[string]bool{
+		"ServiceEntry " + ratings: true, "DestinationRule ratings-default-west": false, "DestinationRule " + ratings: true,
+		"ServiceEntry reviews.default.svc.east.global": true, "Gateway istio-ingressgateway-istio-system": true, "VirtualService reviews": true,
+	} {
+		kind, name, _ := strings.Cut(name, " ")
+		if there(kind, name) != want {
+			t.Errorf("%s %s is there: %t", kind, name, !want)
+		}
+	}
+
+	status(westMesh, "west", nil)
+	w.ok(t, apply...)
+	for name, want := range map[string]bool{
+		"ServiceEntry " + ratings: true, "DestinationRule " + ratings: true,
+		"ServiceEntry reviews.default.svc.east.global": false, "Gateway istio-ingressgateway-istio-system": false, "VirtualService reviews": true,
+	} {
+		kind, name, _ := strings.Cut(name, " ")
+		if there(kind, name) != want {
+			t.Errorf("in the end, %s %s is there: %t", kind, name, !want)
+		}
+	}
+
+	vm := &v1alpha1.VirtualMesh{}
+	if err := w.hub.Client.Get(t.Context(), client.ObjectKey{Namespace: "isthmus-system", Name: "virtual-mesh"}, vm); err != nil {
+		t.Fatal(err)
+	}
+	vm.Status.Accepted.Spec.Meshes = vm.Status.Accepted.Spec.Meshes[1:]
+	if err := w.hub.Client.Status().Update(t.Context(), vm); err != nil {
+		t.Fatal(err)
+	}
+	w.fails(t, 1, "is a member of no VirtualMesh", apply...)
+}
+
+// writeWhatIsHandedOver does as the agent: what carries its label it writes, here only to be recognised.
+func writeWhatIsHandedOver(ctx context.Context, c client.Client) {
+	for ctx.Err() == nil {
+		list := &metav1.PartialObjectMetadataList{}
+		list.SetGroupVersionKind(schema.GroupVersionKind{Group: "networking.istio.io", Version: "v1", Kind: "ServiceEntryList"})
+		if err := c.List(ctx, list, client.MatchingLabels{v1alpha1.LabelManagedBy: "isthmus-agent-network"}); err == nil {
+			for i := range list.Items {
+				patch := fmt.Sprintf(`{"metadata": {"annotations": {%q: "isthmus-west/ratings.default"}}}`, v1alpha1.AnnotationDestination)
+				if err := c.Patch(ctx, &list.Items[i], client.RawPatch("application/merge-patch+json", []byte(patch))); err != nil && !apierrors.IsNotFound(err) {
+					return
+				}
+			}
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
