@@ -533,3 +533,41 @@ func TestForeignDefinitions(t *testing.T) {
 		w.old(again, "it is followed", holds("smh-old-foreign", "isthmus", "virtualMesh"))
 	})
 }
+
+// TestForeignSchema: a definition of somebody else may have no place for what is ours in the status.
+func TestForeignSchema(t *testing.T) {
+	w := startLegacy(t)
+	crd := &unstructured.Unstructured{}
+	crd.SetGroupVersionKind(schema.GroupVersionKind{Group: "apiextensions.k8s.io", Version: "v1", Kind: "CustomResourceDefinition"})
+	update(w, crd, "", "virtualmeshes.networking.smh.solo.io", func(crd *unstructured.Unstructured) {
+		crd.SetLabels(nil)
+		crd.SetAnnotations(map[string]string{"isthmus.dev/follow": "true"})
+		version := crd.Object["spec"].(map[string]any)["versions"].([]any)[0].(map[string]any)
+		root := version["schema"].(map[string]any)["openAPIV3Schema"].(map[string]any)
+		status := root["properties"].(map[string]any)["status"].(map[string]any)
+		delete(root, "x-kubernetes-preserve-unknown-fields")
+		delete(status, "x-kubernetes-preserve-unknown-fields")
+		delete(status["properties"].(map[string]any), "isthmus")
+	})
+	old := parse(t, fmt.Sprintf(least, "vm", "old"))
+	testenv.Eventually(t, "the changed kind", func() error {
+		probe := old.DeepCopy()
+		probe.Object["other"] = "x"
+		w.env.Namespace(t, "old", nil)
+		err := client.WithFieldValidation(w.Client, metav1.FieldValidationStrict).Create(context.Background(), probe, client.DryRunAll)
+		return want(apierrors.IsBadRequest(err), true)
+	})
+	w.give(old)
+	told := holds("INVALID", "meshes", "istiod-istio-system-east..", "state")
+	w.old(old, "what it has a place for", all(holds("INVALID", "state"), told, holds(nil, "isthmus")))
+	w.quiet()
+	before := w.old(old, "the object", told).GetResourceVersion()
+	w.register("east") // the VirtualMesh changes, and the object is looked at again
+	w.old(old, "what became of it", all(holds("PENDING", "meshes", "istiod-istio-system-east..", "state"), holds(nil, "isthmus")))
+	w.quiet()
+	settled := w.old(old, "the object", holds(nil, "isthmus")).GetResourceVersion()
+	w.quiet()
+	if now := w.old(old, "the object", holds(nil, "isthmus")).GetResourceVersion(); settled == before || now != settled {
+		t.Errorf("resource versions %s, %s, %s", before, settled, now)
+	}
+}
