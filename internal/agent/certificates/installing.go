@@ -42,9 +42,10 @@ const (
 	following = 5 * time.Second
 	// canaryLife is how long a canary is used: less than it is valid.
 	canaryLife = 5 * time.Minute
-	// WarmUp is for how many seconds an istiod has to be ready before the one that it replaces is ended. One that has just become
-	// ready may not know all endpoints yet, and leave proxies that connect to it without any.
-	WarmUp = 10
+	// WarmUp is for how many seconds an istiod has to be ready before the one that it replaces is ended. They are replaced one after
+	// the other: one that ends forgets its endpoints some moments before it closes its port, and proxies that have just lost
+	// another one must not find it.
+	WarmUp = 5
 	// rollouts of workloads at a time.
 	rollouts = 4
 )

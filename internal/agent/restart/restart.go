@@ -10,7 +10,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -18,14 +17,26 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/intstr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
 // Annotation of a pod template that holds the token of its last restart.
 const Annotation = "isthmus.dev/restarted-for"
 
-// AnnotationPace of a Deployment holds its minReadySeconds from before a restart that goes at a pace of its own.
-const AnnotationPace = "isthmus.dev/min-ready-seconds"
+// AnnotationPace of a Deployment holds, in JSON, how its pods were replaced before a restart that goes at a pace of its own.
+const AnnotationPace = "isthmus.dev/pace"
+
+// pace is how pods of a Deployment are replaced, in its own fields.
+type pace struct {
+	MinReadySeconds int32                           `json:"minReadySeconds"`
+	RollingUpdate   *appsv1.RollingUpdateDeployment `json:"rollingUpdate,omitempty"`
+}
+
+// patch of the spec that has it go at this pace.
+func (p pace) patch() map[string]any {
+	return map[string]any{"minReadySeconds": p.MinReadySeconds, "strategy": map[string]any{"rollingUpdate": p.RollingUpdate}}
+}
 
 // Kind of controller.
 type Kind string
@@ -76,8 +87,8 @@ type Plan struct {
 	Token string
 	// Limit is how many controllers may roll at a time. 0 means 1.
 	Limit int
-	// MinReady is for how many seconds a new pod of a Deployment has to be ready before one of before is ended, where the
-	// Deployment asks for less. [SetBack] undoes it.
+	// MinReady, if it is above 0, has pods of Deployments replaced one after the other, each by one that was ready for as many
+	// seconds, or for longer where the Deployment asks for that. Those that are to be recreated are. [SetBack] undoes it.
 	MinReady int32
 }
 
@@ -152,9 +163,9 @@ type state struct {
 	token    string
 	complete bool
 	blocked  string
-	// minReady of a Deployment; before, if it was changed for a restart, what it was.
-	minReady int32
-	before   string
+	// pace of a Deployment whose pods are replaced step by step; before, if it was changed for a restart, what it was.
+	pace   *pace
+	before string
 }
 
 // look reads the state of a controller's last rollout as `kubectl rollout status` does.
@@ -168,7 +179,10 @@ func look(ctx context.Context, c client.Client, t Target) (state, error) {
 	}
 	switch o := obj.(type) {
 	case *appsv1.Deployment:
-		s := state{token: o.Spec.Template.Annotations[Annotation], minReady: o.Spec.MinReadySeconds, before: o.Annotations[AnnotationPace]}
+		s := state{token: o.Spec.Template.Annotations[Annotation], before: o.Annotations[AnnotationPace]}
+		if u := o.Spec.Strategy.RollingUpdate; u != nil {
+			s.pace = &pace{o.Spec.MinReadySeconds, u}
+		}
 		replicas := int32(1)
 		if o.Spec.Replicas != nil {
 			replicas = *o.Spec.Replicas
@@ -217,20 +231,32 @@ func look(ctx context.Context, c client.Client, t Target) (state, error) {
 
 // restart patches the annotation of the pod template, and the pace.
 func (p Plan) restart(ctx context.Context, c client.Client, t Target, s state) error {
-	spec := map[string]any{"template": map[string]any{"metadata": map[string]any{"annotations": map[string]string{Annotation: p.Token}}}}
+	spec := map[string]any{}
 	changed := map[string]any{"spec": spec}
-	if t.Kind == Deployment && s.minReady < p.MinReady {
-		spec["minReadySeconds"] = p.MinReady
-		changed["metadata"] = map[string]any{"annotations": map[string]string{AnnotationPace: strconv.Itoa(int(s.minReady))}}
+	if p.MinReady > 0 && s.pace != nil && s.before == "" {
+		before, err := json.Marshal(s.pace)
+		if err != nil {
+			return err
+		}
+		changed["metadata"] = map[string]any{"annotations": map[string]string{AnnotationPace: string(before)}}
+		spec = pace{max(s.pace.MinReadySeconds, p.MinReady), oneByOne()}.patch()
+		changed["spec"] = spec
 	}
+	spec["template"] = map[string]any{"metadata": map[string]any{"annotations": map[string]string{Annotation: p.Token}}}
 	return patch(ctx, c, t, changed)
+}
+
+// oneByOne never has more than one pod less or more than is asked for.
+func oneByOne() *appsv1.RollingUpdateDeployment {
+	return &appsv1.RollingUpdateDeployment{MaxSurge: new(intstr.FromInt32(1)), MaxUnavailable: new(intstr.FromInt32(0))}
 }
 
 // SetBack gives Deployments that have been restarted at another pace their own again.
 func SetBack(ctx context.Context, c client.Client, targets ...Target) error {
 	for _, t := range targets {
 		s, err := look(ctx, c, t)
-		before, bad := strconv.Atoi(s.before)
+		var before pace
+		bad := json.Unmarshal([]byte(s.before), &before)
 		switch {
 		case apierrors.IsNotFound(err):
 			continue
@@ -241,7 +267,7 @@ func SetBack(ctx context.Context, c client.Client, targets ...Target) error {
 		}
 		if err := patch(ctx, c, t, map[string]any{
 			"metadata": map[string]any{"annotations": map[string]any{AnnotationPace: nil}},
-			"spec":     map[string]any{"minReadySeconds": before},
+			"spec":     before.patch(),
 		}); err != nil {
 			return fmt.Errorf("after the restart of %s: %w", t, err)
 		}

@@ -2,6 +2,7 @@ package restart
 
 import (
 	"context"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -115,9 +116,13 @@ func TestPlan(t *testing.T) {
 
 	t.Run("at a pace of its own, which is undone", func(t *testing.T) {
 		istiod := deployment("paced")
+		before := get(istiod).(*appsv1.Deployment).Spec
 		plan := Plan{Waves: [][]Target{{istiod}}, Token: "one", MinReady: 10}
 		expect(advance(plan), 0, 1, 0)
-		pace := func() int32 { return get(istiod).(*appsv1.Deployment).Spec.MinReadySeconds }
+		pace := func() (seconds int32, u appsv1.RollingUpdateDeployment) {
+			spec := get(istiod).(*appsv1.Deployment).Spec
+			return spec.MinReadySeconds, *spec.Strategy.RollingUpdate
+		}
 		setBack := func() {
 			t.Helper()
 			if err := SetBack(ctx, c, istiod, Target{Deployment, "default", "gone"}); err != nil {
@@ -125,14 +130,16 @@ func TestPlan(t *testing.T) {
 			}
 		}
 		setBack()
-		if pace() != 10 {
-			t.Fatalf("while it rolls, minReadySeconds is %d", pace())
+		if seconds, u := pace(); seconds != 10 || u.MaxSurge.IntValue() != 1 || u.MaxUnavailable.String() != "0" {
+			t.Fatalf("while it rolls, minReadySeconds is %d, strategy %v", seconds, u)
 		}
+		plan.Token = "two" // again, before it was set back
+		expect(advance(plan), 0, 1, 0)
 		roll(istiod)
 		expect(advance(plan), 1, 0, 0)
 		setBack()
-		if _, ok := get(istiod).GetAnnotations()[AnnotationPace]; ok || pace() != 0 {
-			t.Fatalf("afterwards, minReadySeconds is %d", pace())
+		if seconds, u := pace(); seconds != 0 || !reflect.DeepEqual(u, *before.Strategy.RollingUpdate) || get(istiod).GetAnnotations()[AnnotationPace] != "" {
+			t.Fatalf("afterwards, minReadySeconds is %d, strategy %v, want %v", seconds, u, *before.Strategy.RollingUpdate)
 		}
 	})
 
