@@ -85,6 +85,12 @@ type IssuedCertificateSpec struct {
 	// trust the signer yet accept what is below it.
 	// +optional
 	CrossCertificate *CrossCertificate `json:"crossCertificate,omitempty"`
+	// agentCAs sign what is under roots of which the hub has no key. The agent asks them itself, and the hub signs nothing there.
+	// +optional
+	// +listType=map
+	// +listMapKey=root
+	// +kubebuilder:validation:MaxItems=2
+	AgentCAs []AgentCA `json:"agentCAs,omitempty"`
 	// restart says what has to be restarted for the order to be in force.
 	// +optional
 	Restart RequiredRestart `json:"restart,omitempty"`
@@ -117,6 +123,28 @@ type RootCertificate struct {
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=32768
 	Certificate string `json:"certificate"`
+}
+
+// AgentCA signs intermediates outside of the hub.
+type AgentCA struct {
+	// root is the fingerprint of the root under which it signs.
+	// +required
+	// +kubebuilder:validation:MinLength=64
+	// +kubebuilder:validation:MaxLength=64
+	Root string `json:"root"`
+	// vault is the server that signs.
+	// +required
+	Vault VaultCA `json:"vault"`
+}
+
+// AgentCA returns the authority outside of the hub that signs under a root; nil if that is the hub.
+func (s *IssuedCertificateSpec) AgentCA(root string) *AgentCA {
+	for i := range s.AgentCAs {
+		if s.AgentCAs[i].Root == root {
+			return &s.AgentCAs[i]
+		}
+	}
+	return nil
 }
 
 // PreparedIntermediate is an intermediate that is not in use.

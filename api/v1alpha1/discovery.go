@@ -304,6 +304,10 @@ type MeshStatus struct {
 	// certificateAuthority is the CA that was seen in the mesh. Absent: not looked yet.
 	// +optional
 	CertificateAuthority *MeshCertificateAuthority `json:"certificateAuthority,omitempty"`
+	// vault is what the agent found at the Vault server that the VirtualMesh of the mesh names. Absent: it names none, or nobody has
+	// looked yet.
+	// +optional
+	Vault *MeshVault `json:"vault,omitempty"`
 	// appliedVirtualMeshes says what was applied for each VirtualMesh.
 	// +optional
 	// +listType=map
@@ -399,6 +403,43 @@ type MeshCertificateAuthority struct {
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=16
 	InUse []string `json:"inUse,omitempty"`
+}
+
+// MeshVault is what an agent found at a Vault server.
+type MeshVault struct {
+	// virtualMesh that names the server, "<name>.<namespace>".
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=317
+	VirtualMesh string `json:"virtualMesh"`
+	// server that was asked, as the VirtualMesh names it.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=512
+	Server string `json:"server"`
+	// namespace of Vault that was asked.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=256
+	Namespace string `json:"namespace,omitempty"`
+	// caPath whose root was asked for.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=256
+	CAPath string `json:"caPath"`
+	// root that the chain of the signing authority ends in, as it was last seen.
+	// +optional
+	Root *RootCertificate `json:"root,omitempty"`
+	// reason for which nothing could be seen when the agent looked last; empty if it could.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=64
+	Reason string `json:"reason,omitempty"`
+	// message says what is wrong and what to do about it.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=4096
+	Message string `json:"message,omitempty"`
 }
 
 // CertificateAuthoritySource is where the CA of a mesh comes from.

@@ -14,7 +14,9 @@ const (
 	ConditionStalled = "Stalled"
 	// ConditionTrustEstablished is true on a VirtualMesh when every member mesh uses an intermediate under the shared root.
 	ConditionTrustEstablished = "TrustEstablished"
-	// ConditionRootReady is true on a VirtualMesh whose shared root exists and whose private key the hub holds.
+	// ConditionVaultReachable is true on a VirtualMesh whose members reach the Vault server that signs for them.
+	ConditionVaultReachable = "VaultReachable"
+	// ConditionRootReady is true on a VirtualMesh whose shared root exists and whose private key the hub holds, or Vault.
 	ConditionRootReady = "RootReady"
 	// ConditionRotating is true on a VirtualMesh while its root is being replaced; the message says what holds that up.
 	ConditionRotating = "Rotating"

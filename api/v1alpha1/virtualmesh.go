@@ -139,7 +139,8 @@ type IntermediateCertificateAuthority struct {
 //
 // +kubebuilder:validation:XValidation:rule="has(self.tokenSecretRef) != has(self.kubernetesAuth)",message="vault needs exactly one of tokenSecretRef and kubernetesAuth"
 type VaultCA struct {
-	// caPath is the path that signs, such as pki/root/sign-intermediate.
+	// caPath is the path that signs, such as pki/root/sign-intermediate, or pki/issuer/<name>/sign-intermediate for one of several
+	// issuers.
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=256
@@ -195,15 +196,17 @@ type VaultKubernetesAuth struct {
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=256
 	Role string `json:"role"`
-	// secretTokenKey is the key that holds the token in the Secret of the ServiceAccount. Defaults to token.
+	// secretTokenKey is the file of the token below mountedSaPath, which defaults to token; with serviceAccountRef, the key of the
+	// token in a Secret of that ServiceAccount, in place of a token that is requested.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
 	SecretTokenKey string `json:"secretTokenKey,omitempty"`
-	// serviceAccountRef is a ServiceAccount of the agent's namespace.
+	// serviceAccountRef is a ServiceAccount of the agent's namespace that the agent may request tokens of.
 	// +optional
 	ServiceAccountRef *LocalSecretRef `json:"serviceAccountRef,omitempty"`
-	// mountedSaPath is a directory below the agent's projected volumes that holds a token.
+	// mountedSaPath is the directory of a token that is projected into the agent for Vault, or one below. Defaults to
+	// /var/run/secrets/isthmus.dev/vault.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=256

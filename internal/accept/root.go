@@ -11,19 +11,25 @@ type RootSource struct {
 	Generated *v1alpha1.CertOptions `json:"generated,omitempty"`
 	// Secret is where a provided root came from, with its namespace.
 	Secret *v1alpha1.SecretRef `json:"secret,omitempty"`
-	// Certificate is the fingerprint of the signing certificate in that Secret.
+	// Vault is what signs under a root of which the hub has no key, as the spec had it when the root was found there.
+	Vault *v1alpha1.VaultCA `json:"vault,omitempty"`
+	// Certificate is the fingerprint of the signing certificate in that Secret, or of Vault's root.
 	Certificate string `json:"certificate,omitempty"`
 	// RotationTrigger as it was when the root was made.
 	RotationTrigger string `json:"rotationTrigger,omitempty"`
 }
 
 // Known reports whether s says what the root was made from.
-func (s RootSource) Known() bool { return s.Generated != nil || s.Secret != nil }
+func (s RootSource) Known() bool { return s.Generated != nil || s.Secret != nil || s.Vault != nil }
 
 // SourceOf returns the source of the root that shared trust asks for; certificate is the fingerprint of what the provided
-// Secret holds now, if there is one. hubNamespace completes the reference to it.
+// Secret holds now, or of the root that Vault signs under, if there is one. hubNamespace completes the reference to the Secret.
 func SourceOf(t *v1alpha1.SharedTrust, certificate, hubNamespace string) RootSource {
 	s := RootSource{RotationTrigger: t.RotationTrigger}
+	if ca := t.IntermediateCertificateAuthority; ca != nil {
+		s.Vault, s.Certificate = ca.Vault.DeepCopy(), certificate
+		return s
+	}
 	if ca := t.RootCertificateAuthority; ca != nil && ca.Secret != nil {
 		ref := SecretRef(*ca.Secret, hubNamespace)
 		s.Secret, s.Certificate = &ref, certificate
@@ -52,10 +58,12 @@ const (
 )
 
 // Same reports whether a root made from s is what want asks for. A provided one is, as long as the Secret holds the same
-// certificate authority, wherever it lies: no trigger makes another of it.
+// certificate authority, wherever it lies, and one of Vault as long as that signs under it: no trigger makes another of it.
 func (s RootSource) Same(want RootSource) bool {
 	switch {
 	case s.Secret != nil && want.Secret != nil:
+		return s.Certificate == want.Certificate
+	case s.Vault != nil && want.Vault != nil:
 		return s.Certificate == want.Certificate
 	case s.Generated != nil && want.Generated != nil:
 		a, b := s.Generated, want.Generated
@@ -65,23 +73,9 @@ func (s RootSource) Same(want RootSource) bool {
 	return false
 }
 
-// restore puts the source of the root in use into t.
-func (s RootSource) restore(t *v1alpha1.SharedTrust) {
-	ca := &v1alpha1.RootCertificateAuthority{Secret: s.Secret}
-	if s.Secret == nil {
-		generated := *s.Generated
-		if now := t.RootCertificateAuthority; now != nil && now.Generated != nil { // a matter of when, not of what
-			generated.SecretRotationGracePeriodRatio = RootOptions(now.Generated).SecretRotationGracePeriodRatio
-		}
-		ca.Generated = &generated
-	}
-	t.RootCertificateAuthority, t.IntermediateCertificateAuthority, t.RotationTrigger = ca, nil, s.RotationTrigger
-}
-
 // SharedTrust returns the shared trust that the hub has to provide for what was accepted, or nil.
 func SharedTrust(a *v1alpha1.AcceptedVirtualMesh) *v1alpha1.SharedTrust {
-	if a == nil || a.Spec.MTLSConfig == nil || a.Spec.MTLSConfig.Shared == nil ||
-		a.Spec.MTLSConfig.Shared.IntermediateCertificateAuthority != nil {
+	if a == nil || a.Spec.MTLSConfig == nil {
 		return nil
 	}
 	return a.Spec.MTLSConfig.Shared

@@ -101,9 +101,6 @@ func unsupported(spec *v1alpha1.VirtualMeshSpec) (fs finding.Findings) {
 		if m.Limited != nil {
 			add("spec.mtlsConfig.limited", noEffect)
 		}
-		if m.Shared != nil && m.Shared.IntermediateCertificateAuthority != nil {
-			add(sharedField+".intermediateCertificateAuthority", noEffect+": no certificates are issued; use rootCertificateAuthority")
-		}
 	}
 	return fs
 }
@@ -114,6 +111,10 @@ func checkTrust(m *v1alpha1.MTLSConfig) (fs finding.Findings) {
 		return nil
 	}
 	fs = checkOptions(sharedField+".intermediateCertOptions", m.Shared.IntermediateCertOptions)
+	if vault := m.Shared.IntermediateCertificateAuthority; vault != nil {
+		_, problems := EndpointsOf(&vault.Vault)
+		fs = append(fs, problems...)
+	}
 	ca := m.Shared.RootCertificateAuthority
 	if ca == nil {
 		return fs
@@ -145,14 +146,11 @@ func (w World) copied(m *v1alpha1.MTLSConfig) bool {
 
 // keepRoot keeps the root in use where the spec asks for a trust that has no effect yet.
 func keepRoot(spec *v1alpha1.VirtualMeshSpec, prev *v1alpha1.AcceptedVirtualMesh, w World) {
-	if w.Root == nil || spec.MTLSConfig == nil {
+	if w.Root == nil || spec.MTLSConfig == nil || spec.MTLSConfig.Shared != nil {
 		return
 	}
-	switch shared := spec.MTLSConfig.Shared; {
-	case shared == nil && prev != nil && prev.Spec.MTLSConfig != nil && prev.Spec.MTLSConfig.Shared != nil:
+	if prev != nil && prev.Spec.MTLSConfig != nil && prev.Spec.MTLSConfig.Shared != nil {
 		spec.MTLSConfig = prev.Spec.MTLSConfig.DeepCopy()
-	case shared != nil && shared.IntermediateCertificateAuthority != nil:
-		w.Root.restore(shared)
 	}
 }
 

@@ -146,8 +146,12 @@ func TestTrust(t *testing.T) {
 		"bad ratio": {edit: func(s *v1alpha1.SharedTrust) {
 			s.IntermediateCertOptions = &v1alpha1.CertOptions{SecretRotationGracePeriodRatio: ".5"}
 		}, reason: v1alpha1.ReasonInvalid, says: "secretRotationGracePeriodRatio", kept: true},
-		"Vault":                        {edit: vault, reason: v1alpha1.ReasonNotYetSupported, says: "intermediateCertificateAuthority", ttl: 365},
-		"Vault where a root is in use": {edit: vault, inUse: &generated, reason: v1alpha1.ReasonNotYetSupported, says: "intermediateCertificateAuthority", ttl: 365},
+		"Vault":                        {edit: vault("https://vault.example.com:8200", "pki/root/sign-intermediate")},
+		"Vault where a root is in use": {edit: vault("https://vault.example.com:8200", "pki/root/sign-intermediate"), inUse: &generated, ttl: 365},
+		"Vault, a path that does not sign": {edit: vault("https://vault.example.com:8200", "pki/sign/x"), inUse: &generated,
+			reason: v1alpha1.ReasonInvalid, says: "intermediateCertificateAuthority.vault.caPath: \"pki/sign/x\" does not sign", kept: true},
+		"Vault, a URL that is more than a server's": {edit: vault("https://vault.example.com/v1", "pki/root/sign-intermediate"),
+			reason: v1alpha1.ReasonInvalid, says: "vault.server", kept: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := world(mesh("m-east", "isthmus-east"))
@@ -183,21 +187,29 @@ func TestSameRoot(t *testing.T) {
 		ca := &v1alpha1.RootCertificateAuthority{Secret: &v1alpha1.SecretRef{Name: secret}}
 		return accept.SourceOf(&v1alpha1.SharedTrust{RotationTrigger: trigger, RootCertificateAuthority: ca}, certificate, hub)
 	}
+	signed := func(server, certificate string) accept.RootSource {
+		s := v1alpha1.SharedTrust{RotationTrigger: server}
+		vault(server, "pki/root/sign-intermediate")(&s)
+		return accept.SourceOf(&s, certificate, hub)
+	}
 	for name, tc := range map[string]struct {
 		a, b accept.RootSource
 		same bool
 	}{
-		"defaults":           {generated("", v1alpha1.CertOptions{}), generated("", v1alpha1.CertOptions{TTLDays: new(int32(365)), OrgName: "isthmus"}), true},
-		"size in bytes":      {generated("", v1alpha1.CertOptions{RSAKeySizeBytes: new(int32(512))}), generated("", v1alpha1.CertOptions{}), true},
-		"when it is renewed": {generated("", v1alpha1.CertOptions{SecretRotationGracePeriodRatio: "0.5"}), generated("", v1alpha1.CertOptions{}), true},
-		"lifetime":           {generated("", v1alpha1.CertOptions{TTLDays: new(int32(10))}), generated("", v1alpha1.CertOptions{}), false},
-		"size":               {generated("", v1alpha1.CertOptions{RSAKeySizeBytes: new(int32(2048))}), generated("", v1alpha1.CertOptions{}), false},
-		"name":               {generated("", v1alpha1.CertOptions{OrgName: "x"}), generated("", v1alpha1.CertOptions{}), false},
-		"trigger":            {generated("a", v1alpha1.CertOptions{}), generated("b", v1alpha1.CertOptions{}), false},
-		"source":             {generated("", v1alpha1.CertOptions{}), provided("", "ca", "aa"), false},
-		"elsewhere":          {provided("", "ca", "aa"), provided("x", "ca2", "aa"), true},
-		"content":            {provided("", "ca", "aa"), provided("", "ca", "bb"), false},
-		"unknown":            {accept.RootSource{}, generated("", v1alpha1.CertOptions{}), false},
+		"Vault":               {signed("https://a", "aa"), signed("https://b", "aa"), true},
+		"Vault's other root":  {signed("https://a", "aa"), signed("https://a", "bb"), false},
+		"Vault or the Secret": {signed("https://a", "aa"), provided("", "ca", "aa"), false},
+		"defaults":            {generated("", v1alpha1.CertOptions{}), generated("", v1alpha1.CertOptions{TTLDays: new(int32(365)), OrgName: "isthmus"}), true},
+		"size in bytes":       {generated("", v1alpha1.CertOptions{RSAKeySizeBytes: new(int32(512))}), generated("", v1alpha1.CertOptions{}), true},
+		"when it is renewed":  {generated("", v1alpha1.CertOptions{SecretRotationGracePeriodRatio: "0.5"}), generated("", v1alpha1.CertOptions{}), true},
+		"lifetime":            {generated("", v1alpha1.CertOptions{TTLDays: new(int32(10))}), generated("", v1alpha1.CertOptions{}), false},
+		"size":                {generated("", v1alpha1.CertOptions{RSAKeySizeBytes: new(int32(2048))}), generated("", v1alpha1.CertOptions{}), false},
+		"name":                {generated("", v1alpha1.CertOptions{OrgName: "x"}), generated("", v1alpha1.CertOptions{}), false},
+		"trigger":             {generated("a", v1alpha1.CertOptions{}), generated("b", v1alpha1.CertOptions{}), false},
+		"source":              {generated("", v1alpha1.CertOptions{}), provided("", "ca", "aa"), false},
+		"elsewhere":           {provided("", "ca", "aa"), provided("x", "ca2", "aa"), true},
+		"content":             {provided("", "ca", "aa"), provided("", "ca", "bb"), false},
+		"unknown":             {accept.RootSource{}, generated("", v1alpha1.CertOptions{}), false},
 	} {
 		if tc.a.Same(tc.b) != tc.same || tc.b.Same(tc.a) != tc.same {
 			t.Errorf("%s: same is %v", name, !tc.same)
@@ -209,8 +221,12 @@ func size(n int32) *v1alpha1.RootCertificateAuthority {
 	return &v1alpha1.RootCertificateAuthority{Generated: &v1alpha1.CertOptions{RSAKeySizeBytes: &n}}
 }
 
-func vault(s *v1alpha1.SharedTrust) {
-	s.IntermediateCertificateAuthority = &v1alpha1.IntermediateCertificateAuthority{}
+func vault(server, caPath string) func(*v1alpha1.SharedTrust) {
+	return func(s *v1alpha1.SharedTrust) {
+		s.IntermediateCertificateAuthority = &v1alpha1.IntermediateCertificateAuthority{Vault: v1alpha1.VaultCA{
+			Server: server, CAPath: caPath, TokenSecretRef: &v1alpha1.LocalSecretRef{Name: "token"},
+		}}
+	}
 }
 
 func TestFieldsWithoutEffect(t *testing.T) {

@@ -14,6 +14,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
+	"github.com/isthmus-mesh/isthmus/internal/pki"
 	"github.com/isthmus-mesh/isthmus/internal/pki/pkitest"
 	"github.com/isthmus-mesh/isthmus/internal/testenv"
 )
@@ -35,7 +36,11 @@ func (w *world) obey(cluster string) {
 	}
 	holds := &v1alpha1.IntermediateStatus{Issuance: order.Spec.Issuance, Signer: order.Spec.Signer, NotAfter: metav1.NewTime(time.Now().Add(24 * time.Hour))}
 	wanted := []int64{order.Spec.Issuance}
-	if p := order.Spec.Prepared; p != nil {
+	if order.Spec.AgentCA(order.Spec.Signer) != nil { // Vault has signed it
+		wanted = nil
+	}
+	holds.NotBefore = metav1.NewTime(time.Now().Add(-pki.ClockSkew))
+	if p := order.Spec.Prepared; p != nil && order.Spec.AgentCA(p.Signer) == nil {
 		wanted = append(wanted, p.Issuance)
 	}
 	requests := &v1alpha1.CertificateRequestList{}
@@ -58,6 +63,12 @@ func (w *world) obey(cluster string) {
 		})
 	}
 	w.answers(order, holds)
+	if p := order.Spec.Prepared; p != nil && order.Spec.AgentCA(p.Signer) != nil {
+		updateStatus(w, &v1alpha1.IssuedCertificate{}, order.Namespace, order.Name, func(ic *v1alpha1.IssuedCertificate) {
+			ic.Status.Prepared = holds.DeepCopy()
+			ic.Status.Prepared.Issuance, ic.Status.Prepared.Signer = p.Issuance, p.Signer
+		})
+	}
 }
 
 // play has agents carry out their orders until the virtual mesh is as the test wants it.

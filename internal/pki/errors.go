@@ -24,6 +24,7 @@ const (
 	ReasonKeyMismatch     Reason = "KeyMismatch"     // private key and certificate do not belong together
 	ReasonChainBroken     Reason = "ChainBroken"     // no path from the certificate to a root in the bundle
 	ReasonRevocation      Reason = "Revocation"      // revocation lists do not cover the chain
+	ReasonNames           Reason = "Names"           // other names than were asked for
 	ReasonBadSignature    Reason = "BadSignature"    // a request that its own key did not sign
 )
 

@@ -37,13 +37,14 @@ const owner = "isthmus-issuing"
 
 // Reasons of conditions and events.
 const (
-	ReasonSigned        = "Signed"
-	ReasonAlreadySigned = "AlreadySigned"
-	ReasonOutdated      = "Outdated"
-	ReasonNotOrdered    = "NotOrdered"
-	ReasonWrongName     = "WrongName"
-	ReasonNotRegistered = "NotRegistered"
-	ReasonBadRequest    = "BadRequest"
+	ReasonSigned         = "Signed"
+	ReasonAlreadySigned  = "AlreadySigned"
+	ReasonOutdated       = "Outdated"
+	ReasonNotOrdered     = "NotOrdered"
+	ReasonWrongName      = "WrongName"
+	ReasonNotRegistered  = "NotRegistered"
+	ReasonSignsElsewhere = "SignsElsewhere"
+	ReasonBadRequest     = "BadRequest"
 )
 
 // Reconciler answers CertificateRequests.
@@ -166,6 +167,9 @@ func (r *Reconciler) sign(ctx context.Context, cr *v1alpha1.CertificateRequest) 
 	if err := cmp.Or(err, root.Problem); err != nil {
 		return signature{}, err
 	}
+	if root.Foreign() { // the hub could not, whatever the order says
+		return signature{}, signsElsewhere(signer)
+	}
 	chain, err := pki.SignerIssuer{Material: root.Material, Now: r.Now}.Issue(ctx, csr, pki.Template{
 		Organization: order.Contents.Organization,
 		Mesh:         ic.Name,
@@ -237,7 +241,15 @@ func (r *Reconciler) order(ctx context.Context, cr *v1alpha1.CertificateRequest)
 	default:
 		err = wait(ReasonNotOrdered, "spec.issuance: %d is not ordered yet, but %d", issuance, order.Issuance)
 	}
+	if err == nil && ic.Spec.AgentCA(signer.String()) != nil {
+		err = signsElsewhere(signer)
+	}
 	return ic, order, signer, err
+}
+
+// signsElsewhere refuses what the agent has to ask Vault for.
+func signsElsewhere(signer pki.RootID) error {
+	return wait(ReasonSignsElsewhere, "the hub signs nothing under root %s: the agent asks the Vault server of the order", signer.Short())
 }
 
 // checkUnsigned makes sure that nothing was signed yet for the issuance. It asks the API server itself.

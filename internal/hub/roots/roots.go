@@ -1,5 +1,6 @@
 // Package roots keeps the roots of virtual meshes, with their private keys, in Secrets of the hub's own namespace, and reads
-// the certificate authorities that users provide. Every Secret is read by name and nothing of it is cached.
+// the certificate authorities that users provide. Of a root that signs elsewhere, as that of Vault, it keeps the certificate.
+// Every Secret is read by name and nothing of it is cached.
 package roots
 
 import (
@@ -53,9 +54,9 @@ type Root struct {
 	Role v1alpha1.RootRole
 	// Certificate of the root; the zero Root if the Secret does not hold one.
 	Certificate pki.Root
-	// Material signs; empty if there is a Problem.
+	// Material signs; empty if there is a Problem, or if the root is Foreign.
 	Material pki.Material
-	// Problem says why the root cannot sign.
+	// Problem says why the root cannot sign, or why nothing can be under it.
 	Problem error
 	// Source is what it was made from.
 	Source accept.RootSource
@@ -70,6 +71,17 @@ func (r Root) ID() pki.RootID {
 		return pki.RootID{}
 	}
 	return r.Certificate.ID()
+}
+
+// Foreign tells whether somebody else signs under the root, so that the hub has no key of it.
+func (r Root) Foreign() bool { return r.Source.Vault != nil }
+
+// NotAfter is when nothing signed under the root is valid any more; of one that is Foreign, as far as the hub knows.
+func (r Root) NotAfter() time.Time {
+	if r.Material.Certificate != nil {
+		return r.Material.NotAfter()
+	}
+	return r.Certificate.Certificate().NotAfter
 }
 
 // List returns the roots of a virtual mesh, the oldest first, with their keys.
@@ -112,7 +124,11 @@ func (s Store) parse(secret *corev1.Secret, generation int64) Root {
 	root, err := pki.ParseRoot(secret.Data[pki.RootCertKey])
 	if err == nil {
 		r.Certificate = root
-		r.Material, err = pki.ReadMaterial(secret.Data, s.Now())
+		if r.Foreign() {
+			err = pki.CheckRoot(root, s.Now())
+		} else {
+			r.Material, err = pki.ReadMaterial(secret.Data, s.Now())
+		}
 	}
 	if err != nil {
 		r.Material, r.Problem = pki.Material{}, fmt.Errorf("root Secret %s/%s: %w", secret.Namespace, secret.Name, err)
@@ -174,14 +190,18 @@ func (e *LostError) Error() string {
 	return fmt.Sprintf("the Secret of root %s is missing from the hub: restore it from a backup", e.ID.Short())
 }
 
-// Create keeps a root. Of all that it holds nothing changes later but the label that says its role: the Secret is immutable.
+// Create keeps a root: its Material, or, if it is Foreign, its Certificate. Of all that it holds nothing changes later but the label that says its role: the Secret is immutable.
 func (s Store) Create(ctx context.Context, vm types.NamespacedName, r Root) error {
-	// Only the root above the authority: what else a provided Secret lists is not trusted.
-	m := r.Material
-	m.Roots = pki.NewBundle(m.Root)
-	data, err := pki.CACerts{Material: m}.Data()
-	if err != nil {
-		return err
+	data := map[string][]byte{pki.RootCertKey: r.Certificate.PEM()}
+	if !r.Foreign() {
+		// Only the root above the authority: what else a provided Secret lists is not trusted.
+		m := r.Material
+		m.Roots = pki.NewBundle(m.Root)
+		r.Certificate = m.Root
+		var err error
+		if data, err = (pki.CACerts{Material: m}).Data(); err != nil {
+			return err
+		}
 	}
 	source, err := json.Marshal(r.Source)
 	if err != nil {
@@ -194,7 +214,7 @@ func (s Store) Create(ctx context.Context, vm types.NamespacedName, r Root) erro
 			Labels: map[string]string{
 				v1alpha1.LabelManagedBy:       owner,
 				v1alpha1.LabelVirtualMesh:     kube.VirtualMeshLabel(vm.Name, vm.Namespace),
-				v1alpha1.LabelRootFingerprint: m.Root.ID().Short(),
+				v1alpha1.LabelRootFingerprint: r.ID().Short(),
 				v1alpha1.LabelRootRole:        string(r.Role),
 			},
 			Annotations: map[string]string{annotationSource: string(source)},

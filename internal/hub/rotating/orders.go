@@ -115,6 +115,7 @@ func (s *state) newOrder(id rotation.MeshID, o rotation.Order) (*v1alpha1.Issued
 			return nil, &unwritableError{id, fmt.Sprintf("its order needs the certificate of root %s, which is known to nobody: restore its Secret from a backup, or evict the mesh", root.Short())}
 		}
 	}
+	ic.Spec.AgentCAs = s.agentCAs(id, o)
 	if o.Cross {
 		var err error
 		if ic.Spec.CrossCertificate.Certificate, err = s.cross(id, *o.Position); err != nil {

@@ -25,7 +25,8 @@ type problem struct{ reason, message string }
 
 // provideRoot finds the root that is wanted, or makes it.
 func (r *Reconciler) provideRoot(ctx context.Context, s *state) (*problem, error) {
-	if p := s.problem(); p != nil {
+	found, unseen := s.vaultRoot()
+	if p := s.problem(found); p != nil {
 		return p, nil
 	}
 	shared := accept.SharedTrust(s.accepted)
@@ -48,6 +49,16 @@ func (r *Reconciler) provideRoot(ctx context.Context, s *state) (*problem, error
 		}
 		root.Source.Certificate = pki.RootOf(root.Material.Certificate).ID().String()
 	}
+	if root.Foreign() {
+		if unseen != nil {
+			if s.root = s.current(); s.root != nil {
+				s.notice = unseen
+				return nil, nil //nolint:nilnil // it stays until there is another one
+			}
+			return unseen, nil
+		}
+		root.Certificate, root.Source.Certificate = *found, found.ID().String()
+	}
 	if s.current() == nil {
 		if p := s.unready(); p != nil {
 			return p, nil
@@ -59,26 +70,32 @@ func (r *Reconciler) provideRoot(ctx context.Context, s *state) (*problem, error
 	return nil, r.makeRoot(ctx, s, root)
 }
 
-// makeRoot keeps a root that was provided, or generates one.
+// makeRoot keeps a root that was provided or found, or generates one.
 func (r *Reconciler) makeRoot(ctx context.Context, s *state, root roots.Root) (err error) {
 	reason := ReasonRootCopied
 	root.Generation, root.Role = s.lastGeneration()+1, v1alpha1.RootIncoming
 	if s.current() == nil {
 		root.Role = v1alpha1.RootSigning
 	}
-	if root.Source.Generated != nil {
+	switch {
+	case root.Foreign():
+		reason = ReasonRootFound
+	case root.Source.Generated != nil:
 		reason = ReasonRootGenerated
 		if root.Material, err = r.generate(s.name, root.Generation, root.Source); err != nil {
 			return err
 		}
 	}
+	if !root.Foreign() {
+		root.Certificate = root.Material.Root
+	}
 	if err := r.Roots.Create(ctx, s.name, root); err != nil {
 		return err
 	}
-	id := root.Material.Root.ID()
+	id := root.ID()
 	log.FromContext(ctx).Info("Root made", "reason", reason, "generation", root.Generation, "fingerprint", id.String())
 	r.Events.Eventf(s.vm, nil, corev1.EventTypeNormal, reason, "MakeRoot", "root %d, fingerprint %s, valid until %s",
-		root.Generation, id.Short(), root.Material.NotAfter().UTC().Format(time.RFC3339))
+		root.Generation, id.Short(), root.NotAfter().UTC().Format(time.RFC3339))
 	if s.roots, err = r.Roots.List(ctx, s.name); err != nil {
 		return err
 	}
@@ -184,10 +201,11 @@ type namedRoot struct {
 }
 
 // problem says what keeps a root from signing: one that is in use is missing, or its Secret is damaged. One that has expired
-// can be replaced.
-func (s *state) problem() *problem {
+// can be replaced, and one that all find at Vault is simply written down again.
+func (s *state) problem(found *pki.Root) *problem {
 	for _, n := range s.named() {
 		switch root := s.find(n.root); {
+		case root == nil && found != nil && found.ID() == n.root:
 		case root == nil:
 			return &problem{v1alpha1.ReasonRootKeyLost, fmt.Sprintf(
 				"%s uses root %s, whose Secret is missing from the hub; nothing is changed: restore the Secret from a backup; without one, release its meshes and have them join another VirtualMesh (docs/operations/backup-and-restore.md)",
@@ -331,6 +349,9 @@ func (r *Reconciler) erase(ctx context.Context, s *state) error {
 		}
 		if err := r.Roots.Erase(ctx, root); err != nil {
 			return err
+		}
+		if root.Foreign() {
+			continue // there was no key here
 		}
 		log.FromContext(ctx).Info("Root key erased", "generation", root.Generation, "fingerprint", root.ID().String())
 		r.Events.Eventf(s.vm, nil, corev1.EventTypeNormal, ReasonRootErased, "EraseRoot", "root %d, fingerprint %s: its key is erased, as nothing is under it any more", root.Generation, root.ID().Short())

@@ -40,6 +40,7 @@ const owner = "isthmus-rotating"
 const (
 	ReasonRootGenerated = "RootGenerated"
 	ReasonRootCopied    = "RootCopied"
+	ReasonRootFound     = "RootFound" // at Vault
 	ReasonRootErased    = "RootErased"
 	ReasonDeleted       = "Deleted"
 	// Steps of rotations.
@@ -102,7 +103,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 		return reconcile.Result{}, err
 	}
 	if a := s.accepted; a != nil && a.Spec.Suspend {
-		return reconcile.Result{}, errors.Join(r.suspend(ctx, s), r.report(ctx, s, nil, s.problem()))
+		return reconcile.Result{}, errors.Join(r.suspend(ctx, s), r.report(ctx, s, nil, s.problem(nil)))
 	}
 	problem, err := r.provideRoot(ctx, s)
 	if err != nil {

@@ -35,6 +35,7 @@ type state struct {
 	members  map[rotation.MeshID]*memberOf // those to which shared trust applies
 	evidence map[rotation.MeshID]rotation.Evidence
 	held     finding.Findings // members to which nothing can be ordered yet, and why
+	notice   *problem         // why another root than root is not taken, although it may be wanted
 	words    []v1alpha1.CertificateVerification
 }
 
@@ -441,12 +442,12 @@ func (s *state) rootRatio() pki.Ratio {
 }
 
 func validity(r *roots.Root) rotation.Period {
-	return rotation.Period{SignedAt: r.Certificate.Certificate().NotBefore, NotAfter: r.Material.NotAfter()}
+	return rotation.Period{SignedAt: r.Certificate.Certificate().NotBefore, NotAfter: r.NotAfter()}
 }
 
 // canCrossSign tells whether the key of a root is at hand, with room for another root and a mesh's CA below.
 func canCrossSign(r *roots.Root) bool {
-	if r.Problem != nil || pki.RootOf(r.Material.Certificate).ID() != r.ID() {
+	if r.Problem != nil || r.Foreign() || pki.RootOf(r.Material.Certificate).ID() != r.ID() {
 		return false
 	}
 	c := r.Material.Certificate

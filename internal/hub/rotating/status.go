@@ -169,10 +169,15 @@ func (s *state) rootReady(p *problem) *metav1.Condition {
 	switch {
 	case p != nil:
 		return &metav1.Condition{Type: v1alpha1.ConditionRootReady, Status: metav1.ConditionFalse, Reason: p.reason, Message: p.message}
+	case s.notice != nil:
+		return &metav1.Condition{
+			Type: v1alpha1.ConditionRootReady, Status: metav1.ConditionFalse, Reason: s.notice.reason,
+			Message: fmt.Sprintf("%s; until then root %d, fingerprint %s, stays in use", s.notice.message, s.root.Generation, s.root.ID().Short()),
+		}
 	case s.root != nil:
 		return &metav1.Condition{
 			Type: v1alpha1.ConditionRootReady, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonReady,
-			Message: fmt.Sprintf("root %d, fingerprint %s, is valid until %s", s.root.Generation, s.root.ID().Short(), s.root.Material.NotAfter().UTC().Format(time.RFC3339)),
+			Message: fmt.Sprintf("root %d, fingerprint %s, is valid until %s", s.root.Generation, s.root.ID().Short(), s.root.NotAfter().UTC().Format(time.RFC3339)),
 		}
 	}
 	return nil

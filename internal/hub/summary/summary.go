@@ -77,7 +77,7 @@ func Of(in Input) (s v1alpha1.VirtualMeshStatus, conditions []metav1.Condition) 
 		conditions = append(conditions, trustEstablished(members))
 	}
 	conditions = append(conditions, in.restartPending())
-	for _, c := range []*metav1.Condition{in.retained(), in.gatewayExclusive(), in.clientMeshEnforced()} {
+	for _, c := range []*metav1.Condition{in.retained(), in.vaultReachable(), in.gatewayExclusive(), in.clientMeshEnforced()} {
 		if c != nil {
 			conditions = append(conditions, *c)
 		}
