@@ -18,6 +18,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/internal/agent"
 	"github.com/isthmus-mesh/isthmus/internal/agent/certificates"
 	"github.com/isthmus-mesh/isthmus/internal/agent/network"
+	"github.com/isthmus-mesh/isthmus/internal/agent/vault"
 	"github.com/isthmus-mesh/isthmus/internal/version"
 )
 
@@ -54,6 +55,10 @@ func command() *cobra.Command {
 	f.IntVar(&options.MaxImports, "max-imports", network.DefaultMaxImports, "how many destinations of one other cluster are imported")
 	f.DurationVar(&options.GatewayProbeInterval, "gateway-probe-interval", network.DefaultGatewayProbeInterval, "how often the way to other meshes is tried, by a TLS handshake through their gateways; 0 for never")
 	f.DurationVar(&options.KubeletProjection, "kubelet-projection", certificates.DefaultProjection, "how late kubelets of this cluster may project a changed ConfigMap into pods that run")
+	f.StringSliceVar(&options.Vault.Servers, "vault-servers", nil, "Vault servers that the agent may ask and show a token to, such as https://vault.example.com:8200; what else a VirtualMesh names is refused")
+	f.StringVar(&options.Vault.Audience, "vault-audience", vault.DefaultAudience, "audience of the tokens by which the agent logs in to Vault")
+	f.StringSliceVar(&options.Vault.ServiceAccounts, "vault-service-accounts", nil, "ServiceAccounts of the agent's namespace by whose tokens it may log in to Vault")
+	f.StringVar(&options.Vault.TokenDir, "vault-token-dir", vault.DefaultTokenDir, "directory with a token for Vault, below which mountedSaPath of a VirtualMesh lies")
 	f.StringVar(&options.MetricsAddress, "metrics-bind-address", ":8080", "address for Prometheus metrics; 0 for none")
 	f.StringVar(&options.HealthAddress, "health-probe-bind-address", ":8081", "address for /healthz and /readyz; 0 for none")
 	goFlags := flag.NewFlagSet("", flag.ContinueOnError)

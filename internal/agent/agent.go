@@ -28,6 +28,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/internal/agent/evidence"
 	"github.com/isthmus-mesh/isthmus/internal/agent/network"
 	"github.com/isthmus-mesh/isthmus/internal/agent/predecessor"
+	"github.com/isthmus-mesh/isthmus/internal/agent/vault"
 	"github.com/isthmus-mesh/isthmus/internal/kube/hublink"
 )
 
@@ -53,6 +54,8 @@ type Options struct {
 	KubeletProjection time.Duration
 	// GatewayProbeInterval is how often the way to other meshes is tried, by a handshake through their gateways; 0 means never.
 	GatewayProbeInterval time.Duration
+	// Vault says which Vault servers the agent may ask, and with what.
+	Vault vault.Options
 	// MetricsAddress and HealthAddress to listen at; "0" or "" for none.
 	MetricsAddress, HealthAddress string
 	// Now is the clock. Defaults to time.Now.
@@ -109,7 +112,7 @@ func NewManager(cfg *rest.Config, o Options) (ctrl.Manager, *hublink.Link, error
 	})
 	predecessor.Setup(link, o.Cluster, o.IstioNamespaces)
 	err = certificates.Setup(mgr, link, certificates.Options{
-		Cluster: o.Cluster, Namespace: o.Namespace, RootNamespaces: o.IstioNamespaces, Projection: o.KubeletProjection, Now: o.Now,
+		Cluster: o.Cluster, Namespace: o.Namespace, RootNamespaces: o.IstioNamespaces, Projection: o.KubeletProjection, Vault: o.Vault, Now: o.Now,
 	})
 	if o.HubKubeconfigFile == "" {
 		err = errors.Join(err, credential.Setup(mgr, link, key))

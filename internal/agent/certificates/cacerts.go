@@ -41,6 +41,8 @@ const (
 // stall is an error that only somebody's action resolves.
 type stall struct {
 	Reason, Message string
+	// retry: nobody tells when that is done, so it is tried again by itself.
+	retry bool
 }
 
 func (e *stall) Error() string { return e.Message }

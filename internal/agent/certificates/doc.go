@@ -1,7 +1,7 @@
 // Package certificates carries out the hub's orders (IssuedCertificate) in the agent's own cluster, in two halves that
 // share one Secret, isthmus-ca-<mesh>:
 //
-//   - requesting needs the hub: order → key in Secret isthmus-pending-<hash> → CertificateRequest → signed chain, verified
+//   - requesting needs the hub: order → key in Secret isthmus-pending-<hash> → CertificateRequest, or Vault → signed chain, verified
 //     → Secret isthmus-ca-<mesh>, which holds the plug-in CA that istiod shall have and the order it answers;
 //   - installing does not: Secret isthmus-ca-<mesh> → Secret cacerts of istiod, in one write → is it in use by every
 //     replica of istiod? → restarts of what still needs one, if the order allows them → what was seen.

@@ -41,6 +41,7 @@ type Requester struct {
 
 	store   *store
 	reports *Reports
+	vault   *vaultSigner
 }
 
 // Reconcile carries out one order as far as it can now.
@@ -56,7 +57,7 @@ func (r *Requester) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resul
 		return ctrl.Result{}, err
 	}
 	outcome.stall = s
-	return ctrl.Result{}, r.writeStatus(ctx, o, outcome)
+	return ctrl.Result{RequeueAfter: r.vault.again(req.Name, err)}, r.writeStatus(ctx, o, outcome)
 }
 
 // outcome of the requesting half.
@@ -126,12 +127,15 @@ func (r *Requester) remember(ctx context.Context, w *wanted, o *v1alpha1.IssuedC
 }
 
 // obtain returns an intermediate that an order asks for: one that is stored, the CA that the mesh came with, or what the hub
-// has signed; nil if it is not there yet.
+// or Vault has signed; nil if it is not there yet.
 func (r *Requester) obtain(ctx context.Context, o *v1alpha1.IssuedCertificate, w *wanted, issuance int64, signer string) (*intermediate, outcome, error) {
 	if i := w.held(issuance, signer); i != nil {
 		return i, outcome{requested: true}, nil
 	}
 	if issuance > 0 {
+		if ca := o.Spec.AgentCA(signer); ca != nil {
+			return r.vault.sign(ctx, r.store, o, issuance, ca, r.Now())
+		}
 		return r.request(ctx, o, issuance, signer)
 	}
 	own, err := ownCA(ctx, r.store.reader, o.Spec.IssuedCertificateSecret.Namespace, signer, r.Now())
@@ -156,7 +160,7 @@ func (r *Requester) check(o *v1alpha1.IssuedCertificate) error {
 
 // request asks for a signature with the issuance's own key and returns what the hub signed.
 func (r *Requester) request(ctx context.Context, o *v1alpha1.IssuedCertificate, issuance int64, signer string) (*intermediate, outcome, error) {
-	key, err := r.store.pendingKey(ctx, o.Name, issuance, o.Spec)
+	key, err := r.store.pendingKey(ctx, o.Name, issuance, o.Spec, pki.NewKey)
 	if err != nil {
 		return nil, outcome{}, err
 	}

@@ -8,6 +8,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/util/workqueue"
@@ -24,6 +25,7 @@ import (
 
 	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
 	"github.com/isthmus-mesh/isthmus/internal/agent/evidence"
+	"github.com/isthmus-mesh/isthmus/internal/agent/vault"
 	"github.com/isthmus-mesh/isthmus/internal/kube"
 	"github.com/isthmus-mesh/isthmus/internal/kube/hublink"
 )
@@ -42,6 +44,8 @@ type Options struct {
 	RootNamespaces []string
 	// Projection is how late kubelets of this cluster may project a changed ConfigMap.
 	Projection time.Duration
+	// Vault says which Vault servers this cluster lets the agent ask, and with what.
+	Vault vault.Options
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
 }
@@ -62,8 +66,13 @@ func Setup(mgr ctrl.Manager, link *hublink.Link, o Options) error {
 	}
 	a := &agent{Options: o, reports: NewReports()}
 	a.store = &store{Client: mgr.GetClient(), reader: mgr.GetAPIReader(), namespace: o.Namespace}
+	var err error
+	if a.vault, err = vault.New(o.Vault, o.Namespace, mgr.GetClient(), mgr.GetAPIReader()); err != nil {
+		return err
+	}
 	link.Setup(a.setupRequesting, &v1alpha1.IssuedCertificate{}, &v1alpha1.CertificateRequest{})
 	link.Setup(a.setupAuthority, &v1alpha1.Mesh{})
+	link.Setup(a.setupVault, &v1alpha1.Mesh{}, &v1alpha1.VirtualMesh{})
 	return a.setupInstalling(mgr)
 }
 
@@ -71,6 +80,7 @@ type agent struct {
 	Options
 	store   *store
 	reports *Reports
+	vault   *vault.Client
 }
 
 // setupInstalling adds the half that works without the hub.
@@ -163,7 +173,7 @@ func podMatters() predicate.Predicate {
 func (a *agent) setupRequesting(_ context.Context, mgr ctrl.Manager, hub cluster.Cluster) error {
 	r := &Requester{
 		Hub: hub.GetClient(), HubReader: hub.GetAPIReader(), Cluster: a.Cluster, RootNamespaces: a.RootNamespaces,
-		Now: a.Now, store: a.store, reports: a.reports,
+		Now: a.Now, store: a.store, reports: a.reports, vault: newVaultSigner(a.vault),
 	}
 	namespace := kube.ClusterNamespace(a.Cluster)
 	order := func(name string) []reconcile.Request {
@@ -177,6 +187,40 @@ func (a *agent) setupRequesting(_ context.Context, mgr ctrl.Manager, hub cluster
 			}))).
 		WatchesRawSource(source.Channel(a.reports.changed, handler.TypedEnqueueRequestsFromMapFunc(
 			func(_ context.Context, mesh string) []reconcile.Request { return order(mesh) }))).
+		WatchesMetadata(&corev1.Secret{}, handler.EnqueueRequestsFromMapFunc(func(_ context.Context, o client.Object) []reconcile.Request {
+			return a.ofToken(o, order)
+		})).
+		Complete(r)
+}
+
+// ofToken leads from a Secret of this namespace that somebody else writes, which may be a token of Vault, to the orders.
+func (a *agent) ofToken(o client.Object, order func(mesh string) []reconcile.Request) (out []reconcile.Request) {
+	if o.GetNamespace() != a.Namespace || o.GetLabels()[v1alpha1.LabelManagedBy] != "" {
+		return nil
+	}
+	for _, ns := range a.RootNamespaces {
+		out = append(out, order(kube.MeshName(ns, a.Cluster))...)
+	}
+	return out
+}
+
+// setupVault adds the report on Vault's root.
+func (a *agent) setupVault(_ context.Context, mgr ctrl.Manager, hub cluster.Cluster) error {
+	r := &VaultReporter{Hub: hub.GetClient(), RootNamespaces: a.RootNamespaces, Now: a.Now, vault: newVaultSigner(a.vault)}
+	namespace := kube.ClusterNamespace(a.Cluster)
+	return builder.ControllerManagedBy(mgr).Named("vault").
+		WatchesRawSource(source.Kind(hub.GetCache(), &v1alpha1.Mesh{}, &handler.TypedEnqueueRequestForObject[*v1alpha1.Mesh]{},
+			predicate.NewTypedPredicateFuncs(func(m *v1alpha1.Mesh) bool { return m.Namespace == namespace }),
+			predicate.TypedGenerationChangedPredicate[*v1alpha1.Mesh]{})).
+		WatchesRawSource(source.Kind(hub.GetCache(), &v1alpha1.VirtualMesh{}, handler.TypedEnqueueRequestsFromMapFunc(
+			func(_ context.Context, _ *v1alpha1.VirtualMesh) (out []reconcile.Request) {
+				for _, ns := range a.RootNamespaces {
+					out = append(out, reconcile.Request{NamespacedName: types.NamespacedName{Namespace: namespace, Name: kube.MeshName(ns, a.Cluster)}})
+				}
+				return out
+			}), predicate.TypedFuncs[*v1alpha1.VirtualMesh]{UpdateFunc: func(e event.TypedUpdateEvent[*v1alpha1.VirtualMesh]) bool {
+			return !equality.Semantic.DeepEqual(e.ObjectOld.Status.Accepted, e.ObjectNew.Status.Accepted)
+		}})).
 		Complete(r)
 }
 

@@ -249,8 +249,8 @@ func (s *store) writeWanted(ctx context.Context, w *wanted) error {
 	return s.Update(ctx, w.secret, client.FieldOwner(managedBy))
 }
 
-// pendingKey returns the key for an issuance, stored before it is returned.
-func (s *store) pendingKey(ctx context.Context, mesh string, issuance int64, spec v1alpha1.IssuedCertificateSpec) (crypto.Signer, error) {
+// pendingKey returns the key for an issuance, stored before it is returned. create makes one of so many bits if there is none.
+func (s *store) pendingKey(ctx context.Context, mesh string, issuance int64, spec v1alpha1.IssuedCertificateSpec, create func(bits int) (crypto.Signer, error)) (crypto.Signer, error) {
 	secret := &corev1.Secret{}
 	name := pendingName(mesh, issuance)
 	err := s.reader.Get(ctx, types.NamespacedName{Namespace: s.namespace, Name: name}, secret)
@@ -272,7 +272,7 @@ func (s *store) pendingKey(ctx context.Context, mesh string, issuance int64, spe
 	if err != nil {
 		return nil, err
 	}
-	key, err := pki.NewKey(bits)
+	key, err := create(bits)
 	if err != nil {
 		return nil, err
 	}
