@@ -42,6 +42,7 @@ func TestCertificates(t *testing.T) {
 	t.Run("a lost key", testKeyLost)
 	t.Run("bad orders", testBadOrders)
 	t.Run("rotation", testRotation)
+	t.Run("Vault", testVault)
 }
 
 // writes is a transport that counts the writes of a process, checks the world after each, and ends the process after the
@@ -223,12 +224,17 @@ func testFirstAdoption(t *testing.T) {
 	k.verify(t)
 }
 
-// testCrash ends the agent after each of its writes in turn, of a first adoption and of a renewal, and starts another.
 func testCrash(t *testing.T) {
+	crash(t, "crash", 8, 2, func(*world) func(*v1alpha1.IssuedCertificateSpec) { return nil })
+}
+
+// crash ends the agent after each of its writes in turn, of a first adoption and of a renewal, and starts another. They are
+// so many at least, and as many requests of the hub. equip makes a world ready and says what is ordered there.
+func crash(t *testing.T, prefix string, writes, requests int, equip func(*world) func(*v1alpha1.IssuedCertificateSpec)) {
 	hub, member := hubCluster, memberCluster
 	run := func(t *testing.T, name string, n int) int {
 		w := newWorld(t, hub, member, name)
-		w.order(nil)
+		w.order(equip(w))
 		p, k := w.start(n)
 		total := 0
 		for issuance := int64(1); issuance <= 2; issuance++ {
@@ -253,15 +259,15 @@ func testCrash(t *testing.T) {
 		if n >= 0 && total != n {
 			t.Fatalf("the process wrote %d times and was not ended after %d", len(k.done), n)
 		}
-		var requests v1alpha1.CertificateRequestList
-		if err := hub.Client.List(context.Background(), &requests, client.InNamespace(w.orderKey().Namespace)); err != nil {
+		var requested v1alpha1.CertificateRequestList
+		if err := hub.Client.List(context.Background(), &requested, client.InNamespace(w.orderKey().Namespace)); err != nil {
 			t.Fatal(err)
 		}
-		if len(requests.Items) != 2 {
-			t.Fatalf("%d requests for 2 issuances", len(requests.Items))
+		if len(requested.Items) != requests {
+			t.Fatalf("%d requests for 2 issuances", len(requested.Items))
 		}
 		var secrets corev1.SecretList
-		if err := member.Client.List(context.Background(), &secrets, client.InNamespace(w.agentNS)); err != nil {
+		if err := member.Client.List(context.Background(), &secrets, client.InNamespace(w.agentNS), client.HasLabels{v1alpha1.LabelManagedBy}); err != nil {
 			t.Fatal(err)
 		}
 		if len(secrets.Items) != 1 {
@@ -269,12 +275,12 @@ func testCrash(t *testing.T) {
 		}
 		return len(k.done)
 	}
-	total := run(t, "crash-never", -1)
-	if total < 8 {
+	total := run(t, prefix+"-never", -1)
+	if total < writes {
 		t.Fatalf("%d writes in all: the test does not see them", total)
 	}
 	for n := 1; n < total; n++ {
-		t.Run(fmt.Sprintf("after write %d of %d", n, total), func(t *testing.T) { run(t, fmt.Sprintf("crash-%d", n), n) })
+		t.Run(fmt.Sprintf("after write %d of %d", n, total), func(t *testing.T) { run(t, fmt.Sprintf("%s-%d", prefix, n), n) })
 	}
 }
 

@@ -35,6 +35,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
 	"github.com/isthmus-mesh/isthmus/internal/agent/evidence"
 	"github.com/isthmus-mesh/isthmus/internal/agent/restart"
+	"github.com/isthmus-mesh/isthmus/internal/agent/vault"
 	"github.com/isthmus-mesh/isthmus/internal/kube"
 	"github.com/isthmus-mesh/isthmus/internal/pki"
 	"github.com/isthmus-mesh/isthmus/internal/pki/pkitest"
@@ -63,6 +64,7 @@ type world struct {
 	rolls        int    // how often they were replaced
 	begunWith    []int  // how many roots the replicas had as they started
 	existed      bool   // cacerts has existed
+	vault        *vault.Options
 }
 
 var addresses atomic.Int32
@@ -74,8 +76,16 @@ func address() string {
 }
 
 func newWorld(t *testing.T, hub, member *testenv.Cluster, name string) *world {
+	hub.Namespace(t, kube.ClusterNamespace(name), nil)
+	w := newMember(t, hub, member, name)
+	w.signerPaused = false
+	return w
+}
+
+// newMember is a world in which the hub is somebody else.
+func newMember(t *testing.T, hub, member *testenv.Cluster, name string) *world {
 	w := &world{
-		t: t, hub: hub.Client, member: member.Client,
+		t: t, hub: hub.Client, member: member.Client, signerPaused: true,
 		cluster: name, rootNS: "istio-" + name, agentNS: "agent-" + name,
 		selfSigned: pkitest.NewRoot(t, "self-signed of "+name, time.Now()),
 		root:       pkitest.NewRoot(t, "shared", time.Now()).Material(t),
@@ -83,11 +93,10 @@ func newWorld(t *testing.T, hub, member *testenv.Cluster, name string) *world {
 		istiods:    map[string]*server{},
 		sidecars:   map[string]*server{},
 	}
-	hub.Namespace(t, kube.ClusterNamespace(name), nil)
 	member.Namespace(t, w.rootNS, nil)
 	member.Namespace(t, w.agentNS, nil)
 	w.create(&appsv1.Deployment{
-		ObjectMeta: metav1.ObjectMeta{Namespace: w.rootNS, Name: "istiod"},
+		ObjectMeta: metav1.ObjectMeta{Namespace: w.rootNS, Name: "istiod", Labels: map[string]string{"app": "istiod", "istio.io/rev": "default"}},
 		Spec: appsv1.DeploymentSpec{
 			Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "istiod"}},
 			Template: corev1.PodTemplateSpec{
@@ -199,8 +208,16 @@ type process struct {
 func (w *world) newProcess(hub, member client.Client) *process {
 	s := &store{Client: member, reader: member, namespace: w.agentNS}
 	reports := NewReports()
+	var signer *vaultSigner
+	if w.vault != nil {
+		c, err := vault.New(*w.vault, w.agentNS, member, member)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		signer = newVaultSigner(c)
+	}
 	return &process{
-		requester: &Requester{Hub: hub, HubReader: hub, Cluster: w.cluster, RootNamespaces: []string{w.rootNS}, Now: w.now, store: s, reports: reports},
+		requester: &Requester{Hub: hub, HubReader: hub, Cluster: w.cluster, RootNamespaces: []string{w.rootNS}, Now: w.now, store: s, reports: reports, vault: signer},
 		installer: &Installer{Client: member, Reader: member, Recorder: events.NewFakeRecorder(1000), Now: w.now, store: s, reports: reports},
 		authority: &AuthorityReporter{Hub: hub, Client: member, Reader: member, RootNamespaces: []string{w.rootNS}, Now: w.now},
 	}
