@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	appsv1 "k8s.io/api/apps/v1"
+	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -42,6 +43,40 @@ func installAgent(t *testing.T, cluster *testenv.Cluster) client.Client {
 		t.Fatal(err)
 	}
 	return agent
+}
+
+// TestAgentTokens: the agent requests tokens of the ServiceAccounts that are listed for Vault, and of no others.
+func TestAgentTokens(t *testing.T) {
+	cluster := testenv.Start(t)
+	agent := installAgent(t, cluster)
+	request := func(name string) error {
+		account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: "isthmus-agent", Name: name}}
+		if err := client.IgnoreAlreadyExists(cluster.Client.Create(t.Context(), account.DeepCopy())); err != nil {
+			t.Fatal(err)
+		}
+		return agent.SubResource("token").Create(t.Context(), account, &authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{Audiences: []string{"vault"}}})
+	}
+	if err := request("vault-login"); !apierrors.IsForbidden(err) {
+		t.Errorf("without being listed: %v", err)
+	}
+	for _, obj := range render(t, charts.Agent, "isthmus-agent", cases["agent, Vault"].values) {
+		if obj.GetKind() == "Role" && obj.GetNamespace() == "isthmus-agent" {
+			live := obj.DeepCopy()
+			if err := cluster.Client.Get(t.Context(), client.ObjectKeyFromObject(obj), live); err != nil {
+				t.Fatal(err)
+			}
+			obj.SetResourceVersion(live.GetResourceVersion())
+			if err := cluster.Client.Update(t.Context(), obj); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	testenv.Eventually(t, "the right", func() error { return request("vault-login") })
+	for _, name := range []string{"isthmus-agent", "default"} {
+		if err := request(name); !apierrors.IsForbidden(err) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
 }
 
 // TestAgentOnlyRestarts: an agent that was taken over may start rollouts, and not change what runs.

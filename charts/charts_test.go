@@ -34,6 +34,7 @@ var cases = map[string]struct {
 	"hub, all set":  {charts.Hub, "isthmus-system", map[string]any{"replicas": 2, "podDisruptionBudget": true, "secretNamespaces": []any{"pki"}, "legacy": map[string]any{"enabled": true}, "apiAudiences": []any{"https://issuer.example"}, "extraArgs": []any{"--zap-log-level=debug"}, "podLabels": map[string]any{"a": "b"}, "image": map[string]any{"registry": "", "tag": "1"}}},
 	"agent":         {charts.Agent, "isthmus-agent", map[string]any{"cluster": "east"}},
 	"agent, others": {charts.Agent, "isthmus-agent", map[string]any{"cluster": "east", "restartWorkloads": false, "istioNamespaces": []any{"istio-system", "istio-two"}, "federation": map[string]any{"addressRange": "198.18.0.0/15"}, "proxy": map[string]any{"httpsProxy": "http://proxy:3128", "noProxy": "10.0.0.0/8"}}},
+	"agent, Vault":  {charts.Agent, "isthmus-agent", map[string]any{"cluster": "east", "vault": map[string]any{"servers": []any{"https://vault.example.com:8200", "http://127.0.0.1:8200"}, "serviceAccounts": []any{"vault-login"}}}},
 }
 
 // render is `helm template`.
@@ -94,7 +95,7 @@ func TestPodsAreRestricted(t *testing.T) {
 	cluster := testenv.Start(t)
 	cluster.Namespace(t, "restricted", map[string]string{"pod-security.kubernetes.io/enforce": "restricted"})
 	pod := func(spec map[string]any) *unstructured.Unstructured {
-		delete(spec, "serviceAccountName") // admission of ServiceAccounts is not what is tested
+		spec["serviceAccountName"] = "default" // admission of ServiceAccounts is not what is tested
 		return &unstructured.Unstructured{Object: map[string]any{
 			"apiVersion": "v1", "kind": "Pod", "metadata": map[string]any{"name": "x", "namespace": "restricted"}, "spec": spec,
 		}}
@@ -109,7 +110,7 @@ func TestPodsAreRestricted(t *testing.T) {
 	if err := create(control); err == nil || !strings.Contains(err.Error(), "restricted") {
 		t.Fatalf("a pod without security context: %v", err)
 	}
-	for _, name := range []string{"hub", "agent"} {
+	for _, name := range []string{"hub", "agent", "agent, Vault"} {
 		c := cases[name]
 		for _, obj := range render(t, c.chart, c.namespace, c.values) {
 			if obj.GetKind() != "Deployment" {
@@ -150,6 +151,8 @@ func TestRefusedValues(t *testing.T) {
 		"wrong cluster": {charts.Agent, map[string]any{"cluster": "East!"}, "cluster"},
 		"no range":      {charts.Agent, map[string]any{"cluster": "east", "federation": map[string]any{"addressRange": "241.0.0.0"}}, "addressRange"},
 		"one address":   {charts.Agent, map[string]any{"cluster": "east", "federation": map[string]any{"addressRange": "241.0.0.0/32"}}, "addressRange"},
+		"server":        {charts.Agent, map[string]any{"cluster": "east", "vault": map[string]any{"servers": []any{"vault.example.com"}}}, "servers"},
+		"path":          {charts.Agent, map[string]any{"cluster": "east", "vault": map[string]any{"servers": []any{"https://vault.example.com/v1"}}}, "servers"},
 		"unknown value": {charts.Hub, map[string]any{"replica": 2}, "replica"},
 		"wrong type":    {charts.Hub, map[string]any{"secretNamespaces": "pki"}, "secretNamespaces"},
 	} {

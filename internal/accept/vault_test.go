@@ -1,6 +1,7 @@
 package accept_test
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -19,7 +20,7 @@ func TestVaultEndpoints(t *testing.T) {
 		"least": {v1alpha1.VaultCA{Server: "https://Vault.example.com:8200", CAPath: "pki/root/sign-intermediate"},
 			accept.VaultEndpoints{Server: "https://vault.example.com:8200", Sign: "pki/root/sign-intermediate", Mount: "pki", Issuer: "default"}},
 		"all": {v1alpha1.VaultCA{Server: "http://[::1]:8200/", CAPath: "/v1/team-a/pki/issuer/blue.1/sign-intermediate", CSRPath: "pki_int/intermediate/generate/exported",
-			CABundle: append(bundle, bundle...), KubernetesAuth: &v1alpha1.VaultKubernetesAuth{Role: "r", MountPath: "/v1/auth/k8s/east/"}},
+			CABundle: slices.Concat(bundle, bundle), KubernetesAuth: &v1alpha1.VaultKubernetesAuth{Role: "r", MountPath: "/v1/auth/k8s/east/"}},
 			accept.VaultEndpoints{Server: "http://[::1]:8200", Sign: "team-a/pki/issuer/blue.1/sign-intermediate", Mount: "team-a/pki", Issuer: "blue.1",
 				Generate: "pki_int/intermediate/generate/exported", Login: "auth/k8s/east/login"}},
 		"defaults of Kubernetes": {v1alpha1.VaultCA{Server: "https://v", CAPath: "a/b/root/sign-intermediate", CSRPath: "x/issuers/generate/intermediate/exported", KubernetesAuth: &v1alpha1.VaultKubernetesAuth{Role: "r"}},
@@ -48,7 +49,7 @@ func TestVaultEndpoints(t *testing.T) {
 		{"kubernetesAuth.mountPath", func(v *v1alpha1.VaultCA) { v.KubernetesAuth.MountPath = "sys/unseal" }},
 		{"kubernetesAuth.mountPath", func(v *v1alpha1.VaultCA) { v.KubernetesAuth.MountPath = "auth/../sys" }},
 		{"caBundle", func(v *v1alpha1.VaultCA) { v.CABundle = []byte("MIIB") }},
-		{"caBundle", func(v *v1alpha1.VaultCA) { v.CABundle = append(bundle, "x"...) }},
+		{"caBundle", func(v *v1alpha1.VaultCA) { v.CABundle = slices.Concat(bundle, []byte("x")) }},
 	} {
 		v := v1alpha1.VaultCA{Server: "https://v", CAPath: "pki/root/sign-intermediate", KubernetesAuth: &v1alpha1.VaultKubernetesAuth{Role: "r"}}
 		tc.edit(&v)

@@ -135,7 +135,9 @@ func vaultAway(t *testing.T, server *testenv.Vault, equip func(*world, v1alpha1.
 			}
 			w.settled(p, k)
 			if ahead += tc.lasts; tc.lasts > 0 {
-				w.until(p, "complaint later", func(o *v1alpha1.IssuedCertificate) bool { return reason(o) == tc.reason && o.Status.Certificate.Issuance == issuance-1 })
+				w.until(p, "complaint later", func(o *v1alpha1.IssuedCertificate) bool {
+					return reason(o) == tc.reason && o.Status.Certificate.Issuance == issuance-1
+				})
 			}
 			if now := w.cacerts(); now.ResourceVersion != before.ResourceVersion || !bytes.Equal(now.Data[pki.CAKeyKey], before.Data[pki.CAKeyKey]) {
 				t.Error("cacerts was written")
@@ -146,7 +148,9 @@ func vaultAway(t *testing.T, server *testenv.Vault, equip func(*world, v1alpha1.
 			if tc.later != nil {
 				w.order(tc.later)
 			}
-			w.until(p, "renewal", func(o *v1alpha1.IssuedCertificate) bool { return finished(o) && o.Status.Certificate.Issuance == issuance })
+			w.until(p, "renewal", func(o *v1alpha1.IssuedCertificate) bool {
+				return finished(o) && o.Status.Certificate.Issuance == issuance
+			})
 		})
 	}
 	if w.rolls != 1 {

@@ -516,7 +516,7 @@ func (s *server) use(t *testing.T, ca pki.CACerts) {
 	}
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{Organization: []string{"leaf"}},
-		NotBefore: time.Now().Add(-time.Minute), NotAfter: time.Now().Add(time.Hour),
+		NotBefore: time.Now().Add(-time.Minute), NotAfter: time.Now().Add(3 * time.Hour),
 		DNSNames: []string{"istiod.istio-system.svc"},
 	}
 	if s.name != nil {

@@ -30,7 +30,7 @@ import (
 // Defaults of Options.
 const (
 	DefaultAudience = "vault"
-	DefaultTokenDir = "/var/run/secrets/isthmus.dev/vault"
+	DefaultTokenDir = "/var/run/secrets/isthmus.dev/vault" //nolint:gosec // a path, not a secret
 )
 
 // DefaultTimeout is how long a server may take for one answer. It makes keys of up to 8192 bits, for csrPath.
@@ -46,7 +46,7 @@ const (
 	ReasonNotTrusted        = "VaultNotTrusted"        // its certificate does not verify
 	ReasonSealed            = "VaultSealed"            // it is sealed, or was never initialised
 	ReasonUnavailable       = "VaultUnavailable"       // it answers that it cannot serve now
-	ReasonCredentialMissing = "VaultCredentialMissing" // nothing to log in with
+	ReasonCredentialMissing = "VaultCredentialMissing" //nolint:gosec // nothing to log in with: a name, not a secret
 	ReasonLoginRefused      = "VaultLoginRefused"      // by the auth method: role, ServiceAccount, audience
 	ReasonDenied            = "VaultDenied"            // the token is not good, or its policies do not permit
 	ReasonRefused           = "VaultRefused"           // it does not do what it is asked for
