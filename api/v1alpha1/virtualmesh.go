@@ -186,12 +186,13 @@ type LocalSecretRef struct {
 //
 // +kubebuilder:validation:XValidation:rule="!(has(self.serviceAccountRef) && has(self.mountedSaPath))",message="kubernetesAuth takes serviceAccountRef or mountedSaPath, not both"
 type VaultKubernetesAuth struct {
-	// mountPath is where the auth method is mounted. Defaults to /v1/auth/kubernetes.
+	// mountPath is where the auth method is mounted. Defaults to /v1/auth/kubernetes. {cluster} in it stands for the name of the
+	// cluster that logs in.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=256
 	MountPath string `json:"mountPath,omitempty"`
-	// role to log in as.
+	// role to log in as. {cluster} in it stands for the name of the cluster that logs in.
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=256

@@ -36,7 +36,23 @@ type VaultEndpoints struct {
 	Login string
 }
 
-// EndpointsOf returns the endpoints that v means, and what is wrong with it.
+// ClusterPlaceholder stands in mountPath and role of a Kubernetes auth method for the name of the cluster that logs in: to Vault, each
+// cluster is another one.
+const ClusterPlaceholder = "{cluster}"
+
+// VaultFor returns what v means in a cluster.
+func VaultFor(v *v1alpha1.VaultCA, cluster string) *v1alpha1.VaultCA {
+	if v.KubernetesAuth == nil {
+		return v
+	}
+	v = v.DeepCopy()
+	for _, s := range []*string{&v.KubernetesAuth.MountPath, &v.KubernetesAuth.Role} {
+		*s = strings.ReplaceAll(*s, ClusterPlaceholder, cluster)
+	}
+	return v
+}
+
+// EndpointsOf returns the endpoints that v means in a cluster, and what is wrong with it.
 func EndpointsOf(v *v1alpha1.VaultCA) (out VaultEndpoints, fs finding.Findings) {
 	fail := func(field, format string, args ...any) {
 		fs = append(fs, finding.Finding{Field: vaultField + "." + field, Reason: v1alpha1.ReasonInvalid, Message: fmt.Sprintf(format, args...)})

@@ -30,6 +30,11 @@ func TestVaultEndpoints(t *testing.T) {
 			t.Errorf("%s: %+v, %v", name, got, fs)
 		}
 	}
+	each := &v1alpha1.VaultCA{Server: "https://v", CAPath: "pki/root/sign-intermediate", KubernetesAuth: &v1alpha1.VaultKubernetesAuth{Role: "isthmus-{cluster}", MountPath: "auth/{cluster}/k"}}
+	east := accept.VaultFor(each, "east")
+	if got, fs := accept.EndpointsOf(east); len(fs) > 0 || got.Login != "auth/east/k/login" || east.KubernetesAuth.Role != "isthmus-east" || each.KubernetesAuth.Role != "isthmus-{cluster}" {
+		t.Errorf("for a cluster: %+v, %v", got, fs)
+	}
 	for _, tc := range []struct {
 		field string
 		edit  func(*v1alpha1.VaultCA)

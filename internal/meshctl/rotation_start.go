@@ -20,7 +20,7 @@ func newRotationStart(c *cli) *cobra.Command {
 		Use:   "start [VIRTUALMESH]",
 		Short: "Have a new root made, and the present one replaced by it while traffic flows",
 		Long: `Writes a fresh value into spec.mtlsConfig.shared.rotationTrigger of the VirtualMesh. If that spec comes out of Git, change it there
-instead. A root that you provide is replaced by putting another one into its Secret.
+instead. A root that you provide is replaced by putting another one into its Secret; that of Vault is replaced there.
 
 It is refused while a rotation is under way. With --force that one is brought to its nearer end, and the next one begins.`,
 		Args: optionalVirtualMesh,
@@ -93,7 +93,9 @@ func canTrigger(vm *v1alpha1.VirtualMesh) error {
 	case t == nil || t.Shared == nil:
 		return fmt.Errorf("VirtualMesh %s has no shared trust (spec.mtlsConfig.shared): there is no common root to replace", vm.Name)
 	case t.Shared.IntermediateCertificateAuthority != nil:
-		return fmt.Errorf("VirtualMesh %s: its root is that of Vault; replace it there", vm.Name)
+		v := &t.Shared.IntermediateCertificateAuthority.Vault
+		return fmt.Errorf("VirtualMesh %s: its root is that of Vault; make another root the default issuer of the engine of %s at %s, and the rotation begins when every member has found it",
+			vm.Name, printable(v.CAPath), printable(v.Server))
 	case t.Shared.RootCertificateAuthority != nil && t.Shared.RootCertificateAuthority.Secret != nil:
 		ref := t.Shared.RootCertificateAuthority.Secret
 		return fmt.Errorf("VirtualMesh %s: its root is that of Secret %s; put another one there, and the rotation begins", vm.Name, ref.Name)

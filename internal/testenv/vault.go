@@ -183,7 +183,23 @@ func (v *Vault) Delete(t testing.TB, path string) {
 	v.raw(t, http.MethodDelete, path, nil)
 }
 
+// Try writes to a path with a token, and returns the HTTP status.
+func (v *Vault) Try(t testing.TB, token, path string, in map[string]any) int {
+	t.Helper()
+	status, _ := v.send(t, token, http.MethodPost, path, in)
+	return status
+}
+
 func (v *Vault) raw(t testing.TB, method, path string, in any) []byte {
+	t.Helper()
+	status, text := v.send(t, v.Token, method, path, in)
+	if status >= 300 {
+		t.Fatalf("%s %s: %d\n%s", method, path, status, text)
+	}
+	return text
+}
+
+func (v *Vault) send(t testing.TB, token, method, path string, in any) (int, []byte) {
 	t.Helper()
 	body, err := json.Marshal(in)
 	if err != nil {
@@ -193,17 +209,17 @@ func (v *Vault) raw(t testing.TB, method, path string, in any) []byte {
 	if err != nil {
 		t.Fatal(err)
 	}
-	req.Header.Set("X-Vault-Token", v.Token)
+	req.Header.Set("X-Vault-Token", token)
 	resp, err := v.client.Do(req)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer resp.Body.Close()
 	text, err := io.ReadAll(resp.Body)
-	if err != nil || resp.StatusCode >= 300 {
-		t.Fatalf("%s %s: %s %v\n%s", method, path, resp.Status, err, text)
+	if err != nil {
+		t.Fatal(err)
 	}
-	return text
+	return resp.StatusCode, text
 }
 
 // PKI mounts a PKI engine with a root of its own, and returns the root.

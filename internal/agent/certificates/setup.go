@@ -67,6 +67,7 @@ func Setup(mgr ctrl.Manager, link *hublink.Link, o Options) error {
 	a := &agent{Options: o, reports: NewReports()}
 	a.store = &store{Client: mgr.GetClient(), reader: mgr.GetAPIReader(), namespace: o.Namespace}
 	var err error
+	o.Vault.Cluster = o.Cluster
 	if a.vault, err = vault.New(o.Vault, o.Namespace, mgr.GetClient(), mgr.GetAPIReader()); err != nil {
 		return err
 	}

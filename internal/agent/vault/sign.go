@@ -62,8 +62,10 @@ func (c *Client) Sign(ctx context.Context, ca *v1alpha1.VaultCA, csr []byte, t p
 		CAChain     []string `json:"ca_chain"`
 	}
 	err = s.write(ctx, i.path, map[string]any{
+		// As texts, which is how Vault's own command sends them, so that a policy can compare them.
+		"use_csr_values":       "false",
+		"max_path_length":      "0",
 		"csr":                  string(csr),
-		"use_csr_values":       false,
 		"common_name":          commonName(t.Mesh),
 		"exclude_cn_from_sans": true,
 		"organization":         t.Organization,
@@ -71,7 +73,6 @@ func (c *Client) Sign(ctx context.Context, ca *v1alpha1.VaultCA, csr []byte, t p
 		"uri_sans":             strings.Join(t.URIs, ","),
 		"ttl":                  lifetime(t.TTL, i, now).String(),
 		"not_before_duration":  pki.ClockSkew.String(),
-		"max_path_length":      0,
 		"format":               "pem",
 	}, &signed)
 	if err != nil {

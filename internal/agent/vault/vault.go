@@ -71,6 +71,8 @@ func failed(reason, format string, args ...any) *Error {
 
 // Options say what this cluster permits.
 type Options struct {
+	// Cluster is the registered name of this cluster.
+	Cluster string
 	// Servers that may be asked, as URLs: "https://<host>[:<port>]". Only one that is listed with http:// is asked in plain text.
 	Servers []string
 	// Audience of the tokens by which the agent logs in. Defaults to DefaultAudience.
@@ -127,6 +129,7 @@ type session struct {
 
 // open begins a conversation, which done ends. Nothing is sent yet.
 func (c *Client) open(ca *v1alpha1.VaultCA) (s *session, done func(), err error) {
+	ca = accept.VaultFor(ca, c.options.Cluster)
 	endpoints, problems := accept.EndpointsOf(ca)
 	if len(problems) > 0 {
 		return nil, nil, failed(ReasonInvalid, "%s", problems[0])

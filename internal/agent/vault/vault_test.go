@@ -106,7 +106,7 @@ func TestVault(t *testing.T) {
 	token := w.server.SignerToken(t, "pki", "1h")
 	w.secret("vault-token", map[string]string{"token": token + "\n"})
 	for name, f := range map[string]func(*world){
-		"signing": signing, "the root": theRoot, "intermediate CA": intermediateCA, "exported key": exportedKey, "short-lived CA": shortLivedCA, "namespace": inNamespace,
+		"signing": signing, "the root": theRoot, "intermediate CA": intermediateCA, "policy of the guide": policyOfGuide, "exported key": exportedKey, "short-lived CA": shortLivedCA, "namespace": inNamespace,
 		"another root": anotherRoot, "tokens": tokens, "servers": servers, "Kubernetes auth": kubernetesAuth, "outages": outages,
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -168,6 +168,47 @@ func intermediateCA(w *world) {
 		w.Errorf("intermediates %v", m.Intermediates)
 	}
 	w.secret("vault-token", map[string]string{"token": v.SignerToken(w, "pki", "1h")})
+}
+
+// policyOfGuide: what the guide has people write permits what an agent asks for, and nothing for another mesh or with CAs below.
+func policyOfGuide(w *world) {
+	guide, err := os.ReadFile(filepath.Join(testenv.Root(), "docs", "guides", "vault.md"))
+	if err != nil {
+		w.Fatal(err)
+	}
+	_, text, _ := strings.Cut(string(guide), "```hcl\n")
+	text, _, _ = strings.Cut(text, "```")
+	w.server.Write(w, "sys/policies/acl/guide", map[string]any{"policy": text})
+	token := w.server.Write(w, "auth/token/create", map[string]any{"policies": []string{"guide"}, "no_default_policy": true})["client_token"].(string)
+	w.secret("guide", map[string]string{"token": token})
+	w.ca.TokenSecretRef = &v1alpha1.LocalSecretRef{Name: "guide"}
+	if _, err := w.sign(w.root); err != nil {
+		w.Error(err)
+	}
+	csr, err := pki.NewRequest(pkitest.ECKey(w), "", "")
+	if err != nil {
+		w.Fatal(err)
+	}
+	other := template
+	other.URIs = []string{"spiffe://cluster.local/ns/istio-system/sa/other"}
+	_, _, err = w.client().Sign(ctx, &w.ca, csr, other, w.root.ID(), time.Now())
+	fails(w.T, err, vault.ReasonDenied, "pki/root/sign-intermediate")
+	for _, in := range []map[string]any{
+		{"max_path_length": "1", "use_csr_values": "false", "uri_sans": template.URIs[0]},
+		{"max_path_length": "0", "use_csr_values": "true", "uri_sans": template.URIs[0]},
+		{"use_csr_values": "false", "uri_sans": template.URIs[0]},
+		{"max_path_length": "0", "use_csr_values": "false"},
+	} {
+		in["csr"], in["common_name"] = string(csr), "x"
+		if status := w.server.Try(w, token, "pki/root/sign-intermediate", in); status != http.StatusForbidden {
+			w.Errorf("%v: status %d", in, status)
+		}
+	}
+	if status := w.server.Try(w, token, "pki/root/sign-intermediate", map[string]any{
+		"csr": string(csr), "common_name": "x", "max_path_length": "0", "use_csr_values": "false", "uri_sans": template.URIs[0],
+	}); status != http.StatusOK {
+		w.Errorf("what is permitted: status %d", status)
+	}
 }
 
 func exportedKey(w *world) {
@@ -444,6 +485,18 @@ func kubernetesAuth(w *world) {
 		if _, err := w.sign(w.root); err != nil {
 			t.Error(err)
 		}
+	})
+	run("a role for each cluster", func(t *testing.T) {
+		v.Write(t, "auth/kubernetes/role/of-east", role)
+		auth(v1alpha1.VaultKubernetesAuth{ServiceAccountRef: by("vault-login")})
+		w.ca.KubernetesAuth.Role = "of-{cluster}"
+		w.options.Cluster = "east"
+		if _, err := w.sign(w.root); err != nil {
+			t.Error(err)
+		}
+		w.options.Cluster = "west"
+		_, err := w.sign(w.root)
+		fails(t, err, vault.ReasonLoginRefused, "as role of-west")
 	})
 	run("another ServiceAccount than the role's", func(t *testing.T) {
 		auth(v1alpha1.VaultKubernetesAuth{ServiceAccountRef: by("other")})

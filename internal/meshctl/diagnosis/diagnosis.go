@@ -298,6 +298,9 @@ func (s *State) examineVirtualMeshes(fs *Findings) {
 				fs.add("ISTH4006", Error, object, "mesh "+name+": "+e, "")
 			}
 		}
+		if c := meta.FindStatusCondition(vm.Status.Conditions, v1alpha1.ConditionVaultReachable); c != nil && c.Status == metav1.ConditionFalse {
+			fs.add("ISTH4010", Warning, object, c.Message, "What is in use goes on being used; nothing is renewed until then: docs/guides/vault.md.")
+		}
 		s.examineRotation(fs, vm)
 		for _, root := range vm.Status.Roots {
 			if root.Role != v1alpha1.RootRetired {

@@ -228,6 +228,9 @@ func TestFederationAndPolicy(t *testing.T) {
 		"a member is not told apart": {func(s *state) {
 			vm(s).Status.Conditions = append(vm(s).Status.Conditions, condition(v1alpha1.ConditionClientMeshEnforced, false))
 		}, []string{"ISTH7014 warning virtual mesh vm: something is wrong"}},
+		"Vault is not reached": {func(s *state) {
+			vm(s).Status.Conditions = append(vm(s).Status.Conditions, condition(v1alpha1.ConditionVaultReachable, false))
+		}, []string{"ISTH4010 warning virtual mesh vm: something is wrong"}},
 		"what the hub says of a member itself": {func(s *state) {
 			vm(s).Status.Meshes = map[string]v1alpha1.ApprovalStatus{westKey: {Errors: []string{"not that"}}}
 		}, []string{"ISTH4006 error virtual mesh vm: not that"}},
