@@ -134,7 +134,17 @@ func (v *Vault) Stop() {
 }
 
 // Pause has the server take connections and answer nothing, until Resume.
-func (v *Vault) Pause() { _ = v.process.Process.Signal(syscall.SIGSTOP) }
+func (v *Vault) Pause(t testing.TB) {
+	t.Helper()
+	_ = v.process.Process.Signal(syscall.SIGSTOP)
+	Eventually(t, "OpenBao to stop", func() error {
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", v.process.Process.Pid))
+		if err == nil && !bytes.Contains(stat, []byte(") T ")) {
+			err = errors.New("it runs")
+		}
+		return err
+	})
+}
 
 // Resume ends Pause.
 func (v *Vault) Resume() { _ = v.process.Process.Signal(syscall.SIGCONT) }

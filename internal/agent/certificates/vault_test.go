@@ -99,7 +99,7 @@ func vaultAway(t *testing.T, server *testenv.Vault, equip func(*world, v1alpha1.
 	}{
 		{name: "sealed", reason: vault.ReasonSealed, ends: func() { server.Seal(t) }, isBack: func() { server.Unseal(t) }},
 		{name: "gone for an hour", reason: vault.ReasonUnreachable, ends: server.Stop, lasts: time.Hour, isBack: func() { server.Start(t); server.Unseal(t) }},
-		{name: "slow", reason: vault.ReasonUnreachable, ends: server.Pause, isBack: server.Resume},
+		{name: "slow", reason: vault.ReasonUnreachable, ends: func() { server.Pause(t) }, isBack: server.Resume},
 		{name: "wrong token", reason: vault.ReasonDenied, ends: func() { w.token("s.notone") }, isBack: func() { w.token(token) }},
 		{name: "no token", reason: vault.ReasonCredentialMissing, ends: func() { w.token("") }, isBack: func() { w.token(token) }},
 		{

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto"
 	"crypto/rsa"
+	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -387,6 +388,32 @@ func servers(w *world) {
 			t.Error("the redirect was followed")
 		}
 	})
+	w.Run("a server that says what it was shown", func(t *testing.T) {
+		talkative := httptest.NewTLSServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+			if r.Method == http.MethodGet {
+				_ = json.NewEncoder(rw).Encode(map[string]any{"data": map[string]any{"certificate": string(w.root.PEM())}})
+				return
+			}
+			rw.WriteHeader(http.StatusForbidden)
+			_ = json.NewEncoder(rw).Encode(map[string]any{"errors": []string{"no\nto " + r.Header.Get("X-Vault-Token") + strings.Repeat("x", 1000)}})
+		}))
+		defer talkative.Close()
+		o := w.options
+		o.Servers = []string{talkative.URL}
+		c, err := vault.New(o, namespace, w.cluster.Client, w.cluster.Client)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.secret("shown", map[string]string{"token": "s.shownshown"})
+		ca := w.ca
+		ca.Server, ca.CABundle = talkative.URL, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: talkative.Certificate().Raw})
+		ca.TokenSecretRef = &v1alpha1.LocalSecretRef{Name: "shown"}
+		_, _, err = c.Sign(ctx, &ca, nil, template, w.root.ID(), time.Now())
+		fails(t, err, vault.ReasonDenied, "no to ***")
+		if text := fmt.Sprint(err); strings.Contains(text, "shownshown") || len(text) > 1000 {
+			t.Errorf("the error is %s", text)
+		}
+	})
 	w.Run("something that is no Vault", func(t *testing.T) {
 		other := httptest.NewTLSServer(http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) { fmt.Fprint(rw, "<html>") }))
 		defer other.Close()
@@ -615,7 +642,7 @@ func outages(w *world) {
 	v.Unseal(w)
 	works()
 	w.options.Timeout = 300 * time.Millisecond
-	v.Pause()
+	v.Pause(w)
 	wants(vault.ReasonUnreachable, "has not answered within 300ms")
 	v.Resume()
 	w.options.Timeout = 5 * time.Second
