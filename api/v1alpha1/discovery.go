@@ -430,10 +430,11 @@ type MeshVault struct {
 	// root that the chain of the signing authority ends in, as it was last seen.
 	// +optional
 	Root *RootCertificate `json:"root,omitempty"`
-	// reason for which nothing could be seen when the agent looked last; empty if it could.
+	// reason for which nothing could be seen when the agent looked last; empty if it could. It becomes that of a condition.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=64
+	// +kubebuilder:validation:Pattern=`^[A-Za-z]+$`
 	Reason string `json:"reason,omitempty"`
 	// message says what is wrong and what to do about it.
 	// +optional

@@ -149,6 +149,9 @@ func (s *session) issuer(ctx context.Context, name string) (issuer, error) {
 	return i, nil
 }
 
+// maxIssuers are looked at, of an engine that has more.
+const maxIssuers = 100
+
 // issuerUnder finds the CA that signs under a root: the one that caPath means, or else, while a root is being replaced, another
 // one of the same engine.
 func (s *session) issuerUnder(ctx context.Context, root pki.RootID) (issuer, error) {
@@ -160,9 +163,13 @@ func (s *session) issuerUnder(ctx context.Context, root pki.RootID) (issuer, err
 		Keys []string `json:"keys"`
 	}
 	if err := s.get(ctx, s.at.Mount+"/issuers?list=true", &list); err == nil {
-		for _, name := range list.Keys {
-			if i, err := s.issuer(ctx, name); err == nil && i.root.ID() == root {
-				return i, nil
+		for _, name := range list.Keys[:min(len(list.Keys), maxIssuers)] {
+			i, err := s.issuer(ctx, name)
+			if e, ok := errors.AsType[*Error](err); ok && (e.Reason == ReasonRefused || e.Reason == ReasonInvalidAnswer) {
+				continue // it has no chain to a root
+			}
+			if err != nil || i.root.ID() == root {
+				return i, err
 			}
 		}
 	}

@@ -266,7 +266,11 @@ func (s *session) unreachable(ctx context.Context, err error) error {
 	var network net.Error
 	switch {
 	case isUntrusted(err):
-		return failed(ReasonNotTrusted, "the certificate of %s does not verify (%v): put the CA that issued it into caBundle of the VirtualMesh, and use a name that the certificate has", s.at.Server, rootCause(err))
+		why := rootCause(err).Error()
+		if invalid, ok := errors.AsType[x509.CertificateInvalidError](err); ok && invalid.Reason == x509.Expired {
+			why = "it has expired, or is not valid yet" // without the time of now, which would make every message another one
+		}
+		return failed(ReasonNotTrusted, "the certificate of %s does not verify (%s): put the CA that issued it into caBundle of the VirtualMesh, and use a name that the certificate has", s.at.Server, why)
 	case errors.As(err, &network) && network.Timeout():
 		return failed(ReasonUnreachable, "%s has not answered within %v: see that it runs and is reachable from this cluster; what is in use goes on being used", s.at.Server, s.options.Timeout)
 	}

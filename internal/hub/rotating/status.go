@@ -168,11 +168,11 @@ func (r *Reconciler) announceStep(s *state, was, is *v1alpha1.RotationStatus) {
 func (s *state) rootReady(p *problem) *metav1.Condition {
 	switch {
 	case p != nil:
-		return &metav1.Condition{Type: v1alpha1.ConditionRootReady, Status: metav1.ConditionFalse, Reason: p.reason, Message: p.message}
+		return &metav1.Condition{Type: v1alpha1.ConditionRootReady, Status: metav1.ConditionFalse, Reason: p.reason, Message: finding.Join([]string{p.message})}
 	case s.notice != nil:
 		return &metav1.Condition{
 			Type: v1alpha1.ConditionRootReady, Status: metav1.ConditionFalse, Reason: s.notice.reason,
-			Message: fmt.Sprintf("%s; until then root %d, fingerprint %s, stays in use", s.notice.message, s.root.Generation, s.root.ID().Short()),
+			Message: finding.Join([]string{fmt.Sprintf("root %d, fingerprint %s, stays in use", s.root.Generation, s.root.ID().Short()), s.notice.message}),
 		}
 	case s.root != nil:
 		return &metav1.Condition{

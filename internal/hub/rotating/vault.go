@@ -43,7 +43,7 @@ func (s *state) vaultRoot() (*pki.Root, *problem) {
 			v.Server != vault.Server || v.Namespace != vault.Namespace || v.CAPath != vault.CAPath:
 			unseen = append(unseen, id.String())
 		case v.Root == nil:
-			wrong = append(wrong, fmt.Sprintf("mesh %s: %s", id, v.Message))
+			wrong = append(wrong, fmt.Sprintf("mesh %s: %.500s", id, v.Message))
 		default:
 			root, err := pki.ParseRoot([]byte(v.Root.Certificate))
 			if err == nil {
