@@ -31,8 +31,9 @@ func (w *world) live(cluster string) *v1alpha1.IssuedCertificate {
 func (w *world) obey(cluster string) {
 	w.Helper()
 	order := w.live(cluster)
-	if c := order.Status.Carried; c != nil && c.Serial == order.Spec.Serial && order.Status.ObservedGeneration == order.Generation {
-		return
+	if c := order.Status.Carried; c != nil &&
+		(c.Serial > order.Spec.Serial || c.Serial == order.Spec.Serial && order.Status.ObservedGeneration == order.Generation) {
+		return // an agent carries out nothing that is older
 	}
 	holds := &v1alpha1.IntermediateStatus{Issuance: order.Spec.Issuance, Signer: order.Spec.Signer, NotAfter: metav1.NewTime(time.Now().Add(24 * time.Hour))}
 	wanted := []int64{order.Spec.Issuance}

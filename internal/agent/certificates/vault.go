@@ -11,6 +11,7 @@ import (
 	"k8s.io/client-go/util/workqueue"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
 	"github.com/isthmus-mesh/isthmus/internal/agent/vault"
@@ -86,6 +87,8 @@ func (v *vaultSigner) sign(ctx context.Context, s *store, o *v1alpha1.IssuedCert
 	if err != nil {
 		return nil, out, vaultStall(&vault.Error{Reason: vault.ReasonInvalidAnswer, Message: "what Vault signed at " + ca.Vault.Server + " is not what was asked for: " + err.Error()})
 	}
+	log.FromContext(ctx).Info("Vault has signed an intermediate", "issuance", issuance, "server", ca.Vault.Server,
+		"root", anchor.ID().String(), "serialNumber", m.Certificate.SerialNumber.Text(16), "notAfter", m.Certificate.NotAfter)
 	return &intermediate{issuance, m}, out, nil
 }
 

@@ -275,7 +275,12 @@ func anotherRoot(w *world) {
 	w.secret("vault-token", map[string]string{"token": v.SignerToken(w, "pki_rotated", "1h")})
 	defer func() { w.secret("vault-token", map[string]string{"token": v.SignerToken(w, "pki", "1h")}) }()
 	w.ca.CAPath = "pki_rotated/root/sign-intermediate"
-	next := v.NewRoot(w, "pki_rotated", "New")
+	made := v.Write(w, "pki_rotated/root/rotate/internal", map[string]any{"common_name": "New", "ttl": "87600h", "issuer_name": "root-2"}) // as the guide says
+	v.Write(w, "pki_rotated/config/issuers", map[string]any{"default": "root-2"})
+	next, err := pki.ParseRoot([]byte(made["certificate"].(string)))
+	if err != nil {
+		w.Fatal(err)
+	}
 	got, err := w.client().Root(ctx, &w.ca, time.Now())
 	if err != nil || got.ID() != next.ID() {
 		w.Fatalf("found %v, %v", got, err)
