@@ -323,6 +323,12 @@ type MeshStatus struct {
 	// predecessor is what an installation of an older generation of this API has left in the cluster. Absent: nothing was found.
 	// +optional
 	Predecessor *PredecessorStatus `json:"predecessor,omitempty"`
+	// appliedVirtualDestinations says what this mesh makes of each VirtualDestination.
+	// +optional
+	// +listType=map
+	// +listMapKey=name
+	// +kubebuilder:validation:MaxItems=256
+	AppliedVirtualDestinations []AppliedVirtualDestination `json:"appliedVirtualDestinations,omitempty"`
 	// errors found in this mesh; 50 at most.
 	// +optional
 	// +listType=atomic
@@ -473,6 +479,27 @@ type AppliedAccessPolicy struct {
 	// generation of the accepted spec that was applied.
 	// +optional
 	Generation int64 `json:"generation,omitempty"`
+}
+
+// AppliedVirtualDestination says what a mesh makes of a VirtualDestination.
+type AppliedVirtualDestination struct {
+	// name of the VirtualDestination, "<name>.<namespace>".
+	// +required
+	Name string `json:"name"`
+	// generation of the accepted spec that was applied.
+	// +optional
+	Generation int64 `json:"generation,omitempty"`
+	// clusters that serve it in this mesh, its own first.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=64
+	// +kubebuilder:validation:items:MaxLength=63
+	Clusters []string `json:"clusters,omitempty"`
+	// errors say which clusters do not serve it, and why.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=8
+	Errors []string `json:"errors,omitempty"`
 }
 
 // Workload is a controller whose pods are in a mesh, named "<kind>.<name>.<namespace>". Written by the agent of the cluster.

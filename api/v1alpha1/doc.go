@@ -1,8 +1,9 @@
 // Package v1alpha1 holds the kinds of the Isthmus API, group isthmus.dev.
 //
-// Users write VirtualMesh, AccessPolicy, Settings and CertificateVerification in the hub's own namespace. The agent of a
-// member cluster writes Mesh, Workload, Destination and CertificateRequest in the namespace that the hub keeps for that
-// cluster; the hub answers there with IssuedCertificate. The namespace says who wrote an object, nothing in the object does.
+// Users write VirtualMesh, AccessPolicy, VirtualDestination, Settings and CertificateVerification in the hub's own namespace.
+// The agent of a member cluster writes Mesh, Workload, Destination and CertificateRequest in the namespace that the hub keeps
+// for that cluster; the hub answers there with IssuedCertificate. The namespace says who wrote an object, nothing in the object
+// does.
 //
 // +kubebuilder:object:generate=true
 // +groupName=isthmus.dev
@@ -22,6 +23,7 @@ func AddToScheme(s *runtime.Scheme) error {
 	s.AddKnownTypes(GroupVersion,
 		&VirtualMesh{}, &VirtualMeshList{},
 		&AccessPolicy{}, &AccessPolicyList{},
+		&VirtualDestination{}, &VirtualDestinationList{},
 		&Settings{}, &SettingsList{},
 		&CertificateVerification{}, &CertificateVerificationList{},
 		&KubernetesCluster{}, &KubernetesClusterList{},

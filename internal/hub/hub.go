@@ -91,6 +91,7 @@ func setup(mgr ctrl.Manager, o Options) error {
 	return errors.Join(follows,
 		(&accepting.VirtualMeshes{Client: c, Reader: reader, Events: events, Roots: store, Namespace: o.Namespace}).SetupWithManager(mgr),
 		(&accepting.AccessPolicies{Client: c, Events: events, Namespace: o.Namespace}).SetupWithManager(mgr),
+		(&accepting.VirtualDestinations{Client: c, Reader: reader, Events: events, Namespace: o.Namespace}).SetupWithManager(mgr),
 		accepting.SetupOthers(mgr, reader, o.Namespace),
 		(&registration.Reconciler{Client: c, Reader: reader, Events: events, Namespace: o.Namespace}).SetupWithManager(mgr),
 		(&registration.Heartbeat{Client: c, Events: events, Namespace: o.Namespace, Now: o.Now}).SetupWithManager(mgr),
@@ -115,6 +116,7 @@ func cacheOptions(o Options) cache.Options {
 		ByObject: map[client.Object]cache.ByObject{
 			&v1alpha1.VirtualMesh{}:             own,
 			&v1alpha1.AccessPolicy{}:            own,
+			&v1alpha1.VirtualDestination{}:      own,
 			&v1alpha1.Settings{}:                own,
 			&v1alpha1.CertificateVerification{}: own,
 			&v1alpha1.KubernetesCluster{}:       own,

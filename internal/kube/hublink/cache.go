@@ -39,6 +39,8 @@ func cached(own string, held *compact.Set) (cache.Options, error) {
 			&v1alpha1.VirtualMesh{}:  system,
 			&v1alpha1.AccessPolicy{}: system,
 			&v1alpha1.Settings{}:     system,
+
+			&v1alpha1.VirtualDestination{}: system,
 		},
 	}, nil
 }
@@ -77,6 +79,8 @@ func mapper(cfg *rest.Config, c *http.Client) (meta.RESTMapper, error) {
 		"VirtualMesh":  {"virtualmeshes", "virtualmesh"},
 		"AccessPolicy": {"accesspolicies", "accesspolicy"},
 		"Settings":     {"settings", "settings"},
+
+		"VirtualDestination": {"virtualdestinations", "virtualdestination"},
 	} {
 		static.AddSpecific(v1alpha1.GroupVersion.WithKind(kind), v1alpha1.GroupVersion.WithResource(names.plural),
 			v1alpha1.GroupVersion.WithResource(names.singular), meta.RESTScopeNamespace)

@@ -151,7 +151,7 @@ func (l *Link) Server() string {
 }
 
 // Hub is the hub. Its cache holds what lies in the namespace of this cluster; of other clusters, stripped, Meshes and the
-// Destinations that are labelled as federated; and VirtualMeshes, AccessPolicies and Settings. So who watches or lists Meshes
+// Destinations that are labelled as federated; and VirtualMeshes, AccessPolicies, VirtualDestinations and Settings. So who watches or lists Meshes
 // or Destinations says of which namespace. Reads of it fail, or wait for their context, until the hub has answered once.
 func (l *Link) Hub() cluster.Cluster { return l.hub }
 
