@@ -33,6 +33,11 @@ func (n *network) announce(ctx context.Context, mesh, virtualMesh string) error 
 	if n.setAnnounced(mesh, virtualMesh) {
 		n.enqueue(ownController, 0, own...)
 		n.enqueue(importController, 0, n.allImports(difference{everything: true})...)
+		names, err := n.allNames(ctx, difference{everything: true})
+		if err != nil {
+			return err
+		}
+		n.enqueue(nameController, 0, names...)
 		n.lookAtMeshes(0)
 		n.lookAtExternal()
 	}

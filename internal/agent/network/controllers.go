@@ -35,7 +35,8 @@ const (
 	meshController   = "network-mesh"
 	externController = "network-external"
 	reachController  = "network-reach"
-	controllers      = 6
+	nameController   = "network-virtualdestination"
+	controllers      = 7
 )
 
 var all = ctrl.Request{NamespacedName: types.NamespacedName{Name: "all"}}
@@ -87,6 +88,7 @@ func (n *network) addControllers() error {
 				return n.madeFor(o, false)
 			}
 			moved := n.addresses.reserve(client.ObjectKeyFromObject(o).String(), o.Spec.Addresses)
+			n.enqueue(nameController, 0, n.names.ofHosts(moved)...)
 			return append(n.imports.ofHosts(moved), n.blocked.by(importController, o)...)
 		}),
 		watch(istio, &networkingv1.DestinationRule{}, versionChanged, func(o *networkingv1.DestinationRule) []ctrl.Request {
@@ -149,6 +151,9 @@ func (n *network) addControllers() error {
 	if _, err := n.add(reachController, 1, n.reconcileReach,
 		watch(hub, &v1alpha1.Mesh{}, specChanged, func(*v1alpha1.Mesh) []ctrl.Request { return n.ownMeshes() }),
 	); err != nil {
+		return err
+	}
+	if err := n.addNames(); err != nil {
 		return err
 	}
 	once := func(client.Object) []ctrl.Request { return []ctrl.Request{all} }
@@ -219,7 +224,7 @@ func (n *network) ownMeshes() (out []ctrl.Request) {
 // madeFor is the Destination for which an object of ours was made: one of this cluster, or one of another.
 func (n *network) madeFor(o client.Object, own bool) []ctrl.Request {
 	namespace, name, ok := strings.Cut(o.GetAnnotations()[v1alpha1.AnnotationDestination], "/")
-	if !ok || !isOurs(o) || (namespace == n.namespace) != own || strings.HasPrefix(namespace, externalPrefix) {
+	if !ok || !isOurs(o) || (namespace == n.namespace) != own || isPrefixed(namespace) {
 		return nil
 	}
 	return []ctrl.Request{{NamespacedName: types.NamespacedName{Namespace: namespace, Name: name}}}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"maps"
 	"slices"
+	"strings"
 
 	networkingv1 "istio.io/client-go/pkg/apis/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -17,6 +18,11 @@ import (
 
 // externalPrefix begins the annotation isthmus.dev/destination of what was made for an external service.
 const externalPrefix = "external:"
+
+// isPrefixed reports whether the annotation isthmus.dev/destination names something else than a Destination.
+func isPrefixed(value string) bool {
+	return strings.HasPrefix(value, externalPrefix) || strings.HasPrefix(value, namePrefix)
+}
 
 // displaces reports whether a rule would take the place of one of somebody else.
 func (n *network) displaces(ctx context.Context, rule *networkingv1.DestinationRule) (bool, error) {

@@ -165,6 +165,14 @@ func (x *importIndex) forget(destination string) {
 	x.tidy(namespace)
 }
 
+// has reports whether a Destination is imported.
+func (x *importIndex) has(key types.NamespacedName) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	_, ok := x.hostOf[key.String()]
+	return ok
+}
+
 func (x *importIndex) len() int {
 	x.mu.Lock()
 	defer x.mu.Unlock()

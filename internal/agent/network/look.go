@@ -49,7 +49,7 @@ func (n *network) reconcileView(ctx context.Context, _ ctrl.Request) (ctrl.Resul
 		v.sequence = old.sequence
 	}
 	v.sequence++
-	var own, imports []ctrl.Request
+	var own, imports, names []ctrl.Request
 	if d.everything || d.own {
 		if own, err = n.allOwn(ctx); err != nil {
 			return ctrl.Result{}, err
@@ -57,12 +57,18 @@ func (n *network) reconcileView(ctx context.Context, _ ctrl.Request) (ctrl.Resul
 	}
 	if d.everything || len(d.homes) > 0 {
 		imports = n.allImports(d)
+		if names, err = n.allNames(ctx, d); err != nil {
+			return ctrl.Result{}, err
+		}
 	}
 	for _, r := range own {
 		n.progress.expect(work{ownWork, r.Namespace, r.Name}, v.sequence)
 	}
 	for _, r := range imports {
 		n.progress.expect(work{importWork, r.Namespace, r.Name}, v.sequence)
+	}
+	for _, r := range names {
+		n.progress.expect(work{nameWork, r.Namespace, r.Name}, v.sequence)
 	}
 	for name, mesh := range v.own {
 		if vm := v.of(mesh); vm != nil && slices.ContainsFunc(mesh.Status.AppliedVirtualMeshes, func(a v1alpha1.AppliedVirtualMesh) bool { return a.Name == vm.Name }) {
@@ -72,6 +78,7 @@ func (n *network) reconcileView(ctx context.Context, _ ctrl.Request) (ctrl.Resul
 	n.view.Store(v)
 	n.enqueue(ownController, 0, own...)
 	n.enqueue(importController, 0, imports...)
+	n.enqueue(nameController, 0, names...)
 	if d.everything {
 		n.lookAtExternal()
 		n.enqueue(reachController, unsettled, n.ownMeshes()...)
@@ -155,12 +162,16 @@ func sooner(a, b time.Duration) time.Duration {
 // policyGone asks the hub whether an AccessPolicy was deleted, and not with all of its kind.
 func (n *network) policyGone(ctx context.Context, name string) (bool, error) {
 	object, _ := cutLast(name)
-	var p v1alpha1.AccessPolicy
-	err := n.hub.GetAPIReader().Get(ctx, types.NamespacedName{Namespace: v1alpha1.SystemNamespace, Name: object}, &p)
+	return n.gone(ctx, "accesspolicies", &v1alpha1.AccessPolicy{}, types.NamespacedName{Namespace: v1alpha1.SystemNamespace, Name: object})
+}
+
+// gone asks the hub whether an object was deleted, and not with all of its kind.
+func (n *network) gone(ctx context.Context, resource string, kind client.Object, key types.NamespacedName) (bool, error) {
+	err := n.hub.GetAPIReader().Get(ctx, key, kind)
 	if !apierrors.IsNotFound(err) {
 		return false, err
 	}
-	return n.kindServed(ctx, "accesspolicies")
+	return n.kindServed(ctx, resource)
 }
 
 // kindServed reports whether the hub serves a kind whole: what is deleted with its kind nobody has deleted. A kind that is

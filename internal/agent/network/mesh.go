@@ -9,6 +9,7 @@ import (
 	networkingv1 "istio.io/client-go/pkg/apis/networking/v1"
 	securityv1 "istio.io/client-go/pkg/apis/security/v1"
 	appsv1 "k8s.io/api/apps/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -368,6 +369,7 @@ func (m *meshWork) report(ctx context.Context) error {
 		slices.SortFunc(want.Status.AppliedAccessPolicies, func(a, b v1alpha1.AppliedAccessPolicy) int { return strings.Compare(a.Name, b.Name) })
 		want.Status.AppliedAccessPolicies = atMost(want.Status.AppliedAccessPolicies, 2048)
 	}
+	want.Status.AppliedVirtualDestinations = m.namesOr(live.Status.AppliedVirtualDestinations)
 	want.Status.Errors = m.errorsOr(live.Status.Errors)
 	if m.exclusive == nil && (m.waiting || m.view.frozen(m.mesh)) { // not looked at this time
 		m.exclusive = meta.FindStatusCondition(live.Status.Conditions, v1alpha1.ConditionGatewayExclusive)
@@ -391,7 +393,7 @@ func (m *meshWork) report(ctx context.Context) error {
 func (m *meshWork) errorsOr(reported []string) []string {
 	problems := m.problems.Errors()
 	problems = append(problems, m.reports.of(m.mesh.Name, maxErrors-len(problems))...)
-	if !m.progress.settled(ownWork, importWork) || m.GatewayProbeInterval > 0 && !m.reports.tried(m.mesh.Name) {
+	if !m.progress.settled(ownWork, importWork, nameWork) || m.GatewayProbeInterval > 0 && !m.reports.tried(m.mesh.Name) {
 		problems = withOthers(problems, reported, maxErrors)
 	}
 	if slices.Equal(problems, reported) {
@@ -402,6 +404,23 @@ func (m *meshWork) errorsOr(reported []string) []string {
 		return reported
 	}
 	return problems
+}
+
+// namesOr returns what became of virtual destinations, or what was reported: if not all were looked at yet, or if it changes too
+// often.
+func (m *meshWork) namesOr(reported []v1alpha1.AppliedVirtualDestination) []v1alpha1.AppliedVirtualDestination {
+	if !m.progress.settled(nameWork) || m.view.frozen(m.mesh) {
+		return reported
+	}
+	is := m.names.of(m.mesh.Name)
+	if equality.Semantic.DeepEqual(is, reported) {
+		return is
+	}
+	if wait := m.said.try(m.mesh.Name, m.Now()); wait > 0 {
+		m.lookAtMeshes(wait)
+		return reported
+	}
+	return is
 }
 
 // withOthers returns others and, after them, the errors that are not among them, up to a limit.
@@ -426,7 +445,7 @@ func (m *meshWork) applied(ctx context.Context, live *v1alpha1.Mesh) (out []v1al
 		}
 		name, namespace := cutLast(was.Name)
 		label := kube.VirtualMeshLabel(name, namespace)
-		if !m.view.givenUp(label, m.mesh) || !m.progress.settled(ownWork, importWork) {
+		if !m.view.givenUp(label, m.mesh) || !m.progress.settled(ownWork, importWork, nameWork) {
 			out = append(out, was)
 			continue
 		}
@@ -455,7 +474,7 @@ func (m *meshWork) applied(ctx context.Context, live *v1alpha1.Mesh) (out []v1al
 }
 
 func (m *meshWork) settled() bool {
-	return !m.waiting && m.progress.settled(ownWork, importWork) && m.view == m.network.view.Load()
+	return !m.waiting && m.progress.settled(ownWork, importWork, nameWork) && m.view == m.network.view.Load()
 }
 
 // leftOf reports whether this cluster still has objects of a virtual mesh.

@@ -16,6 +16,9 @@ const (
 	writeInterval = 100 * time.Millisecond
 	writesAtOnce  = 4
 	leastWrites   = 1000
+	// nameInterval is between writes of one virtual destination, after namesAtOnce.
+	nameInterval = time.Second
+	namesAtOnce  = 60
 	// viewInterval is between changes of one cluster's Meshes that are looked at, after viewsAtOnce.
 	viewInterval = 30 * time.Second
 	viewsAtOnce  = 60

@@ -16,6 +16,7 @@ type workKind int
 const (
 	ownWork workKind = iota
 	importWork
+	nameWork
 )
 
 // work is a unit of work.

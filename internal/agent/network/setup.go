@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"iter"
 	"net/netip"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -63,7 +62,7 @@ type Options struct {
 // Kinds are what this package needs of the hub's cache.
 func Kinds() []client.Object {
 	return []client.Object{
-		&v1alpha1.VirtualMesh{}, &v1alpha1.AccessPolicy{}, &v1alpha1.Mesh{}, &v1alpha1.Workload{}, &v1alpha1.Destination{},
+		&v1alpha1.VirtualMesh{}, &v1alpha1.AccessPolicy{}, &v1alpha1.VirtualDestination{}, &v1alpha1.Mesh{}, &v1alpha1.Workload{}, &v1alpha1.Destination{},
 	}
 }
 
@@ -121,12 +120,15 @@ type network struct {
 	progress  *progress
 	addresses *addresses
 	imports   *importIndex
+	names     *names
 	reports   *reports
 	blocked   blocked
 	views     pace  // of changes of other clusters' Meshes
 	errors    pace  // of reports
 	rounds    pace  // in which the ways to other meshes are tried
 	turns     turns // of writes that other clusters' destinations cause
+	nameTurns turns // of writes of virtual destinations, which they cause too
+	said      pace  // of reports about virtual destinations
 	evidence  *evidence
 	forbidden atomic.Pointer[map[string]bool] // addresses of API servers, "<address>:<port>"
 
@@ -172,6 +174,7 @@ func networkOf(istio cluster.Cluster, held *compact.Set, c client.Client, live c
 		server:    func() string { return "" },
 		addresses: newAddresses(o.AddressRange),
 		imports:   newImportIndex(),
+		names:     newNames(),
 		exports:   map[string]*federation.Exports{},
 		exported:  map[string]int64{},
 		published: map[string]exported{},
@@ -183,6 +186,8 @@ func networkOf(istio cluster.Cluster, held *compact.Set, c client.Client, live c
 	n.errors.interval, n.errors.atOnce = errorsInterval, errorsAtOnce
 	n.rounds.interval, n.rounds.atOnce = roundInterval, roundsAtOnce
 	n.turns.pace = &pace{interval: writeInterval, atOnce: max(leastWrites, writesAtOnce*o.MaxImports)}
+	n.nameTurns.pace = &pace{interval: nameInterval, atOnce: namesAtOnce}
+	n.said.interval, n.said.atOnce = errorsInterval, errorsAtOnce
 	n.progress = newProgress(func() { n.lookAtMeshes(0) })
 	n.reports = newReports(func() { n.lookAtMeshes(reportDelay) })
 	n.evidence = &evidence{hub: hub.GetAPIReader(), now: o.Now, memo: map[string]said{}}
@@ -256,11 +261,14 @@ func (n *network) recall() {
 			others = append(others, e)
 		case len(e.Spec.Hosts) == 1:
 			n.addresses.claim(e.Spec.Hosts[0], e.Spec.Addresses)
+			if isPrefixed(e.Annotations[v1alpha1.AnnotationDestination]) {
+				continue
+			}
 			n.imports.recall(e.Annotations[v1alpha1.AnnotationDestination], e.Spec.Hosts[0], sizeOf(e))
 		}
 	}
 	for r := range n.held.Each(&networkingv1.DestinationRule{}, "") {
-		if destination := r.GetAnnotations()[v1alpha1.AnnotationDestination]; isOurs(r) && !strings.HasPrefix(destination, externalPrefix) {
+		if destination := r.GetAnnotations()[v1alpha1.AnnotationDestination]; isOurs(r) && !isPrefixed(destination) {
 			n.imports.recall(destination, "", sizeOf(r))
 		}
 	}
