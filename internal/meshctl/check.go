@@ -129,6 +129,7 @@ func (c *cluster) state(ctx context.Context, namespace string) diagnosis.State {
 	var orders v1alpha1.IssuedCertificateList
 	var destinations v1alpha1.DestinationList
 	var policies v1alpha1.AccessPolicyList
+	var names v1alpha1.VirtualDestinationList
 	var settings v1alpha1.SettingsList
 	read(&clusters, client.InNamespace(namespace))
 	read(&meshes)
@@ -136,8 +137,10 @@ func (c *cluster) state(ctx context.Context, namespace string) diagnosis.State {
 	read(&orders)
 	read(&destinations)
 	read(&policies)
+	read(&names)
 	read(&settings)
 	s.Clusters, s.Meshes, s.VirtualMeshes, s.Orders = clusters.Items, meshes.Items, virtualMeshes.Items, orders.Items
+	s.VirtualDestinations = names.Items
 	s.Destinations, s.AccessPolicies, s.Settings = destinations.Items, policies.Items, settings.Items
 	return s
 }

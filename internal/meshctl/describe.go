@@ -37,6 +37,7 @@ func newDescribe(c *cli) *cobra.Command {
 		{"mesh", "Its control planes, its CA and its order, its gateways, and what is applied to it", nil, func() client.ObjectList { return &v1alpha1.MeshList{} }, describeMesh},
 		{"destination", "A service of a mesh: as what it is federated, and who may call it", []string{"dest"}, func() client.ObjectList { return &v1alpha1.DestinationList{} }, describeDestination},
 		{"accesspolicy", "Who may call what, and where that is in force", []string{"accesspol"}, func() client.ObjectList { return &v1alpha1.AccessPolicyList{} }, describeAccessPolicy},
+		{"virtualdestination", "One name for a service of several clusters, and which of them serve it in which mesh", []string{"vdest"}, func() client.ObjectList { return &v1alpha1.VirtualDestinationList{} }, describeVirtualDestination},
 		{"workload", "A workload of a mesh", []string{"wl"}, func() client.ObjectList { return &v1alpha1.WorkloadList{} }, describeWorkload},
 	} {
 		commands = append(commands, newDescribeKind(c, d))

@@ -176,6 +176,43 @@ func describeAccessPolicy(ctx context.Context, hub *cluster, obj client.Object, 
 	return nil
 }
 
+func describeVirtualDestination(_ context.Context, _ *cluster, obj client.Object, w *description) error {
+	vd := obj.(*v1alpha1.VirtualDestination)
+	w.field("State", string(vd.Status.State))
+	spec := &vd.Spec
+	switch accepted := vd.Status.Accepted; {
+	case accepted == nil:
+		w.field("In force", "nothing yet; this is what the spec says")
+		w.field("Hostname", spec.Hostname)
+	case accepted.Generation != vd.Generation:
+		w.field("In force", fmt.Sprintf("generation %d, which this is; the present one is %d", accepted.Generation, vd.Generation))
+		spec = &accepted.Spec
+		w.field("Hostname", accepted.Hostname)
+	default:
+		w.field("In force", fmt.Sprintf("generation %d", accepted.Generation))
+		w.field("Hostname", accepted.Hostname)
+	}
+	w.field("Virtual mesh", spec.VirtualMesh.Name)
+	w.field("Service", kube.Qualified(spec.Service.Name, spec.Service.Namespace))
+	w.field("Clusters", strings.Join(spec.Clusters, " "))
+	w.field("Ports", strings.Trim(fmt.Sprint(spec.Ports), "[]"))
+	var rows [][]string
+	for _, m := range vd.Status.Meshes {
+		first, then := cmp.Or(strings.Join(m.Clusters, ", "), "nobody"), ""
+		if _, namespace, ok := kube.SplitQualified(m.Name); ok && len(m.Clusters) > 1 && m.Clusters[0] == membership.Cluster(namespace) {
+			first, then = m.Clusters[0], strings.Join(m.Clusters[1:], ", ")
+		}
+		rows = append(rows, []string{m.Name, string(m.State), first, then})
+		for _, e := range m.Errors {
+			rows = append(rows, []string{"", e})
+		}
+	}
+	w.table("Who serves it", []string{"MESH", "STATE", "FIRST", "WHEN THAT FAILS"}, rows)
+	w.conditions(vd.Status.Conditions)
+	w.list("Errors", vd.Status.Errors)
+	return nil
+}
+
 // federation adds what a virtual mesh federates, and what became of it.
 func (d *description) federation(vm *v1alpha1.VirtualMesh) {
 	if f := vm.Spec.Federation; f != nil {
@@ -233,6 +270,9 @@ func (d *description) applied(mesh *v1alpha1.Mesh) {
 	}
 	for _, p := range mesh.Status.AppliedAccessPolicies {
 		rows = append(rows, []string{"AccessPolicy", p.Name, fmt.Sprint(p.Generation)})
+	}
+	for _, n := range mesh.Status.AppliedVirtualDestinations {
+		rows = append(rows, []string{"VirtualDestination", n.Name, fmt.Sprint(n.Generation)})
 	}
 	d.table("Applied", []string{"KIND", "NAME", "GENERATION"}, rows)
 }

@@ -98,6 +98,7 @@ func (w *world) federated(t *testing.T) {
 		policy("by-cluster", v1alpha1.AccessPolicySpec{
 			SourceSelector: []v1alpha1.IdentitySelector{{KubeIdentityMatcher: &v1alpha1.KubeIdentityMatcher{Clusters: []string{"west"}}}},
 		}, 0),
+		virtualDestination(),
 		&v1alpha1.Destination{
 			ObjectMeta: metav1.ObjectMeta{Namespace: "isthmus-east", Name: "reviews.default", Labels: map[string]string{v1alpha1.LabelFederated: "true"}},
 			Spec: v1alpha1.DestinationSpec{
@@ -120,6 +121,24 @@ func (w *world) federated(t *testing.T) {
 }
 
 // TestDescribeFederation: who set what, in words.
+// virtualDestination is one as hub and agents leave it.
+func virtualDestination() *v1alpha1.VirtualDestination {
+	spec := v1alpha1.VirtualDestinationSpec{
+		VirtualMesh: v1alpha1.ObjectRef{Name: "virtual-mesh", Namespace: "isthmus-system"}, Service: v1alpha1.ServiceRef{Name: "reviews", Namespace: "default"},
+		Clusters: []string{"east", "west"}, Ports: []int32{9080, 9090},
+	}
+	return &v1alpha1.VirtualDestination{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "isthmus-system", Name: "reviews"}, Spec: spec,
+		Status: v1alpha1.VirtualDestinationStatus{
+			State: v1alpha1.StateFailed, Accepted: &v1alpha1.AcceptedVirtualDestination{Generation: 1, Hostname: "reviews.default.svc.global", Spec: spec},
+			Meshes: []v1alpha1.VirtualDestinationMesh{
+				{Name: eastMesh + ".isthmus-east", State: v1alpha1.StateAccepted, Clusters: []string{"east", "west"}},
+				{Name: westMesh + ".isthmus-west", State: v1alpha1.StateFailed, Clusters: []string{"east"}, Errors: []string{"its Service lacks the TCP port 9090"}},
+			},
+		},
+	}
+}
+
 func TestDescribeFederation(t *testing.T) {
 	w := newWorld(t)
 	w.federated(t)
@@ -154,6 +173,10 @@ func TestDescribeFederation(t *testing.T) {
 			"istio-eastwestgateway.istio-system  EastWest  31443     172.31.0.11", "istio-ingressgateway.istio-system   Ingress   31443     none",
 			"VirtualMesh   virtual-mesh.isthmus-system  1", "AccessPolicy  readers.isthmus-system       1",
 			"GatewayExclusive  False  ForeignPassThrough  Gateway istio-system/cross-network-gateway admits [*.local]", "DNS capture:     no", "other.example",
+		}},
+		{[]string{"virtualdestination", "reviews"}, []string{
+			"State:         FAILED", "In force:      generation 1", "Hostname:      reviews.default.svc.global", "Service:       reviews.default", "Clusters:      east west", "Ports:         9080 9090",
+			"MESH", "WHEN THAT FAILS", eastMesh + ".isthmus-east  ACCEPTED", "  east ", "west\n", westMesh + ".isthmus-west  FAILED    east\n", "its Service lacks the TCP port 9090",
 		}},
 		{[]string{"mesh", westMesh}, []string{"gateway does not answer: 172.31.0.11:31443"}},
 	} {

@@ -49,6 +49,7 @@ the hub, and of the agent too if --member-context is given. Of Secrets it takes 
 			a.add("check.yaml", diagnosis.Examine(hub.state(ctx, c.namespace)))
 			for _, list := range []client.ObjectList{
 				&v1alpha1.KubernetesClusterList{}, &v1alpha1.VirtualMeshList{}, &v1alpha1.AccessPolicyList{}, &v1alpha1.SettingsList{},
+				&v1alpha1.VirtualDestinationList{},
 				&v1alpha1.CertificateVerificationList{}, &v1alpha1.MeshList{}, &v1alpha1.WorkloadList{}, &v1alpha1.DestinationList{},
 				&v1alpha1.IssuedCertificateList{}, &v1alpha1.CertificateRequestList{},
 			} {

@@ -88,6 +88,8 @@ type State struct {
 	AccessPolicies []v1alpha1.AccessPolicy
 	Settings       []v1alpha1.Settings
 
+	VirtualDestinations []v1alpha1.VirtualDestination
+
 	// SupportedKubernetes and SupportedIstio return an error for a version that is not supported.
 	SupportedKubernetes, SupportedIstio func(version string) error
 }
@@ -96,7 +98,7 @@ type State struct {
 var (
 	kinds = []string{
 		"accesspolicies", "certificaterequests", "certificateverifications", "destinations", "issuedcertificates",
-		"kubernetesclusters", "meshes", "settings", "virtualmeshes", "workloads",
+		"kubernetesclusters", "meshes", "settings", "virtualdestinations", "virtualmeshes", "workloads",
 	}
 	policies = []string{"isthmus-agent-boundary", "isthmus-agent-token", "isthmus-cluster-name"}
 )

@@ -231,6 +231,19 @@ func TestFederationAndPolicy(t *testing.T) {
 		"Vault is not reached": {func(s *state) {
 			vm(s).Status.Conditions = append(vm(s).Status.Conditions, condition(v1alpha1.ConditionVaultReachable, false))
 		}, []string{"ISTH4010 warning virtual mesh vm: something is wrong"}},
+		"an invalid virtual destination": {func(s *state) {
+			s.VirtualDestinations = make([]v1alpha1.VirtualDestination, 1)
+			s.VirtualDestinations[0].Name, s.VirtualDestinations[0].Status.Errors = "reviews", []string{"spec.hostname: x"}
+		}, []string{"ISTH7015 error virtual destination reviews: spec.hostname: x"}},
+		"a virtual destination that nobody has looked at": {func(s *state) {
+			s.VirtualDestinations = make([]v1alpha1.VirtualDestination, 1)
+		}, []string{"ISTH7016 warning virtual destination : has not looked at it"}},
+		"a virtual destination that a cluster does not serve": {func(s *state) {
+			s.VirtualDestinations = make([]v1alpha1.VirtualDestination, 2)
+			s.VirtualDestinations[0].Name = "reviews"
+			s.VirtualDestinations[0].Status.Conditions = []metav1.Condition{condition(v1alpha1.ConditionReady, false)}
+			s.VirtualDestinations[1].Status.Conditions = []metav1.Condition{condition(v1alpha1.ConditionReady, true)}
+		}, []string{"ISTH7016 warning virtual destination reviews: something is wrong"}},
 		"what the hub says of a member itself": {func(s *state) {
 			vm(s).Status.Meshes = map[string]v1alpha1.ApprovalStatus{westKey: {Errors: []string{"not that"}}}
 		}, []string{"ISTH4006 error virtual mesh vm: not that"}},

@@ -52,6 +52,24 @@ func (s *State) examineFederation(fs *Findings) {
 		}
 	}
 	s.examineDestinations(fs)
+	s.examineNames(fs)
+}
+
+// examineNames finds VirtualDestinations that are refused, or that not all of their clusters serve.
+func (s *State) examineNames(fs *Findings) {
+	for i := range s.VirtualDestinations {
+		vd := &s.VirtualDestinations[i]
+		object := "virtual destination " + vd.Name
+		if len(vd.Status.Errors) > 0 {
+			fs.add("ISTH7015", Error, object, strings.Join(vd.Status.Errors, "; "), "What was accepted before stays in force until this is put right.")
+			continue
+		}
+		if c := meta.FindStatusCondition(vd.Status.Conditions, v1alpha1.ConditionReady); c == nil {
+			fs.add("ISTH7016", Warning, object, "the hub has not looked at it yet", "Is it in namespace "+s.Namespace+", and the hub ready?")
+		} else if c.Status != metav1.ConditionTrue {
+			fs.add("ISTH7016", Warning, object, c.Message, "`meshctl describe virtualdestination "+vd.Name+"` says who serves it where.")
+		}
+	}
 }
 
 // federated finds which members have destinations that are to be federated, and which hosts each member has of others.
