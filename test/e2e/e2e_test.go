@@ -24,6 +24,7 @@ func TestE2E(t *testing.T) {
 		{"FederatedIdentity", federatedIdentity},
 		{"FederatedRollout", federatedRollout},
 		{"FederationOptions", federationOptions},
+		{"Failover", failover},
 		{"GlobalPolicy", globalPolicy},
 		{"AccessPolicies", accessPolicies},
 		{"TLSEnforcement", tlsEnforcement},
