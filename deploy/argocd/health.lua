@@ -1,6 +1,6 @@
 -- Health of every kind of isthmus.dev that has conditions, for Argo CD. In the ConfigMap argocd-cm:
 --   resource.customizations.health.isthmus.dev_VirtualMesh: | (this file)
--- and the same for AccessPolicy, Settings, CertificateVerification and KubernetesCluster.
+-- and the same for AccessPolicy, VirtualDestination, Settings, CertificateVerification and KubernetesCluster.
 local health = { status = "Progressing", message = "Waiting for the hub" }
 local status = obj.status
 if status == nil or status.conditions == nil then
