@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"strings"
 	"testing"
 
@@ -205,7 +206,20 @@ func TestAgentWritesItsOwnNetwork(t *testing.T) {
 	rule := func(host string) spec {
 		return spec{"host": host, "trafficPolicy": map[string]any{"tls": map[string]any{"mode": "ISTIO_MUTUAL"}}}
 	}
+	// named is of a VirtualDestination, beside the Service.
+	named := func(name string, s spec) *unstructured.Unstructured {
+		o := object("ServiceEntry", "default", name, s)
+		o.SetAnnotations(map[string]string{"isthmus.dev/destination": "virtual:isthmus-system/reviews"})
+		return o
+	}
+	own := entry("MESH_INTERNAL", "reviews.default.svc.global", id)
+	delete(own, "endpoints")
+	own["workloadSelector"] = map[string]any{"labels": map[string]any{"app": "reviews"}}
 	good := []*unstructured.Unstructured{
+		named("isthmus-own-reviews.default.svc.global", own),
+		named("reviews.default.svc.global", entry("MESH_INTERNAL", "reviews.default.svc.global", id)),
+		named("reviews.shop.svc.mesh.example", entry("MESH_INTERNAL", "reviews.shop.svc.mesh.example", id)),
+		object("DestinationRule", "istio-system", "reviews.default.svc.global", rule("reviews.default.svc.global")),
 		object("Gateway", "default", "isthmus-gateway", gateway("AUTO_PASSTHROUGH", "*.default.svc.cluster.local", "reviews.test.svc.cluster.local")),
 		object("ServiceEntry", "istio-system", "reviews.default.svc.west.global", entry("MESH_INTERNAL", "reviews.default.svc.west.global", id)),
 		object("DestinationRule", "istio-system", "reviews.default.svc.west.global", rule("reviews.default.svc.west.global")),
@@ -245,7 +259,12 @@ func TestAgentWritesItsOwnNetwork(t *testing.T) {
 			if err := agent.Update(ctx, unlabelled(live)); !denied(err) {
 				t.Errorf("the label taken away: err = %v", err)
 			}
-			live.SetAnnotations(map[string]string{"x": "y"})
+			annotations := maps.Clone(live.GetAnnotations())
+			if annotations == nil {
+				annotations = map[string]string{}
+			}
+			annotations["x"] = "y"
+			live.SetAnnotations(annotations)
 			if err := agent.Update(ctx, live); err != nil {
 				t.Errorf("changed: %v", err)
 			}
@@ -279,6 +298,9 @@ func TestAgentWritesItsOwnNetwork(t *testing.T) {
 		"a host that is external":               object("ServiceEntry", "istio-system", "x", entry("MESH_EXTERNAL", "reviews.default.svc.west.global", id)),
 		"a host whose identity nobody verifies": object("ServiceEntry", "istio-system", "x", entry("MESH_INTERNAL", "reviews.default.svc.west.global")),
 		"a host in a namespace of users":        object("ServiceEntry", "default", "x", entry("MESH_INTERNAL", "reviews.default.svc.west.global", id)),
+		"a virtual host of the cluster itself":  named("x", entry("MESH_INTERNAL", "reviews.default.svc.cluster.local", id)),
+		"a virtual host of the internet":        named("x", entry("MESH_INTERNAL", "api.example.com", id)),
+		"own pods whose identity nobody knows":  named("x", entry("MESH_INTERNAL", "reviews.default.svc.global")),
 		"a DestinationRule in that of users":    object("DestinationRule", "default", "x", rule("reviews.default.svc.west.global")),
 		"how an own host is connected to":       object("DestinationRule", "istio-system", "x", rule("reviews.default.svc.cluster.local")),
 		"how a host of the internet is":         object("DestinationRule", "istio-system", "x", rule("api.example.com")),

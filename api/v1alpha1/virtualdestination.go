@@ -42,7 +42,8 @@ type VirtualDestinationSpec struct {
 	// virtualMesh whose members get the name.
 	// +required
 	VirtualMesh ObjectRef `json:"virtualMesh"`
-	// hostname is the name. Defaults to "<service>.<namespace>.svc.<hostnameSuffix of the virtual mesh>".
+	// hostname is the name, of the form "<name>.<namespace>.svc.<suffix>". Defaults to that of the service, with the hostnameSuffix
+	// of the virtual mesh.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253

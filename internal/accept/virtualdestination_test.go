@@ -65,7 +65,7 @@ func TestVirtualDestination(t *testing.T) {
 	}{
 		"valid":              {host: host},
 		"suffix of the mesh": {world: func(w *accept.Names) { w.VirtualMeshes[0] = virtualMeshInForce("clusterset.local", "east", "west") }, host: "reviews.default.svc.clusterset.local"},
-		"own hostname":       {change: func(vd *v1alpha1.VirtualDestination) { vd.Spec.Hostname = "reviews.example.org" }, host: "reviews.example.org"},
+		"own hostname":       {change: func(vd *v1alpha1.VirtualDestination) { vd.Spec.Hostname = "reviews.shop.svc.example.org" }, host: "reviews.shop.svc.example.org"},
 		"namespace of the virtual mesh": {
 			change: func(vd *v1alpha1.VirtualDestination) { vd.Spec.VirtualMesh.Namespace = system }, host: host,
 		},
@@ -78,7 +78,9 @@ func TestVirtualDestination(t *testing.T) {
 		"virtual mesh deleted": {world: func(w *accept.Names) { w.VirtualMeshes[0].DeletionTimestamp = &metav1.Time{Time: time.Now()} }, fields: []string{"spec.virtualMesh"}},
 		"federated form":       {change: func(vd *v1alpha1.VirtualDestination) { vd.Spec.Hostname = "reviews.default.svc.east.global" }, fields: []string{"spec.hostname"}},
 		"no hostname":          {change: func(vd *v1alpha1.VirtualDestination) { vd.Spec.Hostname = "*.example.org" }, fields: []string{"spec.hostname"}},
-		"our own names":        {change: func(vd *v1alpha1.VirtualDestination) { vd.Spec.Hostname = "isthmus-own-a.b" }, fields: []string{"spec.hostname"}},
+		"host of the internet": {change: func(vd *v1alpha1.VirtualDestination) { vd.Spec.Hostname = "www.example.org" }, fields: []string{"spec.hostname"}},
+		"native host":          {change: func(vd *v1alpha1.VirtualDestination) { vd.Spec.Hostname = "reviews.default.svc.cluster.local" }, fields: []string{"spec.hostname"}},
+		"our own names":        {change: func(vd *v1alpha1.VirtualDestination) { vd.Spec.Hostname = "isthmus-own-a.b.svc.global" }, fields: []string{"spec.hostname"}},
 		"unknown cluster":      {change: func(vd *v1alpha1.VirtualDestination) { vd.Spec.Clusters = []string{"east", "north"} }, fields: []string{"spec.clusters[1]"}},
 		"cluster of no member": {world: func(w *accept.Names) { w.VirtualMeshes[0] = virtualMeshInForce("", "west") }, fields: []string{"spec.clusters[0]"}},
 		"durations": {

@@ -158,8 +158,9 @@ func VirtualHostname(service v1alpha1.ServiceRef, hostnameSuffix string) string 
 	return service.Name + "." + service.Namespace + ".svc." + cmp.Or(hostnameSuffix, defaultSuffix)
 }
 
-// UnfitHostname says what speaks against a hostname of a virtual destination; "" if nothing does. A federated hostname has one
-// label more than that of a virtual destination that names none, the cluster.
+// UnfitHostname says what speaks against a hostname of a virtual destination; "" if nothing does. Agents may write no other than
+// those of services, so that one that was taken over cannot take the place of a host of the internet. A federated hostname has
+// one label more than that of a virtual destination that names none, the cluster.
 func UnfitHostname(host, hostnameSuffix string) string {
 	hostnameSuffix = cmp.Or(hostnameSuffix, defaultSuffix)
 	rest, suffixed := strings.CutSuffix(host, "."+hostnameSuffix)
@@ -169,6 +170,8 @@ func UnfitHostname(host, hostnameSuffix string) string {
 		return fmt.Sprintf("%q is no hostname: it has at least two DNS labels (RFC 1123) and at most %d characters", host, maxName)
 	case strings.HasPrefix(host, firstVirtual):
 		return fmt.Sprintf("%s begins with %q, as names of objects of Isthmus do: choose another hostname", host, firstVirtual)
+	case len(strings.Split(host, ".")) < 4 || strings.Split(host, ".")[2] != "svc" || strings.HasSuffix(host, ".svc."+defaultClusterDomain):
+		return fmt.Sprintf("%s does not have the form <name>.<namespace>.svc.<suffix>, with another suffix than %s: choose another hostname", host, defaultClusterDomain)
 	case suffixed && len(labels) == 4 && labels[2] == "svc":
 		return fmt.Sprintf("%s has the form of federated hostnames, <service>.<namespace>.svc.<cluster>.%s: choose another hostname", host, hostnameSuffix)
 	}

@@ -308,9 +308,10 @@ func TestJoinOptions(t *testing.T) {
 		t.Errorf("%v, %v", p, j.Own.Spec.Resolution)
 	}
 	// Names that a client could not use.
+	west.Spec.Istio.ClusterDomain = "west.local"
 	for host, reason := range map[string]string{
-		"reviews": federation.ReasonInvalidName, "reviews.default.svc.east.global": federation.ReasonInvalidName, "x.cluster.local": federation.ReasonInvalidName,
-		"isthmus-x.global": federation.ReasonInvalidName, "reviews.example.org": federation.ReasonSmartDNSRequired,
+		"reviews": federation.ReasonInvalidName, "reviews.default.svc.east.global": federation.ReasonInvalidName, "x.y.svc.cluster.local": federation.ReasonInvalidName, "x.y.svc.west.local": federation.ReasonInvalidName, "www.example.org": federation.ReasonInvalidName,
+		"isthmus-x.y.svc.global": federation.ReasonInvalidName, "reviews.shop.svc.example.org": federation.ReasonSmartDNSRequired,
 	} {
 		v.Hostname = host
 		if j, fs := federation.Join(vm, federation.Client{Mesh: west}, v, []federation.Member{member(west, selected)}, nil); j != nil {
@@ -319,8 +320,8 @@ func TestJoinOptions(t *testing.T) {
 			checkReasons(t, fs, reason)
 		}
 	}
-	west.Spec.Istio.SmartDNSProxyingEnabled = true
-	v.Hostname = "reviews.example.org"
+	west.Spec.Istio.SmartDNSProxyingEnabled, west.Spec.Istio.ClusterDomain = true, ""
+	v.Hostname = "reviews.shop.svc.example.org"
 	join(t, vm, west, v, nil, member(west, selected))
 }
 

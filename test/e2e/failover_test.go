@@ -36,7 +36,7 @@ spec:
 `)
 	nameReady(t, w, "stock")
 	urls := []string{"http://" + stockName + ":9080/", "grpc://" + stockName + ":9090", "tcp://" + stockName + ":9000"}
-	answers := func(context, by string) {
+	answers := func(t *testing.T, context, by string) {
 		t.Helper()
 		for _, u := range urls[:2] {
 			w.want(t, context, caller, answeredBy("stock", by), u)
@@ -44,9 +44,9 @@ spec:
 		w.want(t, context, caller, answered, urls[2])
 	}
 	// always asks some times over: nothing is answered by the other cluster while the own one works.
-	always := func(context, by string) {
+	always := func(t *testing.T, context, by string) {
 		t.Helper()
-		answers(context, by)
+		answers(t, context, by)
 		for i := range 20 {
 			if o := w.call(context, caller, urls[i%2]); !answeredBy("stock", by)(o) {
 				t.Fatalf("%s asks %s: %s", cluster(context), urls[i%2], o)
@@ -54,19 +54,19 @@ spec:
 		}
 	}
 	for _, context := range []string{management, remote} {
-		always(context, context)
+		always(t, context, context)
 	}
 	if o := w.want(t, remote, caller, answeredBy("stock", remote), urls[0]); o.caller() != "spiffe://cluster.local/ns/default/sa/caller" {
 		t.Errorf("the server sees %q", o.caller())
 	}
-	w.seesFailures(t, remote, caller, "http://"+stockName+":9080")
+	w.seesFailures(t, remote, caller, "http://ratings:9080") // not of the name itself: its endpoints would be taken for failing
 
 	t.Run("NoPodsLeft", func(t *testing.T) {
 		load := w.startLoad(t, remote, caller, 40, urls...)
 		scaleStock(t, w, 0)
-		always(remote, management)
+		always(t, remote, management)
 		scaleStock(t, w, 2)
-		always(remote, remote)
+		always(t, remote, remote)
 		load.stopClean(t)
 	})
 
@@ -76,9 +76,9 @@ spec:
 		w.kubectl(t, management, "-n", "isthmus-system", "scale", "deploy/isthmus-hub", "--replicas=0")
 		load := w.startLoad(t, remote, caller, 40, urls...)
 		scaleStock(t, w, 0)
-		always(remote, management)
+		always(t, remote, management)
 		scaleStock(t, w, 2)
-		always(remote, remote)
+		always(t, remote, remote)
 		load.stopClean(t)
 		w.kubectl(t, management, "-n", "isthmus-system", "scale", "deploy/isthmus-hub", "--replicas=1")
 		w.kubectl(t, management, "-n", "isthmus-system", "rollout", "status", "deploy/isthmus-hub", "--timeout=90s")
@@ -93,7 +93,7 @@ spec:
 			w.kubectl(t, remote, "-n", "default", "delete", "pods", "-l", "app=stock", "--force", "--grace-period=0")
 			w.kubectl(t, remote, "-n", "default", "rollout", "status", "deploy/stock", "--timeout=90s")
 		}
-		always(remote, remote)
+		always(t, remote, remote)
 		s := load.stop(t)
 		t.Logf("killed three times: %d of %d requests failed: %v", s.Failed, s.Sent, s.URLs)
 		if s.Failed*20 > s.Sent {
@@ -115,7 +115,7 @@ spec:
 			return nil
 		})
 		w.deploy(t, remote, stock)
-		always(remote, remote)
+		always(t, remote, remote)
 	})
 
 	t.Run("NotFederated", func(t *testing.T) {
@@ -131,7 +131,7 @@ spec:
 			})
 		}
 		ways("the remote cluster has no way to the other", false)
-		always(remote, remote)
+		always(t, remote, remote)
 		federate(t, w, everything)
 		ways("the remote cluster has a way to the other again", true)
 		nameReady(t, w, "stock")

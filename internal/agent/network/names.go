@@ -196,7 +196,8 @@ func (n *network) ofName(o client.Object) []ctrl.Request {
 	return n.names.ofDestination(types.NamespacedName{Namespace: namespace, Name: name})
 }
 
-// allNames are the VirtualDestinations that a difference concerns.
+// allNames are the VirtualDestinations that a difference concerns, and those that are gone and have left something, as where
+// everything was to stay as it was.
 func (n *network) allNames(ctx context.Context, d difference) (out []ctrl.Request, err error) {
 	var list v1alpha1.VirtualDestinationList
 	if err := n.hub.GetClient().List(ctx, &list, client.InNamespace(v1alpha1.SystemNamespace), client.UnsafeDisableDeepCopy); err != nil {
@@ -206,6 +207,18 @@ func (n *network) allNames(ctx context.Context, d difference) (out []ctrl.Reques
 		a := list.Items[i].Status.Accepted
 		if d.everything || a != nil && slices.ContainsFunc(a.Spec.Clusters, func(c string) bool { return d.homes[kube.ClusterNamespace(c)] }) {
 			out = append(out, ctrl.Request{NamespacedName: client.ObjectKeyFromObject(&list.Items[i])})
+		}
+	}
+	if !d.everything {
+		return out, nil
+	}
+	for o := range n.held.Each(&networkingv1.ServiceEntry{}, "") {
+		if strings.HasPrefix(o.GetAnnotations()[v1alpha1.AnnotationDestination], namePrefix) {
+			for _, r := range n.ofName(o) {
+				if !slices.Contains(out, r) {
+					out = append(out, r)
+				}
+			}
 		}
 	}
 	return out, nil

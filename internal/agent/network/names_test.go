@@ -237,7 +237,7 @@ func TestVirtualDestination(t *testing.T) {
 	})
 
 	w.story("an object of somebody else stays, and is named", func(*testing.T) {
-		edit(w, w.hub, vd, func(vd *v1alpha1.VirtualDestination) { vd.Spec.Hostname = "reviews.everywhere.global" })
+		edit(w, w.hub, vd, func(vd *v1alpha1.VirtualDestination) { vd.Spec.Hostname = "reviews.everywhere.svc.global" })
 		w.state(vd, v1alpha1.StateAccepted)
 		east.places()
 		foreign := &networkingv1.ServiceEntry{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: ownReviews}}
