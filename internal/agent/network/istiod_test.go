@@ -87,7 +87,7 @@ func (m *member) run(dir string, env []string, name string, args ...string) {
 
 func freePort(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // it is closed at once
+	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -101,7 +101,7 @@ func freePort(t *testing.T) string {
 
 // read asks istiod what it tells the proxy.
 func (i istiod) read(path string) ([]byte, error) {
-	resp, err := http.Get(i.debug + path) //nolint:noctx,gosec // a test
+	resp, err := http.Get(i.debug + path) //nolint:gosec // the address of an istiod of the test
 	if err != nil {
 		return nil, err
 	}
