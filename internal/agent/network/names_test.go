@@ -68,12 +68,12 @@ func (m *member) places(want ...string) {
 		if !slices.Equal(got, want) {
 			return fmt.Errorf("they are %v, want %v", got, want)
 		}
+		err := m.Client.Get(m.w.ctx, client.ObjectKey{Namespace: "istio-system", Name: reviewsName}, &networkingv1.DestinationRule{})
+		if (len(want) > 0) != (err == nil) {
+			return fmt.Errorf("DestinationRule: %w", errors.Join(err))
+		}
 		return nil
 	})
-	err := m.Client.Get(m.w.ctx, client.ObjectKey{Namespace: "istio-system", Name: reviewsName}, &networkingv1.DestinationRule{})
-	if (len(want) > 0) != (err == nil) {
-		m.w.Errorf("DestinationRule in %s: %v", m.name, err)
-	}
 }
 
 func (m *member) service(namespace, name string) (*corev1.Service, error) {
@@ -257,6 +257,35 @@ func TestVirtualDestination(t *testing.T) {
 		east.delete(foreign)
 		w.state(vd, v1alpha1.StateAccepted)
 		east.places("shop/"+ownReviews, "shop/"+reviewsName)
+	})
+
+	w.story("one that is deleted while everything stays as it is goes afterwards", func(*testing.T) {
+		const host = "reviews.paused.svc.global"
+		paused := &v1alpha1.VirtualDestination{ObjectMeta: metav1.ObjectMeta{Namespace: v1alpha1.SystemNamespace, Name: "paused"}, Spec: *vd.Spec.DeepCopy()}
+		paused.Spec.Hostname = host
+		w.must(w.hub.Client.Create(w.ctx, paused))
+		w.state(paused, v1alpha1.StateAccepted)
+		suspend := func(is bool) {
+			edit(w, w.hub, vm, func(vm *v1alpha1.VirtualMesh) { vm.Spec.Suspend = is })
+			w.eventually("suspend", func() error {
+				w.must(w.hub.Client.Get(w.ctx, client.ObjectKeyFromObject(vm), vm))
+				if vm.Status.Accepted.Spec.Suspend != is {
+					return errors.New("it is not accepted yet")
+				}
+				return nil
+			})
+		}
+		suspend(true)
+		w.must(w.hub.Client.Delete(w.ctx, paused))
+		suspend(false)
+		for _, m := range w.members {
+			w.eventually("no "+host+" in "+m.name, func() error {
+				if _, err := m.named("shop", host); !apierrors.IsNotFound(err) {
+					return fmt.Errorf("it is there: %w", errors.Join(err))
+				}
+				return nil
+			})
+		}
 	})
 
 	w.story("a cluster that is not named does not serve, whatever it has", func(*testing.T) {
