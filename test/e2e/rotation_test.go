@@ -299,8 +299,10 @@ func premature(t *testing.T, w *world) {
 
 	install(filepath.Join(w.bin, "isthmus-hub"), "null")
 	replace("the hub waits for the one that is away", func() error {
-		if waits := strings.Join(w.rotation().Waits, "; "); !strings.Contains(waits, "istiod-istio-system-remote-cluster.isthmus-remote-cluster: its cluster is not connected") {
-			return fmt.Errorf("it waits: %s", waits)
+		r := w.rotation()
+		waits := strings.Join(r.Waits, "; ")
+		if r.Place != v1alpha1.StepAddingNewRoot || !strings.Contains(waits, "mesh istiod-istio-system-remote-cluster.") || strings.Contains(waits, "mesh istiod-istio-system-management-plane.") {
+			return fmt.Errorf("it is in step %s and waits: %s", r.Step, waits)
 		}
 		return nil
 	}, answeredBy("ratings", management))
