@@ -139,8 +139,7 @@ func (r *restarter) more(ctx context.Context) (more bool, err error) {
 		if p == nil || p.Closed || !p.Alone {
 			return "", nil
 		}
-		more = order.Status.ObservedGeneration == order.Generation && meta.IsStatusConditionTrue(order.Status.Conditions, v1alpha1.ConditionRestartPending)
-		if more {
+		if more = restartPending(order); more {
 			return "", nil
 		}
 		return fmt.Sprintf("the mesh joins: %s", p.Step), nil
@@ -148,7 +147,13 @@ func (r *restarter) more(ctx context.Context) (more bool, err error) {
 	return more, err
 }
 
-// installed waits until what the order asks for is in the Secret of the member: a restart before would be in vain.
+// restartPending tells whether the agent waits for a restart to carry an order out.
+func restartPending(order *v1alpha1.IssuedCertificate) bool {
+	return order.Status.ObservedGeneration == order.Generation && meta.IsStatusConditionTrue(order.Status.Conditions, v1alpha1.ConditionRestartPending)
+}
+
+// installed waits until what the order asks for is in the Secret of the member, or what the agent wants a restart for on the way to
+// it: a restart before would be in vain.
 func (r *restarter) installed(ctx context.Context) error {
 	err := r.hub.until(ctx, func(ctx context.Context) (string, error) {
 		order, err := r.hub.order(ctx, r.mesh)
@@ -163,6 +168,8 @@ func (r *restarter) installed(ctx context.Context) error {
 		switch c := s.Certificate; {
 		case s.State == v1alpha1.IssuedCertificateFailed:
 			return "", fmt.Errorf("IssuedCertificate %s/%s failed: %s", order.Namespace, order.Name, s.Error)
+		case c != nil && restartPending(order):
+			return "", nil
 		case s.ObservedGeneration != order.Generation || c == nil || c.Issuance != spec.Issuance || c.Signer != spec.Signer || !slices.Equal(c.Roots, fingerprints(spec.Roots)):
 			return fmt.Sprintf("waiting for the agent to write the new certificates into Secret %s/%s", spec.IssuedCertificateSecret.Namespace, spec.IssuedCertificateSecret.Name), nil
 		}

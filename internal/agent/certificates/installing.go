@@ -120,6 +120,7 @@ func (i *Installer) install(ctx context.Context, w *wanted, report *Report) (tim
 		if live, err = i.writeCACerts(ctx, live, first); err != nil {
 			return review, err
 		}
+		report.Certificate = i.held(live, first)
 		if again, err := i.controlPlane(ctx, first, replicas, report); err != nil || !report.InUse {
 			return again, err
 		}
@@ -132,12 +133,7 @@ func (i *Installer) install(ctx context.Context, w *wanted, report *Report) (tim
 		report.Waiting = &note{v1alpha1.ReasonSuspended, "cacerts is left as it is"}
 		return review, nil
 	}
-	if ca, err := pki.ReadCACerts(live.Data, i.Now()); err == nil {
-		report.Certificate = intermediateStatus(ca.Material, 0)
-		if report.Certificate.Fingerprint == fingerprint(w.CA.Certificate) {
-			report.Certificate.Issuance = w.Issuance
-		}
-	}
+	report.Certificate = i.held(live, w)
 	if w.Spare != nil {
 		report.Prepared = intermediateStatus(w.Spare.Material, w.Spare.Issuance)
 	}
@@ -147,6 +143,22 @@ func (i *Installer) install(ctx context.Context, w *wanted, report *Report) (tim
 		return again, err
 	}
 	return i.proxies(ctx, w, report)
+}
+
+// held describes what cacerts holds; nil if that is nothing of use.
+func (i *Installer) held(live *corev1.Secret, w *wanted) *v1alpha1.IntermediateStatus {
+	if live == nil {
+		return nil
+	}
+	ca, err := pki.ReadCACerts(live.Data, i.Now())
+	if err != nil {
+		return nil
+	}
+	s := intermediateStatus(ca.Material, 0)
+	if s.Fingerprint == fingerprint(w.CA.Certificate) {
+		s.Issuance = w.Issuance
+	}
+	return s
 }
 
 // readCACerts returns cacerts; nil if there is none.
