@@ -180,6 +180,39 @@ func TestMeshRestart(t *testing.T) {
 	}
 }
 
+// TestMeshRestartOnTheWay: where the agent waits for a restart before it writes all that is ordered, that is enough.
+func TestMeshRestartOnTheWay(t *testing.T) {
+	w := newWorld(t)
+	root := pkitest.NewRoot(t, "new", time.Now())
+	w.order(t, root)
+	w.populate(t, rootPEM(pkitest.NewRoot(t, "old", time.Now())))
+	order := &v1alpha1.IssuedCertificate{}
+	if err := exists(w.hub.Client, order, "isthmus-east", meshName); err != nil {
+		t.Fatal(err)
+	}
+	report := func(conditions ...metav1.Condition) {
+		t.Helper()
+		order.Status.ObservedGeneration, order.Status.Conditions = order.Generation, conditions
+		order.Status.Certificate.Roots = []string{oldRoot}
+		if err := w.hub.Client.Status().Update(t.Context(), order); err != nil {
+			t.Fatal(err)
+		}
+	}
+	report()
+	w.fails(t, 1, "waiting for the agent to write the new certificates", "mesh", "restart", meshName, "--member-context", "member", "--timeout", "5s")
+	if got := w.restartedFor(t); got["istiod"] != "" {
+		t.Fatalf("restarted were %v", got)
+	}
+	report(metav1.Condition{
+		Type: v1alpha1.ConditionRestartPending, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonRestartRequired, Message: "istiod must be restarted",
+		ObservedGeneration: order.Generation, LastTransitionTime: metav1.Now(),
+	})
+	w.fails(t, 1, "waiting for istiod to publish the new roots", "mesh", "restart", meshName, "--member-context", "member", "--timeout", "5s")
+	if got := w.restartedFor(t); got["istiod"] == "" || got["reviews"] != "" {
+		t.Fatalf("restarted were %v", got)
+	}
+}
+
 // TestMeshRestartInARotation: what the step asks for is restarted, although every leaf is under the ordered signer, and nothing
 // where it asks for nothing.
 func TestMeshRestartInARotation(t *testing.T) {
