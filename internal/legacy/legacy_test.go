@@ -59,20 +59,25 @@ func TestManifests(t *testing.T) {
 				}
 				got.Write(out)
 			}
-			golden := strings.TrimSuffix(name, ".yaml") + ".golden"
-			if *update {
-				if err := os.WriteFile(golden, got.Bytes(), 0o644); err != nil {
-					t.Fatal(err)
-				}
-			}
-			want, err := os.ReadFile(golden)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if got.String() != string(want) {
-				t.Errorf("%s (go test ./internal/legacy -update writes it):\n%s\nwant:\n%s", golden, &got, want)
-			}
+			checkGolden(t, strings.TrimSuffix(name, ".yaml")+".golden", got.Bytes())
 		})
+	}
+}
+
+// checkGolden compares with what a file holds, or with -update writes it.
+func checkGolden(t *testing.T, golden string, got []byte) {
+	t.Helper()
+	if *update {
+		if err := os.WriteFile(golden, got, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(golden)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(got) != string(want) {
+		t.Errorf("%s (go test ./internal/legacy -update writes it):\n%s\nwant:\n%s", golden, got, want)
 	}
 }
 

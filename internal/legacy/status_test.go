@@ -3,7 +3,6 @@ package legacy_test
 import (
 	"bytes"
 	"fmt"
-	"os"
 	"reflect"
 	"strings"
 	"testing"
@@ -188,19 +187,7 @@ func TestStatus(t *testing.T) {
 			fmt.Fprintf(&got, "---\n# %s: %s\n%s", g.Name, tc.name, text)
 		}
 	}
-	const golden = "testdata/status.golden"
-	if *update {
-		if err := os.WriteFile(golden, got.Bytes(), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(golden)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got.String() != string(want) {
-		t.Errorf("%s (go test ./internal/legacy -update writes it):\n%s\nwant:\n%s", golden, &got, want)
-	}
+	checkGolden(t, "testdata/status.golden", got.Bytes())
 }
 
 // TestStatusOfWhatCannotBeRead: an object may hold anything, and more errors than a status takes.

@@ -7,7 +7,6 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/events"
-	"k8s.io/client-go/util/workqueue"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -47,7 +46,7 @@ func (r *AccessPolicies) SetupWithManager(mgr ctrl.Manager) error {
 		For(&v1alpha1.AccessPolicy{}, builder.WithPredicates(predicate.GenerationChangedPredicate{})).
 		Watches(&v1alpha1.VirtualMesh{}, all, builder.WithPredicates(acceptedChanged)).
 		Watches(&v1alpha1.KubernetesCluster{}, all, builder.WithPredicates(connectedChanged)).
-		Watches(&v1alpha1.Mesh{}, r.applied()).
+		Watches(&v1alpha1.Mesh{}, whatIsApplied(r.all, changedPolicies)).
 		Watches(&v1alpha1.Destination{}, later(func(_ context.Context, d *v1alpha1.Destination) []reconcile.Request {
 			return requests(policiesOf(d))
 		})).
@@ -157,43 +156,8 @@ func (r *AccessPolicies) all(ctx context.Context, _ client.Object) (out []reconc
 	return out
 }
 
-// applied handles Meshes: one that comes or goes concerns all policies, a change of what it has applied those that changed.
-func (r *AccessPolicies) applied() handler.EventHandler {
-	type queue = workqueue.TypedRateLimitingInterface[reconcile.Request]
-	add := func(reqs []reconcile.Request, q queue) {
-		for _, req := range reqs {
-			q.Add(req)
-		}
-	}
-	return handler.Funcs{
-		CreateFunc: func(ctx context.Context, e event.CreateEvent, q queue) { add(r.all(ctx, e.Object), q) },
-		DeleteFunc: func(ctx context.Context, e event.DeleteEvent, q queue) { add(r.all(ctx, e.Object), q) },
-		UpdateFunc: func(_ context.Context, e event.UpdateEvent, q queue) {
-			was, ok1 := e.ObjectOld.(*v1alpha1.Mesh)
-			is, ok2 := e.ObjectNew.(*v1alpha1.Mesh)
-			if ok1 && ok2 {
-				add(requests(difference(was.Status.AppliedAccessPolicies, is.Status.AppliedAccessPolicies)), q)
-			}
-		},
-	}
-}
-
-// difference are the names of the policies of which one list says something else than the other.
-func difference(was, is []v1alpha1.AppliedAccessPolicy) (names []string) {
-	generations := map[string]int64{}
-	for _, a := range was {
-		generations[a.Name] = a.Generation
-	}
-	for _, a := range is {
-		if g, ok := generations[a.Name]; !ok || g != a.Generation {
-			names = append(names, a.Name)
-		}
-		delete(generations, a.Name)
-	}
-	for name := range generations {
-		names = append(names, name)
-	}
-	return names
+func changedPolicies(was, is *v1alpha1.MeshStatus) []string {
+	return difference(was.AppliedAccessPolicies, is.AppliedAccessPolicies, func(a *v1alpha1.AppliedAccessPolicy) string { return a.Name })
 }
 
 // acceptedChanged lets a VirtualMesh pass that comes or goes, is deleted, or of which something else is in force.

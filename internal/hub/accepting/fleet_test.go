@@ -82,7 +82,9 @@ func TestDifference(t *testing.T) {
 		return out
 	}
 	got := map[string]bool{}
-	for _, name := range difference(applied(map[string]int64{"same.x": 1, "changed.x": 1, "gone.x": 1}), applied(map[string]int64{"same.x": 1, "changed.x": 2, "new.x": 0})) {
+	was := &v1alpha1.MeshStatus{AppliedAccessPolicies: applied(map[string]int64{"same.x": 1, "changed.x": 1, "gone.x": 1})}
+	is := &v1alpha1.MeshStatus{AppliedAccessPolicies: applied(map[string]int64{"same.x": 1, "changed.x": 2, "new.x": 0})}
+	for _, name := range changedPolicies(was, is) {
 		got[name] = true
 	}
 	if len(got) != 3 || !got["changed.x"] || !got["gone.x"] || !got["new.x"] {

@@ -3,11 +3,9 @@ package accepting
 import (
 	"context"
 
-	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/events"
-	"k8s.io/client-go/util/workqueue"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -51,7 +49,7 @@ func (r *VirtualDestinations) SetupWithManager(mgr ctrl.Manager) error {
 		})).
 		Watches(&v1alpha1.VirtualMesh{}, all, builder.WithPredicates(acceptedChanged)).
 		Watches(&v1alpha1.KubernetesCluster{}, all, builder.WithPredicates(connectedChanged)).
-		Watches(&v1alpha1.Mesh{}, r.applied()).
+		Watches(&v1alpha1.Mesh{}, whatIsApplied(r.all, changedVirtualDestinations)).
 		Complete(r)
 }
 
@@ -135,41 +133,6 @@ func (r *VirtualDestinations) all(ctx context.Context, _ client.Object) (out []r
 	return out
 }
 
-// applied handles Meshes: one that comes or goes concerns all, a change of what it has applied those that changed.
-func (r *VirtualDestinations) applied() handler.EventHandler {
-	type queue = workqueue.TypedRateLimitingInterface[reconcile.Request]
-	add := func(reqs []reconcile.Request, q queue) {
-		for _, req := range reqs {
-			q.Add(req)
-		}
-	}
-	return handler.Funcs{
-		CreateFunc: func(ctx context.Context, e event.CreateEvent, q queue) { add(r.all(ctx, e.Object), q) },
-		DeleteFunc: func(ctx context.Context, e event.DeleteEvent, q queue) { add(r.all(ctx, e.Object), q) },
-		UpdateFunc: func(_ context.Context, e event.UpdateEvent, q queue) {
-			was, ok1 := e.ObjectOld.(*v1alpha1.Mesh)
-			is, ok2 := e.ObjectNew.(*v1alpha1.Mesh)
-			if ok1 && ok2 {
-				add(requests(namesThatDiffer(was.Status.AppliedVirtualDestinations, is.Status.AppliedVirtualDestinations)), q)
-			}
-		},
-	}
-}
-
-// namesThatDiffer are the VirtualDestinations of which one list says something else than the other.
-func namesThatDiffer(was, is []v1alpha1.AppliedVirtualDestination) (names []string) {
-	said := map[string]v1alpha1.AppliedVirtualDestination{}
-	for _, a := range was {
-		said[a.Name] = a
-	}
-	for _, a := range is {
-		if before, ok := said[a.Name]; !ok || !equality.Semantic.DeepEqual(before, a) {
-			names = append(names, a.Name)
-		}
-		delete(said, a.Name)
-	}
-	for name := range said {
-		names = append(names, name)
-	}
-	return names
+func changedVirtualDestinations(was, is *v1alpha1.MeshStatus) []string {
+	return difference(was.AppliedVirtualDestinations, is.AppliedVirtualDestinations, func(a *v1alpha1.AppliedVirtualDestination) string { return a.Name })
 }
