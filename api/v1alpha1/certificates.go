@@ -59,7 +59,10 @@ type IssuedCertificateSpec struct {
 	// +optional
 	// +kubebuilder:validation:Minimum=0
 	Latest int64 `json:"latest,omitempty"`
-	// hosts are the URI SANs of the intermediate.
+	// purpose of the certificate. Defaults to MeshCA.
+	// +optional
+	Purpose CertificatePurpose `json:"purpose,omitempty"`
+	// hosts are the URI SANs of the certificate.
 	// +required
 	// +listType=atomic
 	// +kubebuilder:validation:MinItems=1
@@ -94,7 +97,7 @@ type IssuedCertificateSpec struct {
 	// restart says what has to be restarted for the order to be in force.
 	// +optional
 	Restart RequiredRestart `json:"restart,omitempty"`
-	// issuedCertificateSecret is the Secret from which istiod takes its CA.
+	// issuedCertificateSecret is the Secret from which istiod takes its CA, or the gateways their certificate.
 	// +required
 	IssuedCertificateSecret SecretRef `json:"issuedCertificateSecret"`
 	// rotation that the order belongs to, or the last one that it belonged to. Absent if the root was never replaced.
@@ -110,6 +113,19 @@ type IssuedCertificateSpec struct {
 	// +optional
 	Suspend bool `json:"suspend,omitempty"`
 }
+
+// CertificatePurpose is what a certificate is for.
+//
+// +kubebuilder:validation:Enum=MeshCA;Gateway
+type CertificatePurpose string
+
+// Purposes of certificates.
+const (
+	// PurposeMeshCA is that of an intermediate with which istiod signs.
+	PurposeMeshCA CertificatePurpose = "MeshCA"
+	// PurposeGateway is that of the certificate by which the gateways of a mesh are known to those of others. It signs nothing.
+	PurposeGateway CertificatePurpose = "Gateway"
+)
 
 // RootCertificate is a root to distribute.
 type RootCertificate struct {

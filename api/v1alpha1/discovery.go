@@ -245,6 +245,13 @@ type IngressGateway struct {
 	// +optional
 	// +kubebuilder:validation:MaxProperties=32
 	Selector map[string]string `json:"selector,omitempty"`
+	// identities of the gateway's pods, SPIFFE IDs of the mesh. Told of gateways of limited trust alone.
+	// +optional
+	// +listType=set
+	// +kubebuilder:validation:MaxItems=8
+	// +kubebuilder:validation:items:MinLength=1
+	// +kubebuilder:validation:items:MaxLength=2048
+	Identities []string `json:"identities,omitempty"`
 	// addresses at which it is reachable from outside: IP addresses or DNS names.
 	// +optional
 	// +listType=atomic
@@ -261,10 +268,10 @@ type IngressGateway struct {
 
 // GatewayClass is what a gateway was recognised as.
 //
-// +kubebuilder:validation:Enum=EastWest;Ingress;Other
+// +kubebuilder:validation:Enum=EastWest;Ingress;Other;LimitedIngress;LimitedEgress
 type GatewayClass string
 
-// Classes of gateways, the preferred first.
+// Classes of gateways, the preferred first; those of limited trust last.
 const (
 	// GatewayEastWest is labelled istio=eastwestgateway, or as Settings say. Federation prefers it.
 	GatewayEastWest GatewayClass = "EastWest"
@@ -272,6 +279,10 @@ const (
 	GatewayIngress GatewayClass = "Ingress"
 	// GatewayOther is any other gateway. Federation takes it only if ingressGatewaySelectors choose it.
 	GatewayOther GatewayClass = "Other"
+	// GatewayLimitedIngress is labelled isthmus.dev/gateway=ingress: under limited trust others enter by it, and by no other.
+	GatewayLimitedIngress GatewayClass = "LimitedIngress"
+	// GatewayLimitedEgress is labelled isthmus.dev/gateway=egress: under limited trust the mesh reaches others by it.
+	GatewayLimitedEgress GatewayClass = "LimitedEgress"
 )
 
 // GatewayPort is a port of a gateway.
@@ -304,6 +315,10 @@ type MeshStatus struct {
 	// certificateAuthority is the CA that was seen in the mesh. Absent: not looked yet.
 	// +optional
 	CertificateAuthority *MeshCertificateAuthority `json:"certificateAuthority,omitempty"`
+	// gatewayCertificate is the certificate by which the gateways of limited trust know each other, as it was seen in use. Absent:
+	// there is none.
+	// +optional
+	GatewayCertificate *MeshGatewayCertificate `json:"gatewayCertificate,omitempty"`
 	// vault is what the agent found at the Vault server that the VirtualMesh of the mesh names. Absent: it names none, or nobody has
 	// looked yet.
 	// +optional
@@ -409,6 +424,28 @@ type MeshCertificateAuthority struct {
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=16
 	InUse []string `json:"inUse,omitempty"`
+}
+
+// MeshGatewayCertificate is the certificate of a mesh's gateways under limited trust.
+type MeshGatewayCertificate struct {
+	// virtualMesh for which it was made, "<name>.<namespace>".
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=317
+	VirtualMesh string `json:"virtualMesh"`
+	// signer is the fingerprint of the root under which every gateway was seen to serve.
+	// +optional
+	// +kubebuilder:validation:MaxLength=64
+	Signer string `json:"signer,omitempty"`
+	// roots are the fingerprints of those by which every gateway was seen to know others.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=8
+	// +kubebuilder:validation:items:MaxLength=64
+	Roots []string `json:"roots,omitempty"`
+	// notAfter of the certificate.
+	// +optional
+	NotAfter *metav1.Time `json:"notAfter,omitempty"`
 }
 
 // MeshVault is what an agent found at a Vault server.

@@ -73,6 +73,9 @@ const (
 	LabelRootRole = "isthmus.dev/root-role"
 	// LabelFederated marks Destinations that their home mesh federates. Other agents find them by it, and judge for themselves.
 	LabelFederated = "isthmus.dev/federated"
+	// LabelGateway marks Services and pods of the gateways of limited trust with what they are: GatewayRoleIngress or
+	// GatewayRoleEgress.
+	LabelGateway = "isthmus.dev/gateway"
 	// AnnotationExports holds, on the Lease of an agent, what each of its meshes federates: a JSON object from the name of the
 	// Mesh to a generation of the VirtualMesh and a digest of the names of Destinations.
 	AnnotationExports = "isthmus.dev/exports"
@@ -94,6 +97,14 @@ const (
 	ClusterNamespacePrefix = "isthmus-"
 	// AgentName is the name of the agent's ServiceAccount, Lease and credential Secret in its namespace of the hub.
 	AgentName = "isthmus-agent"
+	// GatewayRoleIngress and GatewayRoleEgress are values of LabelGateway.
+	GatewayRoleIngress = "ingress"
+	GatewayRoleEgress  = "egress"
+	// GatewaySecretName is the Secret, in the namespace of the gateways of limited trust, with the certificate by which those of
+	// several meshes know each other: tls.crt, tls.key and ca.crt. It is the credentialName of Istio's objects.
+	GatewaySecretName = "isthmus-gateway"
+	// GatewaysNamespace is the default namespace of the gateways of limited trust.
+	GatewaysNamespace = "isthmus-gateways"
 	// SettingsName is the only name that a Settings object may have.
 	SettingsName = "settings"
 	// Finalizer holds a VirtualMesh or KubernetesCluster until what was made for it is gone.

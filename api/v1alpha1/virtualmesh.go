@@ -113,6 +113,16 @@ type LimitedTrust struct {
 	// rootCertificateAuthority issues the certificates of the gateways. Absent: one is generated with the default options.
 	// +optional
 	RootCertificateAuthority *RootCertificateAuthority `json:"rootCertificateAuthority,omitempty"`
+	// gatewayCertOptions are the options of the gateways' certificates. ttlDays defaults to 30, and secretRotationGracePeriodRatio
+	// to "0.5".
+	// +optional
+	GatewayCertOptions *CertOptions `json:"gatewayCertOptions,omitempty"`
+	// rotationTrigger starts a rotation of the gateways' certificate authority whenever its value changes; the value itself means
+	// nothing.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=256
+	RotationTrigger string `json:"rotationTrigger,omitempty"`
 }
 
 // RootCertificateAuthority is the source of a root.
