@@ -32,7 +32,8 @@ type Gateway struct {
 
 func (g Gateway) String() string { return g.Namespace + "/" + g.Name }
 
-// ChosenGateways returns the gateways of a mesh that federation uses. Findings without a result say what is missing.
+// ChosenGateways returns the gateways of a mesh through which federation lets mutual TLS pass from end to end. Findings without a
+// result say what is missing. Gateways of limited trust, which end TLS, are never among them.
 func ChosenGateways(vm *membership.VirtualMesh, home *v1alpha1.Mesh) ([]Gateway, finding.Findings) {
 	f := vm.Spec.Federation
 	if f == nil || !vm.Lists(home) {
@@ -66,11 +67,19 @@ func ChosenGateways(vm *membership.VirtualMesh, home *v1alpha1.Mesh) ([]Gateway,
 	return nil, noGateway(home, "", lacking)
 }
 
-// selectedGateways are the gateways that selectors choose, whatever their class.
+// isLimited reports whether a gateway is one of limited trust.
+func isLimited(g *v1alpha1.IngressGateway) bool {
+	return g.Class == v1alpha1.GatewayLimitedIngress || g.Class == v1alpha1.GatewayLimitedEgress
+}
+
+// selectedGateways are the gateways that selectors choose, whatever their class, but for those of limited trust.
 func selectedGateways(selectors []v1alpha1.IngressGatewaySelector, home *v1alpha1.Mesh) (chosen []Gateway, fs finding.Findings) {
 	var lacking []string
 	for i := range home.Spec.Istio.Gateways {
 		g := &home.Spec.Istio.Gateways[i]
+		if isLimited(g) {
+			continue
+		}
 		for _, s := range selectors {
 			if !membership.SelectsService(s.DestinationSelectors, membership.Cluster(home.Namespace), g.Name, g.Namespace, g.Labels) {
 				continue
