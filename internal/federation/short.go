@@ -38,6 +38,9 @@ func impossibleShort(host string) string {
 	return ""
 }
 
+// Takes reports whether a client mesh gets a short hostname, if it imports the destination and nobody else has the name.
+func (c Client) Takes(short string) bool { return c.unfitShort(short) == nil }
+
 // unfitShort says why a client mesh does not get a short hostname. The message is the same for all services of a cluster.
 func (c Client) unfitShort(host string) *finding.Finding {
 	cluster := host[strings.LastIndexByte(host, '.')+1:]

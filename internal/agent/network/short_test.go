@@ -11,9 +11,11 @@ import (
 	networkingv1 "istio.io/client-go/pkg/apis/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
+	"github.com/isthmus-mesh/isthmus/internal/kube"
 )
 
 // TestShortHostnames: services of other clusters are called as the first generation called them too, and nobody else's name is
@@ -123,6 +125,46 @@ func TestShortHostnames(t *testing.T) {
 			return err
 		})
 		east.delete(other)
+	})
+
+	w.story("what the first generation made is handed over, and changed in place", func(t *testing.T) {
+		edit(w, w.hub, vm, func(vm *v1alpha1.VirtualMesh) { vm.Spec.Federation = only("ratings") })
+		w.ready(vm)
+		east.lacksEntry(reviewsShort)
+		lacksRule(reviewsShort)
+		e, r := theirs(reviewsShort, reviewsShort), &networkingv1.DestinationRule{}
+		e.Namespace, e.Spec.Hosts = "istio-system", []string{reviewsShort}
+		r.Namespace, r.Name, r.Spec.Host = "istio-system", reviewsShort, reviewsShort
+		r.Spec.TrafficPolicy = &networkingapi.TrafficPolicy{Tls: &networkingapi.ClientTLSSettings{Mode: networkingapi.ClientTLSSettings_ISTIO_MUTUAL}}
+		for _, o := range []client.Object{r, e} {
+			w.must(east.Client.Create(w.ctx, o, client.FieldOwner("federation")))
+		}
+		edit(w, w.hub, vm, func(vm *v1alpha1.VirtualMesh) { vm.Spec.Federation = asked.DeepCopy() })
+		w.ready(vm)
+		east.hasEntry(reviews)
+		east.reports("DestinationRule istio-system/" + reviewsShort)
+		for _, kind := range []string{"ServiceEntry", "DestinationRule"} { // as `meshctl mesh takeover` does
+			live := &unstructured.Unstructured{}
+			live.SetGroupVersionKind(networkingv1.SchemeGroupVersion.WithKind(kind))
+			w.must(east.Client.Get(w.ctx, client.ObjectKeyFromObject(e), live))
+			w.must(kube.HandOver(w.ctx, east.Client, "isthmus-agent-network", live))
+		}
+		w.eventually("ours in their place", func() error {
+			is, err := east.entry(reviewsShort)
+			if err != nil || is.Annotations[v1alpha1.AnnotationDestination] == "" || len(is.Spec.Endpoints) != 1 {
+				return errors.Join(fmt.Errorf("it is %v", is), err)
+			}
+			if is.UID != e.UID {
+				t.Error("it was made anew")
+			}
+			return nil
+		})
+		is := &networkingv1.DestinationRule{}
+		w.must(east.Client.Get(w.ctx, client.ObjectKeyFromObject(r), is))
+		if is.UID != r.UID || len(is.Spec.TrafficPolicy.PortLevelSettings) == 0 {
+			t.Errorf("the rule is %v", &is.Spec)
+		}
+		east.reports("")
 	})
 
 	w.story("it goes with the Service", func(*testing.T) {
