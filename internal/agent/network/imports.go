@@ -252,7 +252,7 @@ func (i *importing) apply(ctx context.Context, vm *membership.VirtualMesh, out *
 			return err
 		}
 	}
-	notes := append(out.Notes, problem...)
+	notes := slices.Concat(out.Notes, problem)
 	for _, o := range objectsOf(out) {
 		if rule, ok := o.(*networkingv1.DestinationRule); ok {
 			shadows, err := i.shadows(ctx, rule)
