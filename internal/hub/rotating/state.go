@@ -452,6 +452,10 @@ func (s *state) intent() rotation.Intent {
 	}
 	in.Rotation.Strategy = s.accepted.Spec.MTLSConfig.RotationStrategy
 	in.Rotation.Verification = verification(s.accepted.Spec.MTLSConfig.RotationVerificationMethod)
+	replicas := ""
+	if s.trust.Purpose == v1alpha1.PurposeGateway {
+		replicas = "gateway"
+	}
 	for id, mesh := range s.members {
 		if len(s.held.About(id.String())) > 0 {
 			continue
@@ -459,6 +463,7 @@ func (s *state) intent() rotation.Intent {
 		in.Members[id] = rotation.Member{
 			Contents: rotation.ContentsOf(s.hosts(mesh), s.trust.Options),
 			Ratio:    ratio(s.trust.Options.SecretRotationGracePeriodRatio),
+			Replicas: replicas,
 		}
 	}
 	return in
