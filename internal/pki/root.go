@@ -93,6 +93,11 @@ func (r Root) SameAnchor(o Root) bool {
 		bytes.Equal(r.cert.RawSubjectPublicKeyInfo, o.cert.RawSubjectPublicKeyInfo)
 }
 
+// Reissues tells whether two roots are different certificates of one anchor.
+func (r Root) Reissues(o Root) bool {
+	return r.SameAnchor(o) && !bytes.Equal(r.cert.Raw, o.cert.Raw) && isSelfSigned(r.cert) && isSelfSigned(o.cert)
+}
+
 // RootOptions says what a new root shall be.
 type RootOptions struct {
 	// Organization is the subject's O.
