@@ -1,7 +1,10 @@
 package hub_test
 
 import (
+	"crypto/x509"
 	"errors"
+	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -11,6 +14,7 @@ import (
 
 	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
 	"github.com/isthmus-mesh/isthmus/internal/pki"
+	"github.com/isthmus-mesh/isthmus/internal/pki/pkitest"
 	"github.com/isthmus-mesh/isthmus/internal/testenv"
 )
 
@@ -22,6 +26,30 @@ func rootOf(t *testing.T, data map[string][]byte) pki.Root {
 		t.Fatal(err)
 	}
 	return m.Root
+}
+
+// TestRootThatIsNotValidYet: a clock that is ahead of the hub's has made the root. The hub takes it by itself when it is valid.
+func TestRootThatIsNotValidYet(t *testing.T) {
+	w := start(t)
+	w.register("east")
+	begins := time.Now().Add(6 * time.Second)
+	early := pkitest.NewRoot(t, "early", time.Now(), func(c *x509.Certificate) { c.NotBefore = begins })
+	w.create(&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "early", Namespace: system}, Data: early.CertManagerSecret(t)})
+	vm := virtualMesh("one", "east")
+	vm.Spec.MTLSConfig = secretRoot("early", "")
+	w.create(vm)
+	w.sees("one", "complaint", func(vm *v1alpha1.VirtualMesh) error {
+		return errors.Join(want(vm.Status.State, v1alpha1.StateInvalid), want(strings.Contains(fmt.Sprint(vm.Status.Errors), string(pki.ReasonNotYetValid)), true))
+	})
+	w.carryOut("east", 1)
+	w.sees("one", "trust", deployed)
+	// The same of the next one, while this one is in use.
+	next := pkitest.NewRoot(t, "next", time.Now(), func(c *x509.Certificate) { c.NotBefore = time.Now().Add(6 * time.Second) })
+	update(w, &corev1.Secret{}, system, "early", func(s *corev1.Secret) { s.Data = next.CertManagerSecret(t) })
+	w.sees("one", "complaint", func(vm *v1alpha1.VirtualMesh) error {
+		return is(vm.Status.Conditions, v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonInvalid)
+	})
+	testenv.Eventually(t, "the next root", func() error { return want(len(w.live("east").Spec.Roots), 2) })
 }
 
 // editCertificate edits the spec of a Certificate, which cert-manager then issues anew.

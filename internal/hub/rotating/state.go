@@ -36,6 +36,7 @@ type state struct {
 	evidence map[rotation.MeshID]rotation.Evidence
 	held     finding.Findings // members to which nothing can be ordered yet, and why
 	notice   *problem         // why another root than root is not taken, although it may be wanted
+	passes   bool             // what is wrong with the provided one passes by itself
 	words    []v1alpha1.CertificateVerification
 }
 
