@@ -3,6 +3,7 @@ package testenv
 import (
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -78,9 +79,7 @@ func (m *CertManager) CA(t testing.TB, namespace, name, issuer string, fields ma
 		"isCA": true, "commonName": name, "secretName": name, "issuerRef": map[string]any{"name": issuer},
 		"privateKey": map[string]any{"algorithm": "ECDSA", "size": int64(256)},
 	}
-	for k, v := range fields {
-		spec[k] = v
-	}
+	maps.Copy(spec, fields)
 	m.create(t, "Certificate", namespace, name, spec)
 }
 

@@ -181,11 +181,11 @@ func (w *world) renew(t *testing.T, name string) {
 	if err := json.Unmarshal([]byte(w.kubectl(t, management, "-n", "isthmus-system", "get", "certificate", name, "-o", "json")), &c); err != nil {
 		t.Fatal(err)
 	}
-	conditions := append(c.Status.Conditions, map[string]any{
+	c.Status.Conditions = append(c.Status.Conditions, map[string]any{
 		"type": "Issuing", "status": "True", "reason": "ManuallyTriggered", "message": "Certificate re-issuance manually triggered",
 		"lastTransitionTime": time.Now().UTC().Format(time.RFC3339), "observedGeneration": c.Metadata.Generation,
 	})
-	patch, err := json.Marshal(map[string]any{"status": map[string]any{"conditions": conditions}})
+	patch, err := json.Marshal(map[string]any{"status": map[string]any{"conditions": c.Status.Conditions}})
 	if err != nil {
 		t.Fatal(err)
 	}
