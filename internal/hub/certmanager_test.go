@@ -130,6 +130,26 @@ func TestCertManager(t *testing.T) {
 		}
 	})
 
+	// Where roots are not taken live, the former root certifies another one, and not itself.
+	for policy, crossed := range map[string]bool{"Always": true, "Never": false} {
+		w.run("without the flags, "+policy, func(t *testing.T) {
+			w.rolling = true
+			defer func() { w.rolling = false }()
+			name := "rolling-" + strings.ToLower(policy)
+			m.CA(t, system, name, "self-signed", map[string]any{"privateKey": map[string]any{"algorithm": "ECDSA", "size": int64(256), "rotationPolicy": policy}})
+			join(name, name)
+			root := rootOf(t, m.Renew(t, system, name))
+			certified := false
+			w.play(name, "another root", func(vm *v1alpha1.VirtualMesh) error {
+				certified = certified || w.live(name).Spec.CrossCertificate != nil
+				return under(root)(vm)
+			}, name)
+			if certified != crossed {
+				t.Errorf("that the former root has certified it is %v", certified)
+			}
+		})
+	}
+
 	// The CA that signs is issued by another one, which is the root.
 	w.run("an intermediate", func(t *testing.T) {
 		m.CA(t, system, "top", "self-signed", nil)

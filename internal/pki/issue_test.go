@@ -533,6 +533,20 @@ func TestCrossSignOfTheSameSubject(t *testing.T) {
 	if _, err := pki.ParseCross(pki.Chain{again.Cert}.PEM(), fresh.Root(), pki.NewBundle(old.Root(), fresh.Root(), again.Root())); err == nil {
 		t.Error("a re-issued root passes for a cross-certificate")
 	}
+	alike := func(c *x509.Certificate) { c.SubjectKeyId = []byte("one for all") }
+	for name, c := range map[string]struct {
+		by, of *pkitest.CA
+		may    bool
+	}{
+		"another subject":              {old, pkitest.NewRoot(t, "other", now), true},
+		"the same subject":             {old, fresh, true},
+		"re-issued":                    {fresh, again, false},
+		"the same subject and key ids": {pkitest.NewRoot(t, "root", now, alike), pkitest.NewRoot(t, "root", now, alike), false},
+	} {
+		if may := c.by.Root().MayCertify(c.of.Root()); may != c.may {
+			t.Errorf("%s: may certify is %v", name, may)
+		}
+	}
 }
 
 func BenchmarkIssue(b *testing.B) {

@@ -399,7 +399,7 @@ func (s *state) intent() rotation.Intent {
 		}
 	}
 	for i := range s.roots {
-		if r := &s.roots[i]; canCrossSign(r) && !r.Certificate.Reissues(s.root.Certificate) {
+		if r := &s.roots[i]; canCrossSign(r) && r.Certificate.MayCertify(s.root.Certificate) {
 			in.Rotation.Keys = append(in.Rotation.Keys, r.ID())
 		}
 	}
