@@ -38,6 +38,7 @@ type state struct {
 	evidence map[rotation.MeshID]rotation.Evidence
 	held     finding.Findings // members to which nothing can be ordered yet, and why
 	notice   *problem         // why another root than root is not taken, although it may be wanted
+	passes   bool             // what is wrong with the provided one passes by itself
 	words    []v1alpha1.CertificateVerification
 }
 
@@ -436,7 +437,7 @@ func (s *state) intent() rotation.Intent {
 		}
 	}
 	for i := range s.roots {
-		if r := &s.roots[i]; canCrossSign(r) {
+		if r := &s.roots[i]; canCrossSign(r) && r.Certificate.MayCertify(s.root.Certificate) {
 			in.Rotation.Keys = append(in.Rotation.Keys, r.ID())
 		}
 	}
