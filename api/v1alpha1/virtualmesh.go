@@ -113,6 +113,10 @@ type LimitedTrust struct {
 	// rootCertificateAuthority issues the certificates of the gateways. Absent: one is generated with the default options.
 	// +optional
 	RootCertificateAuthority *RootCertificateAuthority `json:"rootCertificateAuthority,omitempty"`
+	// ownRoots gives each member that still has a CA under a root which the members shared before a root of its own, one member
+	// after the other, by a rotation in that mesh alone. It begins when every member reaches the others through gateways.
+	// +optional
+	OwnRoots bool `json:"ownRoots,omitempty"`
 	// gatewayCertOptions are the options of the gateways' certificates. ttlDays defaults to 30, and secretRotationGracePeriodRatio
 	// to "0.5".
 	// +optional

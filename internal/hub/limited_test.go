@@ -39,8 +39,9 @@ func (w *world) limit(root *v1alpha1.RootCertificateAuthority) {
 	})
 }
 
-// TestTrustIsLimitedAndSharedAgain: what was shared before stays, and is looked after; and it can be shared again at once.
-func TestTrustIsLimitedAndSharedAgain(t *testing.T) {
+// TestTrustIsLimited: what was shared before stays, and is looked after; it can be shared again at once, or be replaced by roots that
+// nobody shares.
+func TestTrustIsLimited(t *testing.T) {
 	w := start(t)
 	before := young(w, "east", "west")
 	shared := signerOf(before)
@@ -100,14 +101,62 @@ func TestTrustIsLimitedAndSharedAgain(t *testing.T) {
 		t.Errorf("%d roots are kept", len(secrets))
 	}
 
-	update(w, &v1alpha1.VirtualMesh{}, system, "one", func(vm *v1alpha1.VirtualMesh) { vm.Spec.MTLSConfig = before.Spec.MTLSConfig.DeepCopy() })
-	w.sees("one", "shared trust", func(vm *v1alpha1.VirtualMesh) error {
-		return errors.Join(deployed(vm), want(signerOf(vm), shared), want(len(vm.Status.Roots), 2),
-			want(meta.FindStatusCondition(vm.Status.Conditions, v1alpha1.ConditionMembersRetained) == nil, true))
-	})
-	for cluster, order := range orders {
-		if is := w.live(cluster); !equality.Semantic.DeepEqual(is.Spec, order.Spec) {
-			t.Errorf("the order of %s is now %+v", cluster, is.Spec)
+	w.run("shared again", func(t *testing.T) {
+		limited := &v1alpha1.VirtualMesh{}
+		w.get(limited, system, "one")
+		update(w, &v1alpha1.VirtualMesh{}, system, "one", func(vm *v1alpha1.VirtualMesh) { vm.Spec.MTLSConfig = before.Spec.MTLSConfig.DeepCopy() })
+		w.sees("one", "shared trust", func(vm *v1alpha1.VirtualMesh) error {
+			return errors.Join(deployed(vm), want(signerOf(vm), shared), want(len(vm.Status.Roots), 2),
+				want(meta.FindStatusCondition(vm.Status.Conditions, v1alpha1.ConditionMembersRetained) == nil, true))
+		})
+		for cluster, order := range orders {
+			if is := w.live(cluster); !equality.Semantic.DeepEqual(is.Spec, order.Spec) {
+				t.Errorf("the order of %s is now %+v", cluster, is.Spec)
+			}
 		}
-	}
+		update(w, &v1alpha1.VirtualMesh{}, system, "one", func(vm *v1alpha1.VirtualMesh) { vm.Spec.MTLSConfig = limited.Spec.MTLSConfig.DeepCopy() })
+		w.sees("one", "limited trust", func(vm *v1alpha1.VirtualMesh) error {
+			return errors.Join(want(vm.Status.Accepted.Generation, vm.Generation), isTrue(vm.Status.Conditions, v1alpha1.ConditionReady))
+		})
+	})
+	w.run("roots of their own", func(t *testing.T) {
+		update(w, &v1alpha1.VirtualMesh{}, system, "one", func(vm *v1alpha1.VirtualMesh) { vm.Spec.MTLSConfig.Limited.OwnRoots = true })
+		w.sees("one", "word of what is waited for", func(vm *v1alpha1.VirtualMesh) error {
+			c := meta.FindStatusCondition(vm.Status.Conditions, v1alpha1.ConditionRotating)
+			if c == nil || !strings.Contains(c.Message, "every member reaches the others through them") {
+				return fmt.Errorf("%+v", c)
+			}
+			return nil
+		})
+		for cluster, order := range orders {
+			if is := w.live(cluster); !equality.Semantic.DeepEqual(is.Spec, order.Spec) {
+				t.Errorf("the order of %s is now %+v, though the way that needs it is not left", cluster, is.Spec)
+			}
+			vm := &v1alpha1.VirtualMesh{}
+			w.get(vm, system, "one")
+			w.applied(cluster, "one", vm.Generation)
+		}
+		together := false
+		w.play("one", "roots of their own", func(vm *v1alpha1.VirtualMesh) error {
+			open := 0
+			signers := map[string]bool{}
+			for _, cluster := range []string{"east", "west"} {
+				o := w.live(cluster)
+				if o.Spec.Rotation != nil && !o.Spec.Rotation.Closed {
+					open++
+				}
+				if len(o.Spec.Roots) == 1 {
+					signers[o.Spec.Signer] = true
+				}
+			}
+			together = together || open > 1
+			c := meta.FindStatusCondition(vm.Status.Conditions, v1alpha1.ConditionMembersRetained)
+			return errors.Join(want(open, 0), want(len(signers), 2), want(signers[shared], false), want(c == nil, true),
+				isTrue(vm.Status.Conditions, v1alpha1.ConditionReady))
+		}, "east", "west")
+		if together {
+			t.Error("two meshes changed their roots at a time")
+		}
+		testenv.Eventually(t, "the shared root's key is erased", func() error { return want(len(w.rootSecrets()), 3) })
+	})
 }

@@ -140,6 +140,9 @@ func (r *Reconciler) steer(ctx context.Context, s *state, p *problem) (*rotation
 		return nil, r.answer(ctx, s, nil)
 	}
 	plan := rotation.Next(s.intent(), s.evidence, s.now)
+	if err := r.separate(ctx, s, &plan); err != nil {
+		return nil, err
+	}
 	plan.Findings = append(plan.Findings, s.held...)
 	for i, f := range plan.Findings {
 		plan.Findings[i].Mesh = meshKey(f.Mesh)
@@ -181,6 +184,11 @@ func (s *state) again(plan *rotation.Plan) reconcile.Result {
 	}
 	if next := plan.Next; at.IsZero() || !next.IsZero() && next.Before(at) {
 		at = next
+	}
+	for _, root := range s.own {
+		if old := s.replaceAt(root); s.now.Before(old) && (at.IsZero() || old.Before(at)) {
+			at = old
+		}
 	}
 	if old := s.replaceAt(s.root); s.now.Before(old) && (at.IsZero() || old.Before(at)) {
 		at = old

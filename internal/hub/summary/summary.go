@@ -347,7 +347,7 @@ func (in Input) retained() *metav1.Condition {
 		switch listed := in.Accepted != nil && slices.Contains(in.Accepted.Spec.Meshes, ref); {
 		case !listed:
 			removed = append(removed, accept.MeshKey(ref.Name, ref.Namespace))
-		case trust != nil && trust.Purpose == v1alpha1.PurposeGateway && purpose == v1alpha1.PurposeMeshCA:
+		case trust != nil && trust.Purpose == v1alpha1.PurposeGateway && purpose == v1alpha1.PurposeMeshCA && in.sharesRoot(&in.Orders[i]):
 			shared = append(shared, accept.MeshKey(ref.Name, ref.Namespace))
 		}
 	}
@@ -362,13 +362,24 @@ func (in Input) retained() *metav1.Condition {
 	if len(shared) > 0 {
 		c.Reason = ReasonWasShared
 		texts = append(texts, "members that shared a root before trust was limited, and still have CAs under it, which are renewed"+in.sharedUntil()+
-			": until each has a CA of its own, their workloads go on trusting each other: "+strings.Join(shared, ", "))
+			": until each has a root of its own (spec.mtlsConfig.limited.ownRoots), their workloads go on trusting each other: "+strings.Join(shared, ", "))
 	}
 	if len(texts) == 0 {
 		return nil
 	}
 	c.Message = strings.Join(texts, "; ")
 	return c
+}
+
+// sharesRoot tells whether a root that a mesh is ordered to trust is that of another one as well.
+func (in Input) sharesRoot(ic *v1alpha1.IssuedCertificate) bool {
+	return slices.ContainsFunc(in.Orders, func(other v1alpha1.IssuedCertificate) bool {
+		_, purpose := membership.OrderedFor(other.Name)
+		return purpose == v1alpha1.PurposeMeshCA && (other.Name != ic.Name || other.Namespace != ic.Namespace) &&
+			slices.ContainsFunc(other.Spec.Roots, func(r v1alpha1.RootCertificate) bool {
+				return slices.ContainsFunc(ic.Spec.Roots, func(own v1alpha1.RootCertificate) bool { return own.Fingerprint == r.Fingerprint })
+			})
+	})
 }
 
 // sharedUntil is until when CAs can be renewed under the root that was shared before trust was limited; "" if that is not known.
