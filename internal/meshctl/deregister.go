@@ -128,6 +128,7 @@ const globalDenial = "isthmus-global-access"
 // would.
 var networkKinds = []schema.GroupVersionKind{
 	{Group: "networking.istio.io", Version: "v1", Kind: "Gateway"},
+	{Group: "networking.istio.io", Version: "v1", Kind: "VirtualService"},
 	{Group: "networking.istio.io", Version: "v1", Kind: "ServiceEntry"},
 	{Group: "networking.istio.io", Version: "v1", Kind: "DestinationRule"},
 	{Group: "security.istio.io", Version: "v1", Kind: "PeerAuthentication"},

@@ -202,7 +202,7 @@ func (c *cli) gatewaysIdle(ctx context.Context, member *cluster) error {
 	}
 	for i := range virtualMeshes.Items {
 		vm := &virtualMeshes.Items[i]
-		if a := vm.Status.Accepted; a == nil || a.Spec.MTLSConfig == nil || a.Spec.MTLSConfig.Limited == nil {
+		if !isLimited(vm) {
 			continue
 		}
 		for _, ref := range vm.Status.Accepted.Spec.Meshes {
@@ -213,6 +213,12 @@ func (c *cli) gatewaysIdle(ctx context.Context, member *cluster) error {
 		}
 	}
 	return nil
+}
+
+// isLimited reports whether what was accepted of a VirtualMesh is limited trust.
+func isLimited(vm *v1alpha1.VirtualMesh) bool {
+	a := vm.Status.Accepted
+	return a != nil && a.Spec.MTLSConfig != nil && a.Spec.MTLSConfig.Limited != nil
 }
 
 // restrictedNamespace is a namespace of pods that need no privileges.
