@@ -183,13 +183,13 @@ func describeVirtualMesh(ctx context.Context, hub *cluster, obj client.Object, w
 
 // members adds how far each member is with the trust of the virtual mesh. Under limited trust that is a matter of its gateways; what
 // was once ordered for the CA of a mesh is renewed also then, and told apart.
-func (w *description) members(vm *v1alpha1.VirtualMesh, orders *v1alpha1.IssuedCertificateList) {
+func (d *description) members(vm *v1alpha1.VirtualMesh, orders *v1alpha1.IssuedCertificateList) {
 	limited := isLimited(vm)
-	w.section("Members")
+	d.section("Members")
 	if limited {
-		w.row("MESH", "STATE", "CERTIFICATE", "ROOT", "ENDS", "GATEWAYS")
+		d.row("MESH", "STATE", "CERTIFICATE", "ROOT", "ENDS", "GATEWAYS")
 	} else {
-		w.row("MESH", "STATE", "CERTIFICATE", "ROOT", "ENDS", "ISTIOD", "PROXIES")
+		d.row("MESH", "STATE", "CERTIFICATE", "ROOT", "ENDS", "ISTIOD", "PROXIES")
 	}
 	told := map[*v1alpha1.IssuedCertificate]bool{}
 	for _, m := range vm.Spec.Meshes {
@@ -206,9 +206,9 @@ func (w *description) members(vm *v1alpha1.VirtualMesh, orders *v1alpha1.IssuedC
 		}
 		order := orderOf(orders, ordered, namespace)
 		told[order] = true
-		w.row(append([]string{name, string(approval.State)}, orderCells(order)...)...)
+		d.row(append([]string{name, string(approval.State)}, orderCells(order)...)...)
 		for _, e := range approval.Errors {
-			w.row("", e)
+			d.row("", e)
 		}
 	}
 	var rows [][]string
@@ -224,7 +224,7 @@ func (w *description) members(vm *v1alpha1.VirtualMesh, orders *v1alpha1.IssuedC
 		}
 		rows = append(rows, append([]string{mesh, what}, orderCells(o)...))
 	}
-	w.table("Renewed as well", []string{"MESH", "OF", "CERTIFICATE", "ROOT", "ENDS", "", ""}, rows)
+	d.table("Renewed as well", []string{"MESH", "OF", "CERTIFICATE", "ROOT", "ENDS", "", ""}, rows)
 }
 
 func orderOf(orders *v1alpha1.IssuedCertificateList, name, namespace string) *v1alpha1.IssuedCertificate {
