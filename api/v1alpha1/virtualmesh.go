@@ -296,6 +296,10 @@ type Federation struct {
 	// +kubebuilder:validation:MaxLength=128
 	// +kubebuilder:validation:XValidation:rule="self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$')",message="hostnameSuffix must be a DNS name in lower case without leading or trailing dot, such as global"
 	HostnameSuffix string `json:"hostnameSuffix,omitempty"`
+	// shortHostnames gives each federated destination a further name, "<service>.<namespace>.<cluster>", as the first generation of
+	// this API had it.
+	// +optional
+	ShortHostnames bool `json:"shortHostnames,omitempty"`
 	// tcpKeepalive is set on connections that cross clusters or go to external services.
 	// +optional
 	TCPKeepalive *TCPKeepalive `json:"tcpKeepalive,omitempty"`

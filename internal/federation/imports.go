@@ -27,10 +27,17 @@ const (
 	maxNames = 8
 )
 
-// Imported is what a client mesh needs to reach a destination of another mesh.
-type Imported struct {
+// Named is what a client mesh needs to reach a destination of another mesh by one name.
+type Named struct {
 	ServiceEntry    *networkingv1.ServiceEntry
 	DestinationRule *networkingv1.DestinationRule
+}
+
+// Imported is what a client mesh needs to reach a destination of another mesh.
+type Imported struct {
+	Named
+	// Short is the same by the short hostname; nil where it has none.
+	Short *Named
 	// Notes are worth knowing: what of the destination was left out, and why.
 	Notes finding.Findings
 }
@@ -51,6 +58,8 @@ type Client struct {
 	// Forbidden reports whether a port of an IP address or of a DNS name must not be an endpoint, as those of API servers. nil
 	// forbids none. Loopback, link-local, multicast and unspecified addresses never are.
 	Forbidden func(address string, port int32) bool
+	// ShortHostnameClusters are those whose services may have short hostnames although these could be names of the internet.
+	ShortHostnameClusters []string
 	// Imported says that the destination is imported already: whether the meshes trust each other is not asked again.
 	Imported bool
 }
@@ -80,13 +89,26 @@ func Import(vm *membership.VirtualMesh, client Client, home *v1alpha1.Mesh, d *v
 	subsets, more := s.subsets(vm, d)
 	notes = append(notes, more...)
 
-	meta := metav1.ObjectMeta{
-		Namespace:   client.Mesh.Spec.Istio.RootNamespace,
-		Name:        ObjectName(s.hostname),
-		Labels:      map[string]string{v1alpha1.LabelCluster: s.cluster},
-		Annotations: map[string]string{v1alpha1.AnnotationDestination: d.Namespace + "/" + d.Name},
+	named := func(hostname string) Named {
+		meta := metav1.ObjectMeta{
+			Namespace:   client.Mesh.Spec.Istio.RootNamespace,
+			Name:        ObjectName(hostname),
+			Labels:      map[string]string{v1alpha1.LabelCluster: s.cluster},
+			Annotations: map[string]string{v1alpha1.AnnotationDestination: d.Namespace + "/" + d.Name},
+		}
+		s := *s
+		s.hostname = hostname
+		return Named{s.serviceEntry(meta, client.Address, endpoints, byName), s.destinationRule(vm, *meta.DeepCopy(), subsets)}
 	}
-	return &Imported{s.serviceEntry(meta, client.Address, endpoints, byName), s.destinationRule(vm, *meta.DeepCopy(), subsets), notes}, nil
+	out := &Imported{Named: named(s.hostname), Notes: notes}
+	if short := ShortHostname(vm, d); short != "" {
+		if f := client.unfitShort(short); f != nil {
+			out.Notes = append(out.Notes, *f)
+		} else {
+			out.Short = new(named(short))
+		}
+	}
+	return out, nil
 }
 
 // refusal of the last of the findings: those before it say what led to it.

@@ -71,6 +71,9 @@ func (d *description) federated(destination *v1alpha1.Destination, vm *membershi
 	f := destination.Status.AppliedFederation
 	d.section("Federation")
 	d.row("Hostname", f.FederatedHostname)
+	if f.ShortHostname != "" {
+		d.row("Short hostname", f.ShortHostname)
+	}
 	to := strings.Join(f.FederatedToMeshes, ", ")
 	if to == "*" {
 		to = "every other member"
@@ -219,6 +222,9 @@ func (d *description) federation(vm *v1alpha1.VirtualMesh) {
 		d.list("Federated", orElse(federates(f), []string{"nothing"}))
 		d.section("Federation")
 		d.row("Hostnames", "SERVICE.NAMESPACE.svc.CLUSTER."+cmp.Or(f.HostnameSuffix, "global"))
+		if f.ShortHostnames {
+			d.row("", "SERVICE.NAMESPACE.CLUSTER")
+		}
 		if m := vm.Spec.MTLSConfig; m != nil && m.Limited != nil {
 			d.row("Gateways", "those of limited trust, labelled "+v1alpha1.LabelGateway)
 		} else {

@@ -84,7 +84,7 @@ func (n *network) reconcileImport(ctx context.Context, req ctrl.Request) (ctrl.R
 // makeRoom gives up what was kept for a destination of which there is nothing here.
 func (n *network) makeRoom(key types.NamespacedName) {
 	n.turns.forget(key)
-	if host := n.imports.remove(key.String()); host != "" {
+	for _, host := range n.imports.remove(key.String()) {
 		n.addresses.release(host)
 		n.enqueue(importController, 0, n.imports.next(key.Namespace, n.MaxImports)...)
 	}
@@ -155,7 +155,9 @@ func (i *importing) run(ctx context.Context) (outcome, error) {
 	if !imported && i.imports.full(i.key, i.MaxImports) {
 		return i.noRoom(ReasonTooManyImports), nil
 	}
-	out, refusal := federation.Import(vm, federation.Client{Mesh: i.mesh, Imported: imported, Forbidden: i.isForbidden}, home, i.destination)
+	out, refusal := federation.Import(vm, federation.Client{
+		Mesh: i.mesh, Imported: imported, Forbidden: i.isForbidden, ShortHostnameClusters: i.ShortHostnameClusters,
+	}, home, i.destination)
 	switch {
 	case refusal != nil && refusal.Withdraw:
 		i.report()
@@ -167,10 +169,12 @@ func (i *importing) run(ctx context.Context) (outcome, error) {
 		i.report(refusal.Finding)
 		return settled, nil
 	}
+	size := 0
 	for _, o := range objectsOf(out) {
 		annotate(o, membership.MeshKey(home))
+		size += sizeOf(o)
 	}
-	if reason := i.imports.admit(i.key, host, sizeOf(out.ServiceEntry)+sizeOf(out.DestinationRule), i.MaxImports); reason != "" {
+	if reason := i.imports.admit(i.key, host, size, i.MaxImports); reason != "" {
 		return i.noRoom(reason), nil
 	}
 	address, err := i.addresses.of(host)
@@ -179,6 +183,9 @@ func (i *importing) run(ctx context.Context) (outcome, error) {
 		return settled, nil //nolint:nilerr // it is reported, and nothing changes by trying again
 	}
 	out.ServiceEntry.Spec.Addresses = []string{address}
+	if err := i.short(ctx, out); err != nil {
+		return settled, err
+	}
 	settled.holds = true
 	if wait, err := i.turn(ctx, out, labelOf(vm)); err != nil || wait > 0 {
 		i.report(finding.Finding{Reason: ReasonTooManyChanges, Message: "destinations of the cluster change so often that they are followed slowly: see what changes them"})
@@ -203,7 +210,16 @@ func (i *importing) noRoom(reason string) outcome {
 
 // objectsOf are what is to be written, in this order.
 func objectsOf(out *federation.Imported) []client.Object {
-	return []client.Object{out.DestinationRule, out.ServiceEntry}
+	objects := objectsOfName(&out.Named)
+	if out.Short != nil {
+		objects = append(objects, objectsOfName(out.Short)...)
+	}
+	return objects
+}
+
+// objectsOfName are those of one name. The DestinationRule is first, so that no request goes out without it.
+func objectsOfName(n *federation.Named) []client.Object {
+	return []client.Object{n.DestinationRule, n.ServiceEntry}
 }
 
 // turn returns how long to wait before what was decided may be written; 0 also if it needs no writing.
@@ -221,30 +237,53 @@ func (i *importing) turn(ctx context.Context, out *federation.Imported, label st
 	return 0, nil
 }
 
-// apply writes what was decided. The DestinationRule is first, so that no request goes out without it.
+// apply writes what was decided.
 func (i *importing) apply(ctx context.Context, vm *membership.VirtualMesh, out *federation.Imported) error {
-	notes := out.Notes
-	for _, o := range objectsOf(out) {
-		err := i.objects.apply(ctx, o, labelOf(vm))
-		if f, ok := i.blocked.foreign(err, importController, ctrl.Request{NamespacedName: i.key}); ok {
-			i.report(append(notes, f)...)
-			return nil
-		}
-		if refused(err) {
-			i.report(append(notes, finding.Finding{Reason: ReasonRefused, Message: err.Error()})...)
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-	}
-	shadows, err := i.shadows(ctx, out.DestinationRule)
+	problem, err := i.applyName(ctx, vm, &out.Named)
 	if err != nil {
 		return err
 	}
-	i.report(append(notes, shadows...)...)
+	if problem != nil {
+		i.report(append(out.Notes, problem...)...)
+		return nil
+	}
+	if out.Short != nil {
+		if problem, err = i.applyName(ctx, vm, out.Short); err != nil {
+			return err
+		}
+	}
+	notes := slices.Concat(out.Notes, problem)
+	for _, o := range objectsOf(out) {
+		if rule, ok := o.(*networkingv1.DestinationRule); ok {
+			shadows, err := i.shadows(ctx, rule)
+			if err != nil {
+				return err
+			}
+			notes = append(notes, shadows...)
+		}
+	}
+	i.report(notes...)
 	// What has another name was made for a hostname that users have given up.
-	return i.remove(ctx, "it has another name now", func(o client.Object) bool { return o.GetName() == out.ServiceEntry.Name })
+	return i.remove(ctx, "it has another name now", func(o client.Object) bool {
+		return o.GetName() == out.ServiceEntry.Name || out.Short != nil && o.GetName() == out.Short.ServiceEntry.Name
+	})
+}
+
+// applyName writes the objects of one name. The findings say what keeps them from being written.
+func (i *importing) applyName(ctx context.Context, vm *membership.VirtualMesh, n *federation.Named) (finding.Findings, error) {
+	for _, o := range objectsOfName(n) {
+		err := i.objects.apply(ctx, o, labelOf(vm))
+		if f, ok := i.blocked.foreign(err, importController, ctrl.Request{NamespacedName: i.key}); ok {
+			return finding.Findings{f}, nil
+		}
+		if refused(err) {
+			return finding.Findings{{Reason: ReasonRefused, Message: err.Error()}}, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return nil, nil
 }
 
 // refused reports whether an API server will never take what it was given.

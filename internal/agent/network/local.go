@@ -46,7 +46,7 @@ const (
 	byVirtualMesh = "virtualMesh"
 	// byMesh finds objects of ours that were made for a mesh as a whole.
 	byMesh = "mesh"
-	// byHost finds DestinationRules of others by their host as it is written.
+	// byHost finds DestinationRules of others by their host as it is written, and ServiceEntries of others by theirs.
 	byHost = "host"
 )
 
@@ -86,6 +86,11 @@ func addIndexes(ctx context.Context, c cache.Cache) error {
 	errs = append(errs, c.IndexField(ctx, &networkingv1.DestinationRule{}, byHost, func(o client.Object) []string {
 		if rule, ok := o.(*networkingv1.DestinationRule); ok && !isOurs(o) {
 			return []string{rule.Spec.Host}
+		}
+		return nil
+	}), c.IndexField(ctx, &networkingv1.ServiceEntry{}, byHost, func(o client.Object) []string {
+		if e, ok := o.(*networkingv1.ServiceEntry); ok && !isOurs(o) {
+			return e.Spec.Hosts
 		}
 		return nil
 	}))
