@@ -1,6 +1,7 @@
 package rotation
 
 import (
+	"cmp"
 	"slices"
 	"time"
 
@@ -49,7 +50,7 @@ func (s *steering) lacks(m *member) *finding.Finding {
 	case g.hold(guardFresh) && !o.answeredBy(m.Carried):
 		return lack(ReasonNotCarriedOut, "its agent has not carried out the order yet")
 	case !controlPlane(o, m.Evidence, g):
-		return lack(ReasonControlPlane, "not every istiod is seen to use what was ordered")
+		return lack(ReasonControlPlane, "not every "+cmp.Or(m.Member.Replicas, "istiod")+" is seen to use what was ordered")
 	case g.hold(guardPublished) && !m.Published:
 		return lack(ReasonRoots, "not every namespace holds the ordered roots yet")
 	case s.firstNudge(m):

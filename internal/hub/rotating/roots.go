@@ -38,6 +38,7 @@ func (r *Reconciler) provideRoot(ctx context.Context, s *state) (*problem, error
 		var err error
 		root.Material, err = r.Roots.Provided(ctx, *ref)
 		if unusable, ok := errors.AsType[*roots.ProblemError](err); ok {
+			s.passes = unusable.Passes
 			if s.root = s.current(); s.root != nil {
 				return nil, nil //nolint:nilnil // it stays until there is another one
 			}

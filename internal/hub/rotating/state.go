@@ -38,6 +38,7 @@ type state struct {
 	evidence map[rotation.MeshID]rotation.Evidence
 	held     finding.Findings // members to which nothing can be ordered yet, and why
 	notice   *problem         // why another root than root is not taken, although it may be wanted
+	passes   bool             // what is wrong with the provided one passes by itself
 	words    []v1alpha1.CertificateVerification
 }
 
@@ -436,7 +437,7 @@ func (s *state) intent() rotation.Intent {
 		}
 	}
 	for i := range s.roots {
-		if r := &s.roots[i]; canCrossSign(r) {
+		if r := &s.roots[i]; canCrossSign(r) && r.Certificate.MayCertify(s.root.Certificate) {
 			in.Rotation.Keys = append(in.Rotation.Keys, r.ID())
 		}
 	}
@@ -452,6 +453,10 @@ func (s *state) intent() rotation.Intent {
 	}
 	in.Rotation.Strategy = s.accepted.Spec.MTLSConfig.RotationStrategy
 	in.Rotation.Verification = verification(s.accepted.Spec.MTLSConfig.RotationVerificationMethod)
+	replicas := ""
+	if s.trust.Purpose == v1alpha1.PurposeGateway {
+		replicas = "gateway"
+	}
 	for id, mesh := range s.members {
 		if len(s.held.About(id.String())) > 0 {
 			continue
@@ -459,6 +464,7 @@ func (s *state) intent() rotation.Intent {
 		in.Members[id] = rotation.Member{
 			Contents: rotation.ContentsOf(s.hosts(mesh), s.trust.Options),
 			Ratio:    ratio(s.trust.Options.SecretRotationGracePeriodRatio),
+			Replicas: replicas,
 		}
 	}
 	return in
