@@ -37,7 +37,7 @@ var cases = map[string]struct {
 	"agent, Vault":  {charts.Agent, "isthmus-agent", map[string]any{"cluster": "east", "vault": map[string]any{"servers": []any{"https://vault.example.com:8200", "http://127.0.0.1:8200"}, "serviceAccounts": []any{"vault-login"}}}},
 	"gateways":      {charts.Gateways, "isthmus-gateways", nil},
 	"gateways, all set": {charts.Gateways, "isthmus-gateways", map[string]any{
-		"replicas": 1, "revision": "1-31", "podLabels": map[string]any{"a": "b"}, "podAnnotations": map[string]any{"a": "b"}, "priorityClassName": "high",
+		"replicas": 1, "revision": "1-31", "otherNamespaces": []any{"other"}, "podLabels": map[string]any{"a": "b"}, "podAnnotations": map[string]any{"a": "b"}, "priorityClassName": "high",
 		"agent": map[string]any{"namespace": "isthmus-agent", "serviceAccount": "other"},
 		"ingress": map[string]any{"service": map[string]any{"type": "NodePort", "nodePort": 31443, "annotations": map[string]any{"a": "b"},
 			"externalIPs": []any{"203.0.113.1"}, "externalTrafficPolicy": "Local"}},

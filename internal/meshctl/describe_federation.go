@@ -225,7 +225,11 @@ func (d *description) federation(vm *v1alpha1.VirtualMesh) {
 		if f.ShortHostnames {
 			d.row("", "SERVICE.NAMESPACE.CLUSTER")
 		}
-		d.row("Gateways", entrances(f))
+		if m := vm.Spec.MTLSConfig; m != nil && m.Limited != nil {
+			d.row("Gateways", "those of limited trust, labelled "+v1alpha1.LabelGateway)
+		} else {
+			d.row("Gateways", entrances(f))
+		}
 		if k := keepalive(f.TCPKeepalive); k != "" {
 			d.row("Keepalive", k)
 		}
@@ -263,9 +267,9 @@ func (d *description) gateways(gateways []v1alpha1.IngressGateway) {
 				port = fmt.Sprint(p.ExternalPort)
 			}
 		}
-		rows = append(rows, []string{kube.Qualified(g.Name, g.Namespace), string(g.Class), port, cmp.Or(strings.Join(g.Addresses, " "), "none")})
+		rows = append(rows, []string{kube.Qualified(g.Name, g.Namespace), string(g.Class), port, cmp.Or(strings.Join(g.Addresses, " "), "none"), strings.Join(g.Identities, " ")})
 	}
-	d.table("Gateways", []string{"GATEWAY", "CLASS", "TLS PORT", "ADDRESSES"}, rows)
+	d.table("Gateways", []string{"GATEWAY", "CLASS", "TLS PORT", "ADDRESSES", "IDENTITIES"}, rows)
 }
 
 // applied adds what virtual meshes and access policies are applied to a mesh.
