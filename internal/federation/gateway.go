@@ -32,11 +32,14 @@ type Gateway struct {
 
 func (g Gateway) String() string { return g.Namespace + "/" + g.Name }
 
-// ChosenGateways returns the gateways of a mesh that federation uses. Findings without a result say what is missing.
+// ChosenGateways returns the gateways of a mesh by which others enter it. Findings without a result say what is missing.
 func ChosenGateways(vm *membership.VirtualMesh, home *v1alpha1.Mesh) ([]Gateway, finding.Findings) {
 	f := vm.Spec.Federation
 	if f == nil || !vm.Lists(home) {
 		return nil, nil
+	}
+	if vm.Limited() {
+		return chosenIngress(home)
 	}
 	if len(f.IngressGatewaySelectors) > 0 {
 		return selectedGateways(f.IngressGatewaySelectors, home)
@@ -71,6 +74,9 @@ func selectedGateways(selectors []v1alpha1.IngressGatewaySelector, home *v1alpha
 	var lacking []string
 	for i := range home.Spec.Istio.Gateways {
 		g := &home.Spec.Istio.Gateways[i]
+		if g.Class == v1alpha1.GatewayLimitedIngress || g.Class == v1alpha1.GatewayLimitedEgress {
+			continue // they let nothing pass through
+		}
 		for _, s := range selectors {
 			if !membership.SelectsService(s.DestinationSelectors, membership.Cluster(home.Namespace), g.Name, g.Namespace, g.Labels) {
 				continue
@@ -111,7 +117,7 @@ func use(g *v1alpha1.IngressGateway, portName string) (usable Gateway, lack stri
 
 // GatewayObject is the Istio Gateway by which one gateway of the home mesh admits hosts; nil if there are none.
 func GatewayObject(vm *membership.VirtualMesh, home *v1alpha1.Mesh, g Gateway, hosts []string) *networkingv1.Gateway {
-	if f := vm.Spec.Federation; len(hosts) == 0 || f == nil || f.FlatNetwork {
+	if f := vm.Spec.Federation; len(hosts) == 0 || f == nil || f.FlatNetwork || vm.Limited() {
 		return nil
 	}
 	return &networkingv1.Gateway{

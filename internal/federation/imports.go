@@ -31,6 +31,8 @@ const (
 type Imported struct {
 	ServiceEntry    *networkingv1.ServiceEntry
 	DestinationRule *networkingv1.DestinationRule
+	// Egress is nil but under limited trust.
+	Egress *Egress
 	// Notes are worth knowing: what of the destination was left out, and why.
 	Notes finding.Findings
 }
@@ -51,7 +53,8 @@ type Client struct {
 	// Forbidden reports whether a port of an IP address or of a DNS name must not be an endpoint, as those of API servers. nil
 	// forbids none. Loopback, link-local, multicast and unspecified addresses never are.
 	Forbidden func(address string, port int32) bool
-	// Imported says that the destination is imported already: whether the meshes trust each other is not asked again.
+	// Imported says that the destination is imported already, in the way that the virtual mesh's trust calls for: whether the meshes
+	// trust each other is not asked again.
 	Imported bool
 }
 
@@ -67,6 +70,13 @@ func Import(vm *membership.VirtualMesh, client Client, home *v1alpha1.Mesh, d *v
 	if f := unreachable(vm, client.Mesh, s); f != nil {
 		return nil, &Refusal{Finding: *f}
 	}
+	var through *Gateway
+	if vm.Limited() {
+		var f *finding.Finding
+		if through, f = ChosenEgress(client.Mesh); f != nil {
+			return nil, &Refusal{Finding: *f}
+		}
+	}
 	endpoints, byName, more := s.endpoints(vm, client, home, d)
 	if len(endpoints) == 0 {
 		return nil, refusal(more)
@@ -79,14 +89,17 @@ func Import(vm *membership.VirtualMesh, client Client, home *v1alpha1.Mesh, d *v
 	}
 	subsets, more := s.subsets(vm, d)
 	notes = append(notes, more...)
-
-	meta := metav1.ObjectMeta{
-		Namespace:   client.Mesh.Spec.Istio.RootNamespace,
-		Name:        ObjectName(s.hostname),
-		Labels:      map[string]string{v1alpha1.LabelCluster: s.cluster},
-		Annotations: map[string]string{v1alpha1.AnnotationDestination: d.Namespace + "/" + d.Name},
+	if through != nil {
+		out := s.throughEgress(vm, client, *through, home, d, endpoints, byName)
+		out.Notes = notes
+		return out, nil
 	}
-	return &Imported{s.serviceEntry(meta, client.Address, endpoints, byName), s.destinationRule(vm, *meta.DeepCopy(), subsets), notes}, nil
+	meta := func() metav1.ObjectMeta {
+		return madeFor(d, client.Mesh.Spec.Istio.RootNamespace, ObjectName(s.hostname))
+	}
+	return &Imported{
+		ServiceEntry: s.serviceEntry(meta(), client.Address, endpoints, byName), DestinationRule: s.destinationRule(vm, meta(), subsets), Notes: notes,
+	}, nil
 }
 
 // refusal of the last of the findings: those before it say what led to it.
@@ -138,6 +151,9 @@ func unreachable(vm *membership.VirtualMesh, client *v1alpha1.Mesh, s *service) 
 // have been seen to hold the roots under which the other's certificates are issued, and to use what it holds. Where trust is
 // managed elsewhere it is taken for granted.
 func TrustEachOther(vm *membership.VirtualMesh, client, home *v1alpha1.Mesh) *finding.Finding {
+	if vm.Limited() {
+		return gatewaysTrustEachOther(vm, client, home)
+	}
 	if vm.Spec.MTLSConfig == nil {
 		return nil
 	}
@@ -170,6 +186,10 @@ func (s *service) subsets(vm *membership.VirtualMesh, d *v1alpha1.Destination) (
 	}
 	leave := func(format string, args ...any) {
 		fs = append(fs, finding.Finding{Field: field, Reason: ReasonSubsetsLeftOut, Message: fmt.Sprintf(format, args...)})
+	}
+	if vm.Limited() {
+		leave("subsets are left out, as gateways of limited trust know the service as a whole: federate a Service for each version that others tell apart")
+		return nil, fs
 	}
 	if vm.Spec.Federation.FlatNetwork {
 		leave("subsets are left out, as nothing tells them apart in a flat network")
