@@ -19,9 +19,11 @@ const (
 	Hub = "isthmus"
 	// Agent is the agent of a member cluster.
 	Agent = "isthmus-agent"
+	// Gateways are the gateways of a member cluster under limited trust.
+	Gateways = "isthmus-gateways"
 )
 
-//go:embed all:isthmus all:isthmus-crds all:isthmus-agent
+//go:embed all:isthmus all:isthmus-crds all:isthmus-agent all:isthmus-gateways
 var files embed.FS
 
 // Load returns one of the charts.

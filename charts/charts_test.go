@@ -35,6 +35,15 @@ var cases = map[string]struct {
 	"agent":         {charts.Agent, "isthmus-agent", map[string]any{"cluster": "east"}},
 	"agent, others": {charts.Agent, "isthmus-agent", map[string]any{"cluster": "east", "restartWorkloads": false, "istioNamespaces": []any{"istio-system", "istio-two"}, "federation": map[string]any{"addressRange": "198.18.0.0/15"}, "proxy": map[string]any{"httpsProxy": "http://proxy:3128", "noProxy": "10.0.0.0/8"}}},
 	"agent, Vault":  {charts.Agent, "isthmus-agent", map[string]any{"cluster": "east", "vault": map[string]any{"servers": []any{"https://vault.example.com:8200", "http://127.0.0.1:8200"}, "serviceAccounts": []any{"vault-login"}}}},
+	"gateways":      {charts.Gateways, "isthmus-gateways", nil},
+	"gateways, all set": {charts.Gateways, "isthmus-gateways", map[string]any{
+		"replicas": 1, "revision": "1-31", "podLabels": map[string]any{"a": "b"}, "podAnnotations": map[string]any{"a": "b"}, "priorityClassName": "high",
+		"agent": map[string]any{"namespace": "isthmus-agent", "serviceAccount": "other"},
+		"ingress": map[string]any{"service": map[string]any{"type": "NodePort", "nodePort": 31443, "annotations": map[string]any{"a": "b"},
+			"externalIPs": []any{"203.0.113.1"}, "externalTrafficPolicy": "Local"}},
+	}},
+	"gateways, load balancer": {charts.Gateways, "isthmus-gateways", map[string]any{"ingress": map[string]any{"service": map[string]any{
+		"loadBalancerClass": "example.com/lb", "loadBalancerSourceRanges": []any{"203.0.113.0/24"}}}}},
 }
 
 // render is `helm template`.
@@ -67,7 +76,7 @@ func render(t *testing.T, name, namespace string, values map[string]any) []*unst
 // TestRenderedObjectsAreValid asks a real API server what it thinks of each object.
 func TestRenderedObjectsAreValid(t *testing.T) {
 	cluster := testenv.Start(t)
-	for _, ns := range []string{"isthmus-system", "isthmus-agent", "istio-system", "istio-two", "pki"} {
+	for _, ns := range []string{"isthmus-system", "isthmus-agent", "isthmus-gateways", "istio-system", "istio-two", "pki"} {
 		cluster.Namespace(t, ns, nil)
 	}
 	strict := client.WithFieldValidation(cluster.Client, metav1.FieldValidationStrict)
@@ -110,7 +119,7 @@ func TestPodsAreRestricted(t *testing.T) {
 	if err := create(control); err == nil || !strings.Contains(err.Error(), "restricted") {
 		t.Fatalf("a pod without security context: %v", err)
 	}
-	for _, name := range []string{"hub", "agent", "agent, Vault"} {
+	for _, name := range []string{"hub", "agent", "agent, Vault", "gateways", "gateways, all set"} {
 		c := cases[name]
 		for _, obj := range render(t, c.chart, c.namespace, c.values) {
 			if obj.GetKind() != "Deployment" {
@@ -120,6 +129,7 @@ func TestPodsAreRestricted(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			delete(spec, "priorityClassName") // nor is there any such class
 			if err := create(spec); err != nil {
 				t.Errorf("%s: %v", name, err)
 			}
@@ -154,6 +164,9 @@ func TestRefusedValues(t *testing.T) {
 		"server":        {charts.Agent, map[string]any{"cluster": "east", "vault": map[string]any{"servers": []any{"vault.example.com"}}}, "servers"},
 		"path":          {charts.Agent, map[string]any{"cluster": "east", "vault": map[string]any{"servers": []any{"https://vault.example.com/v1"}}}, "servers"},
 		"unknown value": {charts.Hub, map[string]any{"replica": 2}, "replica"},
+		"type":          {charts.Gateways, map[string]any{"ingress": map[string]any{"service": map[string]any{"type": "ExternalName"}}}, "type"},
+		"no replicas":   {charts.Gateways, map[string]any{"replicas": 0}, "replicas"},
+		"drain":         {charts.Gateways, map[string]any{"proxyConfig": map[string]any{"terminationDrainDuration": 30}}, "terminationDrainDuration"},
 		"wrong type":    {charts.Hub, map[string]any{"secretNamespaces": "pki"}, "secretNamespaces"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -2,6 +2,7 @@ package accept
 
 import (
 	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
+	"github.com/isthmus-mesh/isthmus/internal/membership"
 )
 
 // Holders says to which VirtualMesh each mesh belongs, leaving out the one that is being judged: both in the form
@@ -35,7 +36,8 @@ func Holders(judged *v1alpha1.VirtualMesh, all []v1alpha1.VirtualMesh, meshes []
 	}
 	for i := range orders {
 		o := &orders[i]
-		made(MeshKey(o.Name, o.Namespace), o.Name, MeshKey(o.Spec.VirtualMesh.Name, o.Spec.VirtualMesh.Namespace))
+		mesh, _ := membership.OrderedFor(o.Name)
+		made(MeshKey(mesh, o.Namespace), mesh, MeshKey(o.Spec.VirtualMesh.Name, o.Spec.VirtualMesh.Namespace))
 	}
 	for i := range meshes {
 		if ca := meshes[i].Status.CertificateAuthority; ca != nil {

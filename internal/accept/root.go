@@ -1,6 +1,8 @@
 package accept
 
 import (
+	"cmp"
+
 	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
 )
 
@@ -17,27 +19,36 @@ type RootSource struct {
 	Certificate string `json:"certificate,omitempty"`
 	// RotationTrigger as it was when the root was made.
 	RotationTrigger string `json:"rotationTrigger,omitempty"`
+	// Purpose of what is under the root; empty stands for MeshCA. A root has one for ever: what knows those under it by one
+	// must not come to know others by it.
+	Purpose v1alpha1.CertificatePurpose `json:"purpose,omitempty"`
 }
 
 // Known reports whether s says what the root was made from.
 func (s RootSource) Known() bool { return s.Generated != nil || s.Secret != nil || s.Vault != nil }
 
-// SourceOf returns the source of the root that shared trust asks for; certificate is the fingerprint of what the provided
+// For reports whether a root is for what a trust is for.
+func (s RootSource) For(t *Trust) bool { return cmp.Or(s.Purpose, v1alpha1.PurposeMeshCA) == t.Purpose }
+
+// SourceOf returns the source of the root that a trust asks for; certificate is the fingerprint of what the provided
 // Secret holds now, or of the root that Vault signs under, if there is one. hubNamespace completes the reference to the Secret.
-func SourceOf(t *v1alpha1.SharedTrust, certificate, hubNamespace string) RootSource {
+func SourceOf(t *Trust, certificate, hubNamespace string) RootSource {
 	s := RootSource{RotationTrigger: t.RotationTrigger}
-	if ca := t.IntermediateCertificateAuthority; ca != nil {
-		s.Vault, s.Certificate = ca.Vault.DeepCopy(), certificate
+	if t.Purpose != v1alpha1.PurposeMeshCA { // which is not written, as it was before there was another one
+		s.Purpose = t.Purpose
+	}
+	if t.Vault != nil {
+		s.Vault, s.Certificate = t.Vault.DeepCopy(), certificate
 		return s
 	}
-	if ca := t.RootCertificateAuthority; ca != nil && ca.Secret != nil {
-		ref := SecretRef(*ca.Secret, hubNamespace)
+	if t.Root != nil && t.Root.Secret != nil {
+		ref := SecretRef(*t.Root.Secret, hubNamespace)
 		s.Secret, s.Certificate = &ref, certificate
 		return s
 	}
 	var options *v1alpha1.CertOptions
-	if t.RootCertificateAuthority != nil {
-		options = t.RootCertificateAuthority.Generated
+	if t.Root != nil {
+		options = t.Root.Generated
 	}
 	generated := RootOptions(options)
 	s.Generated = &generated
@@ -52,15 +63,12 @@ func SecretRef(ref v1alpha1.SecretRef, hubNamespace string) v1alpha1.SecretRef {
 	return ref
 }
 
-const (
-	sharedField = "spec.mtlsConfig.shared"
-	rootField   = sharedField + ".rootCertificateAuthority"
-)
-
 // Same reports whether a root made from s is what want asks for. A provided one is, as long as the Secret holds the same
 // certificate authority, wherever it lies, and one of Vault as long as that signs under it: no trigger makes another of it.
 func (s RootSource) Same(want RootSource) bool {
 	switch {
+	case cmp.Or(s.Purpose, v1alpha1.PurposeMeshCA) != cmp.Or(want.Purpose, v1alpha1.PurposeMeshCA):
+		return false
 	case s.Secret != nil && want.Secret != nil:
 		return s.Certificate == want.Certificate
 	case s.Vault != nil && want.Vault != nil:
@@ -71,12 +79,4 @@ func (s RootSource) Same(want RootSource) bool {
 			s.RotationTrigger == want.RotationTrigger
 	}
 	return false
-}
-
-// SharedTrust returns the shared trust that the hub has to provide for what was accepted, or nil.
-func SharedTrust(a *v1alpha1.AcceptedVirtualMesh) *v1alpha1.SharedTrust {
-	if a == nil || a.Spec.MTLSConfig == nil {
-		return nil
-	}
-	return a.Spec.MTLSConfig.Shared
 }

@@ -11,10 +11,10 @@ import (
 
 // trustDomains are those by which others know the members: that with which a mesh was accepted, until it leaves. known are those
 // of members that were accepted before.
-func trustDomains(members []v1alpha1.ObjectRef, known []v1alpha1.AcceptedTrustDomain, w World) (out []v1alpha1.AcceptedTrustDomain) {
+func trustDomains(members []v1alpha1.ObjectRef, known []v1alpha1.AcceptedTrustDomain, t *Trust, w World) (out []v1alpha1.AcceptedTrustDomain) {
 	for _, ref := range members {
 		td := trustDomainOf(known, ref)
-		if m := w.mesh(ref); td == "" && m != nil && checkIdentity(m) == nil && checkTrustDomain(known, m) == nil {
+		if m := w.mesh(ref); td == "" && m != nil && checkIdentity(m) == nil && checkTrustDomain(known, m, t.byGateways()) == nil {
 			td = m.Spec.Istio.TrustDomain
 		}
 		if td != "" {
@@ -50,8 +50,9 @@ func staying(spec *v1alpha1.VirtualMeshSpec, prev *v1alpha1.AcceptedVirtualMesh,
 }
 
 // checkTrustDomain finds that a mesh reports another trust domain than it was accepted with, or would join with that of a member
-// where not all have the same: nobody shall be taken for others by what his agent says.
-func checkTrustDomain(known []v1alpha1.AcceptedTrustDomain, mesh *v1alpha1.Mesh) *finding.Finding {
+// where not all have the same: nobody shall be taken for others by what his agent says. The latter is no matter if members are told
+// apart by their gateways.
+func checkTrustDomain(known []v1alpha1.AcceptedTrustDomain, mesh *v1alpha1.Mesh, byGateways bool) *finding.Finding {
 	reported := mesh.Spec.Istio.TrustDomain
 	if td := trustDomainOf(known, v1alpha1.ObjectRef{Name: mesh.Name, Namespace: mesh.Namespace}); td == reported {
 		return nil
@@ -62,7 +63,7 @@ func checkTrustDomain(known []v1alpha1.AcceptedTrustDomain, mesh *v1alpha1.Mesh)
 	}
 	has := func(m v1alpha1.AcceptedTrustDomain) bool { return m.TrustDomain == reported }
 	holder := slices.IndexFunc(known, has)
-	if holder < 0 || !slices.ContainsFunc(known, func(m v1alpha1.AcceptedTrustDomain) bool { return !has(m) }) {
+	if byGateways || holder < 0 || !slices.ContainsFunc(known, func(m v1alpha1.AcceptedTrustDomain) bool { return !has(m) }) {
 		return nil
 	}
 	return &finding.Finding{Reason: ReasonTrustDomainTaken, Message: fmt.Sprintf(
@@ -70,8 +71,12 @@ func checkTrustDomain(known []v1alpha1.AcceptedTrustDomain, mesh *v1alpha1.Mesh)
 		reported, MeshKey(known[holder].Name, known[holder].Namespace))}
 }
 
-// checkAliases finds members that do not accept the trust domains of others.
+// checkAliases finds members that do not accept the trust domains of others. Under limited trust none has to: there, clients have
+// identities of the server's own mesh.
 func checkAliases(a *v1alpha1.AcceptedVirtualMesh, w World) (fs finding.Findings) {
+	if TrustIn(a).byGateways() {
+		return nil
+	}
 	for _, ref := range a.Spec.Meshes {
 		server := w.mesh(ref)
 		if server == nil {

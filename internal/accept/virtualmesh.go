@@ -61,7 +61,7 @@ func VirtualMesh(prev *v1alpha1.AcceptedVirtualMesh, vm *v1alpha1.VirtualMesh, w
 	kept := withoutLeaving(prev.DeepCopy(), w)
 	if kept != nil {
 		kept.Spec.Suspend = vm.Spec.Suspend
-		kept.TrustDomains = trustDomains(kept.Spec.Meshes, prev.TrustDomains, w)
+		kept.TrustDomains = trustDomains(kept.Spec.Meshes, prev.TrustDomains, TrustIn(kept), w)
 	}
 	if vm.Spec.Suspend {
 		return kept, finding.Findings{{
@@ -71,13 +71,12 @@ func VirtualMesh(prev *v1alpha1.AcceptedVirtualMesh, vm *v1alpha1.VirtualMesh, w
 	}
 
 	spec := vm.Spec.DeepCopy()
-	fs := unsupported(spec)
+	var fs finding.Findings
 	trust := checkTrust(spec.MTLSConfig)
 	secret := checkSecret(spec.MTLSConfig, w)
 	federation := checkFederation(spec, w)
 	refused := len(trust) > 0 || len(secret) > 0 && !w.copied(spec.MTLSConfig) || len(federation) > 0
 	fs = append(append(append(fs, trust...), secret...), federation...)
-	keepRoot(spec, prev, w)
 
 	known := staying(spec, prev, w)
 	members, problems := resolveMembers(spec, prev, known, w)
@@ -87,71 +86,42 @@ func VirtualMesh(prev *v1alpha1.AcceptedVirtualMesh, vm *v1alpha1.VirtualMesh, w
 	}
 	spec.Meshes = members
 	fs = append(fs, resolveSelectors(spec, members, w)...)
-	accepted := &v1alpha1.AcceptedVirtualMesh{Generation: vm.Generation, Spec: *spec, TrustDomains: trustDomains(members, known, w)}
+	accepted := &v1alpha1.AcceptedVirtualMesh{Generation: vm.Generation, Spec: *spec, TrustDomains: trustDomains(members, known, TrustOf(spec.MTLSConfig), w)}
 	return accepted, append(fs, checkAliases(accepted, w)...)
-}
-
-// unsupported finds fields that are understood and have no effect yet.
-func unsupported(spec *v1alpha1.VirtualMeshSpec) (fs finding.Findings) {
-	add := func(field, message string) {
-		fs = append(fs, finding.Finding{Field: field, Reason: v1alpha1.ReasonNotYetSupported, Message: message})
-	}
-	const noEffect = "has no effect in this version"
-	if m := spec.MTLSConfig; m != nil {
-		if m.Limited != nil {
-			add("spec.mtlsConfig.limited", noEffect)
-		}
-	}
-	return fs
 }
 
 // checkTrust finds what makes the trust configuration as a whole unusable.
 func checkTrust(m *v1alpha1.MTLSConfig) (fs finding.Findings) {
-	if m == nil || m.Shared == nil {
+	t := TrustOf(m)
+	if t == nil {
 		return nil
 	}
-	fs = checkOptions(sharedField+".intermediateCertOptions", m.Shared.IntermediateCertOptions)
-	if vault := m.Shared.IntermediateCertificateAuthority; vault != nil {
-		_, problems := EndpointsOf(VaultFor(&vault.Vault, "x")) // whatever the cluster
+	fs = checkOptions(t.optionsField, t.options)
+	if t.Vault != nil {
+		_, problems := EndpointsOf(VaultFor(t.Vault, "x")) // whatever the cluster
 		fs = append(fs, problems...)
 	}
-	ca := m.Shared.RootCertificateAuthority
-	if ca == nil {
+	if t.Root == nil {
 		return fs
 	}
-	return append(fs, checkOptions(rootField+".generated", ca.Generated)...)
+	return append(fs, checkOptions(t.rootField()+".generated", t.Root.Generated)...)
 }
 
 // checkSecret finds that the provided certificate authority cannot be used.
 func checkSecret(m *v1alpha1.MTLSConfig, w World) finding.Findings {
-	if providedSecret(m) == nil || w.ProvidedCAProblem == "" {
+	t := TrustOf(m)
+	if t.Secret() == nil || w.ProvidedCAProblem == "" {
 		return nil
 	}
-	return finding.Findings{{Field: rootField + ".secret", Reason: v1alpha1.ReasonInvalid, Message: w.ProvidedCAProblem}}
-}
-
-func providedSecret(m *v1alpha1.MTLSConfig) *v1alpha1.SecretRef {
-	if m == nil || m.Shared == nil || m.Shared.RootCertificateAuthority == nil {
-		return nil
-	}
-	return m.Shared.RootCertificateAuthority.Secret
+	return finding.Findings{{Field: t.rootField() + ".secret", Reason: v1alpha1.ReasonInvalid, Message: w.ProvidedCAProblem}}
 }
 
 // copied reports whether the root in use is a copy of the Secret that the spec refers to: what became of the original since
 // then is of no account.
 func (w World) copied(m *v1alpha1.MTLSConfig) bool {
-	ref := providedSecret(m)
-	return ref != nil && w.Root != nil && w.Root.Secret != nil && SecretRef(*ref, w.Namespace) == *w.Root.Secret
-}
-
-// keepRoot keeps the root in use where the spec asks for a trust that has no effect yet.
-func keepRoot(spec *v1alpha1.VirtualMeshSpec, prev *v1alpha1.AcceptedVirtualMesh, w World) {
-	if w.Root == nil || spec.MTLSConfig == nil || spec.MTLSConfig.Shared != nil {
-		return
-	}
-	if prev != nil && prev.Spec.MTLSConfig != nil && prev.Spec.MTLSConfig.Shared != nil {
-		spec.MTLSConfig = prev.Spec.MTLSConfig.DeepCopy()
-	}
+	t := TrustOf(m)
+	return t.Secret() != nil && w.Root != nil && w.Root.Secret != nil && w.Root.For(t) &&
+		SecretRef(*t.Secret(), w.Namespace) == *w.Root.Secret
 }
 
 // resolveMembers returns the entries of spec.meshes that are in force, each with its namespace. known are the trust domains of
@@ -159,7 +129,7 @@ func keepRoot(spec *v1alpha1.VirtualMeshSpec, prev *v1alpha1.AcceptedVirtualMesh
 func resolveMembers(spec *v1alpha1.VirtualMeshSpec, prev *v1alpha1.AcceptedVirtualMesh, known []v1alpha1.AcceptedTrustDomain, w World) (
 	members []v1alpha1.ObjectRef, fs finding.Findings,
 ) {
-	shared := spec.MTLSConfig != nil && spec.MTLSConfig.Shared != nil
+	trust := TrustOf(spec.MTLSConfig)
 	for i, ref := range spec.Meshes {
 		field := fmt.Sprintf("spec.meshes[%d]", i)
 		resolved, problem := w.resolve(ref, prev)
@@ -167,10 +137,10 @@ func resolveMembers(spec *v1alpha1.VirtualMeshSpec, prev *v1alpha1.AcceptedVirtu
 			mesh := w.mesh(resolved)
 			problem = w.taken(resolved)
 			if problem == nil {
-				problem = cmp.Or(checkIdentity(mesh), checkTrustDomain(known, mesh))
+				problem = cmp.Or(checkIdentity(mesh), checkTrustDomain(known, mesh, trust.byGateways()))
 			}
-			if problem == nil && shared {
-				problem = SharedTrustProblem(mesh)
+			if problem == nil && trust != nil {
+				problem = trust.Problem(mesh)
 			}
 		}
 		problem = cmp.Or(w.leaving(resolved), problem)

@@ -118,8 +118,8 @@ func TestTrust(t *testing.T) {
 	secret := func(name string) *v1alpha1.RootCertificateAuthority {
 		return &v1alpha1.RootCertificateAuthority{Secret: &v1alpha1.SecretRef{Name: name}}
 	}
-	generated := accept.SourceOf(&v1alpha1.SharedTrust{}, "", hub)
-	provided := accept.SourceOf(&v1alpha1.SharedTrust{RootCertificateAuthority: secret("ca")}, "aa", hub)
+	generated := sourceOf(&v1alpha1.SharedTrust{}, "")
+	provided := sourceOf(&v1alpha1.SharedTrust{RootCertificateAuthority: secret("ca")}, "aa")
 	for name, tc := range map[string]struct {
 		edit         func(*v1alpha1.SharedTrust)
 		inUse        *accept.RootSource
@@ -171,7 +171,7 @@ func TestTrust(t *testing.T) {
 				return
 			}
 			if tc.inUse != nil && tc.inUse.Generated != nil {
-				if s := accept.SourceOf(got.Spec.MTLSConfig.Shared, "", hub); s.Generated != nil && *s.Generated.TTLDays != tc.ttl {
+				if s := sourceOf(got.Spec.MTLSConfig.Shared, ""); s.Generated != nil && *s.Generated.TTLDays != tc.ttl {
 					t.Errorf("in force is %+v", got.Spec.MTLSConfig.Shared)
 				}
 			}
@@ -181,16 +181,16 @@ func TestTrust(t *testing.T) {
 
 func TestSameRoot(t *testing.T) {
 	generated := func(trigger string, o v1alpha1.CertOptions) accept.RootSource {
-		return accept.SourceOf(&v1alpha1.SharedTrust{RotationTrigger: trigger, RootCertificateAuthority: &v1alpha1.RootCertificateAuthority{Generated: &o}}, "", hub)
+		return sourceOf(&v1alpha1.SharedTrust{RotationTrigger: trigger, RootCertificateAuthority: &v1alpha1.RootCertificateAuthority{Generated: &o}}, "")
 	}
 	provided := func(trigger, secret, certificate string) accept.RootSource {
 		ca := &v1alpha1.RootCertificateAuthority{Secret: &v1alpha1.SecretRef{Name: secret}}
-		return accept.SourceOf(&v1alpha1.SharedTrust{RotationTrigger: trigger, RootCertificateAuthority: ca}, certificate, hub)
+		return sourceOf(&v1alpha1.SharedTrust{RotationTrigger: trigger, RootCertificateAuthority: ca}, certificate)
 	}
 	signed := func(server, certificate string) accept.RootSource {
 		s := v1alpha1.SharedTrust{RotationTrigger: server}
 		vault(server, "pki/root/sign-intermediate")(&s)
-		return accept.SourceOf(&s, certificate, hub)
+		return sourceOf(&s, certificate)
 	}
 	for name, tc := range map[string]struct {
 		a, b accept.RootSource
@@ -209,6 +209,7 @@ func TestSameRoot(t *testing.T) {
 		"source":              {generated("", v1alpha1.CertOptions{}), provided("", "ca", "aa"), false},
 		"elsewhere":           {provided("", "ca", "aa"), provided("x", "ca2", "aa"), true},
 		"content":             {provided("", "ca", "aa"), provided("", "ca", "bb"), false},
+		"purpose":             {accept.SourceOf(accept.TrustOf(&v1alpha1.MTLSConfig{Limited: &v1alpha1.LimitedTrust{}}), "", hub), generated("", v1alpha1.CertOptions{}), false},
 		"unknown":             {accept.RootSource{}, generated("", v1alpha1.CertOptions{}), false},
 	} {
 		if tc.a.Same(tc.b) != tc.same || tc.b.Same(tc.a) != tc.same {
@@ -229,32 +230,77 @@ func vault(server, caPath string) func(*v1alpha1.SharedTrust) {
 	}
 }
 
-func TestFieldsWithoutEffect(t *testing.T) {
-	for field, edit := range map[string]func(*v1alpha1.VirtualMeshSpec){
-		"spec.mtlsConfig.limited": func(s *v1alpha1.VirtualMeshSpec) {
-			s.MTLSConfig = &v1alpha1.MTLSConfig{Limited: &v1alpha1.LimitedTrust{}}
-		},
+func TestLimitedTrust(t *testing.T) {
+	limited := func(edit func(*v1alpha1.VirtualMeshSpec)) *v1alpha1.VirtualMesh {
+		vm := virtualMesh(ref("m-east"))
+		vm.Spec.MTLSConfig = &v1alpha1.MTLSConfig{Limited: &v1alpha1.LimitedTrust{}}
+		edit(&vm.Spec)
+		return vm
+	}
+	for name, tc := range map[string]struct {
+		edit    func(*v1alpha1.VirtualMeshSpec)
+		problem string
+		says    string
+	}{
+		"defaults": {edit: func(*v1alpha1.VirtualMeshSpec) {}},
+		"all": {edit: func(s *v1alpha1.VirtualMeshSpec) {
+			s.MTLSConfig.Limited = &v1alpha1.LimitedTrust{RootCertificateAuthority: size(2048), GatewayCertOptions: &v1alpha1.CertOptions{TTLDays: new(int32(1))}, RotationTrigger: "now"}
+		}},
+		"ratio": {edit: func(s *v1alpha1.VirtualMeshSpec) {
+			s.MTLSConfig.Limited.GatewayCertOptions = &v1alpha1.CertOptions{SecretRotationGracePeriodRatio: ".5"}
+		}, says: "spec.mtlsConfig.limited.gatewayCertOptions"},
+		"size": {edit: func(s *v1alpha1.VirtualMeshSpec) { s.MTLSConfig.Limited.RootCertificateAuthority = size(100) },
+			says: "spec.mtlsConfig.limited.rootCertificateAuthority.generated"},
+		"Secret": {edit: func(s *v1alpha1.VirtualMeshSpec) {
+			s.MTLSConfig.Limited.RootCertificateAuthority = &v1alpha1.RootCertificateAuthority{Secret: &v1alpha1.SecretRef{Name: "ca"}}
+		}, problem: "expired", says: "spec.mtlsConfig.limited.rootCertificateAuthority.secret"},
+		"flat network": {edit: func(s *v1alpha1.VirtualMeshSpec) { s.Federation = &v1alpha1.Federation{FlatNetwork: true} },
+			says: "spec.federation.flatNetwork"},
+		"other gateways": {edit: func(s *v1alpha1.VirtualMeshSpec) {
+			s.Federation = &v1alpha1.Federation{IngressGatewaySelectors: []v1alpha1.IngressGatewaySelector{{}}}
+		}, says: "spec.federation.ingressGatewaySelectors"},
 	} {
-		t.Run(field, func(t *testing.T) {
-			vm := virtualMesh(ref("m-east"))
-			edit(&vm.Spec)
-			got, fs := accept.VirtualMesh(nil, vm, world(mesh("m-east", "isthmus-east")))
-			expect(t, fs, v1alpha1.ReasonNotYetSupported, field)
-			if got == nil || got.Generation != 7 {
-				t.Errorf("in force is %+v", got)
+		t.Run(name, func(t *testing.T) {
+			w := world(mesh("m-east", "isthmus-east"))
+			w.ProvidedCAProblem = tc.problem
+			prev := accepted(ref("m-east", "isthmus-east"))
+			got, fs := accept.VirtualMesh(prev, limited(tc.edit), w)
+			reason := ""
+			if tc.says != "" {
+				reason = v1alpha1.ReasonInvalid
+			}
+			expect(t, fs, reason, tc.says)
+			if kept := got.Generation == prev.Generation; kept != (tc.says != "") {
+				t.Errorf("generation %d is in force", got.Generation)
 			}
 		})
 	}
-	vm := virtualMesh(ref("m-east"))
-	vm.Spec.Federation = &v1alpha1.Federation{
-		Selectors: []v1alpha1.FederationSelector{{}}, Permissive: &v1alpha1.Empty{}, FlatNetwork: true,
-		IngressGatewaySelectors: []v1alpha1.IngressGatewaySelector{{}},
-		TLSEnforcementSettings:  &v1alpha1.TLSEnforcementSettings{EnforcementMode: v1alpha1.TLSEnforcementPermissive},
+	t.Run("whoever signs in the mesh, and whatever it is called", func(t *testing.T) {
+		strange, other := mesh("m-east", "isthmus-east"), mesh("m-west", "isthmus-west")
+		strange.Spec.Istio.CertificateAuthority, strange.Spec.Istio.TrustDomain = v1alpha1.CertificateAuthorityExternal, "east.example"
+		vm := limited(func(s *v1alpha1.VirtualMeshSpec) { s.Meshes = append(s.Meshes, ref("m-west")) })
+		got, fs := accept.VirtualMesh(nil, vm, world(strange, other))
+		expect(t, fs, "", "")
+		if len(got.Spec.Meshes) != 2 {
+			t.Errorf("members are %v", got.Spec.Meshes)
+		}
+	})
+}
+
+func TestGatewayOptions(t *testing.T) {
+	o := accept.GatewayOptions(nil)
+	if *o.TTLDays != 30 || *o.RSAKeySizeBytes != 2048 || o.SecretRotationGracePeriodRatio != "0.5" || o.OrgName != "isthmus" {
+		t.Errorf("defaults are %+v", o)
 	}
-	vm.Spec.GlobalAccessPolicy = v1alpha1.GlobalAccessPolicyEnabled
-	vm.Spec.MTLSConfig.RotationStrategy = v1alpha1.RotationNone
-	_, fs := accept.VirtualMesh(nil, vm, world(mesh("m-east", "isthmus-east")))
-	expect(t, fs, "", "")
+	given := v1alpha1.CertOptions{TTLDays: new(int32(1)), RSAKeySizeBytes: new(int32(384)), SecretRotationGracePeriodRatio: "0.9", OrgName: "x"}
+	if o := accept.GatewayOptions(&given); *o.TTLDays != 1 || *o.RSAKeySizeBytes != 3072 || o.SecretRotationGracePeriodRatio != "0.9" || o.OrgName != "x" || *given.RSAKeySizeBytes != 384 {
+		t.Errorf("%+v of %+v", o, given)
+	}
+}
+
+// sourceOf is the root that shared trust asks for.
+func sourceOf(s *v1alpha1.SharedTrust, certificate string) accept.RootSource {
+	return accept.SourceOf(accept.TrustOf(&v1alpha1.MTLSConfig{Shared: s}), certificate, hub)
 }
 
 func TestSuspended(t *testing.T) {

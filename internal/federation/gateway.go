@@ -32,7 +32,8 @@ type Gateway struct {
 
 func (g Gateway) String() string { return g.Namespace + "/" + g.Name }
 
-// ChosenGateways returns the gateways of a mesh by which others enter it. Findings without a result say what is missing.
+// ChosenGateways returns the gateways of a mesh by which others enter it: those of limited trust under that, and never otherwise.
+// Findings without a result say what is missing.
 func ChosenGateways(vm *membership.VirtualMesh, home *v1alpha1.Mesh) ([]Gateway, finding.Findings) {
 	f := vm.Spec.Federation
 	if f == nil || !vm.Lists(home) {
@@ -69,13 +70,18 @@ func ChosenGateways(vm *membership.VirtualMesh, home *v1alpha1.Mesh) ([]Gateway,
 	return nil, noGateway(home, "", lacking)
 }
 
-// selectedGateways are the gateways that selectors choose, whatever their class.
+// isLimited reports whether a gateway is one of limited trust.
+func isLimited(g *v1alpha1.IngressGateway) bool {
+	return g.Class == v1alpha1.GatewayLimitedIngress || g.Class == v1alpha1.GatewayLimitedEgress
+}
+
+// selectedGateways are the gateways that selectors choose, whatever their class, but for those of limited trust.
 func selectedGateways(selectors []v1alpha1.IngressGatewaySelector, home *v1alpha1.Mesh) (chosen []Gateway, fs finding.Findings) {
 	var lacking []string
 	for i := range home.Spec.Istio.Gateways {
 		g := &home.Spec.Istio.Gateways[i]
-		if g.Class == v1alpha1.GatewayLimitedIngress || g.Class == v1alpha1.GatewayLimitedEgress {
-			continue // they let nothing pass through
+		if isLimited(g) {
+			continue
 		}
 		for _, s := range selectors {
 			if !membership.SelectsService(s.DestinationSelectors, membership.Cluster(home.Namespace), g.Name, g.Namespace, g.Labels) {

@@ -14,6 +14,7 @@ import (
 
 func TestChosenGateways(t *testing.T) {
 	const ew, in, other = v1alpha1.GatewayEastWest, v1alpha1.GatewayIngress, v1alpha1.GatewayOther
+	const limitedIn, limitedOut = v1alpha1.GatewayLimitedIngress, v1alpha1.GatewayLimitedEgress
 	list := func(gateways ...v1alpha1.IngressGateway) []v1alpha1.IngressGateway { return gateways }
 	named := func(g v1alpha1.IngressGateway, tlsPort string) v1alpha1.IngressGateway {
 		g.TLSPortName = tlsPort
@@ -59,6 +60,9 @@ func TestChosenGateways(t *testing.T) {
 		"selected, one without address": {list(gateway("ew", ew, "a"), gateway("x", other)), []v1alpha1.IngressGatewaySelector{{}}, []string{"ew:tls"}, nil},
 		"selected, no address":          {list(gateway("ew", ew, "a"), gateway("x", other)), []v1alpha1.IngressGatewaySelector{byLabel("", "x")}, nil, []string{"istio-gateways/x", "address"}},
 		"selected, no port":             {list(gateway("ew", ew, "a")), []v1alpha1.IngressGatewaySelector{byLabel("mtls", "ew")}, nil, []string{"istio-gateways/ew", "port named mtls"}},
+		"limited trust has its own":     {list(gateway("in", limitedIn, "a"), gateway("out", limitedOut, "b")), nil, nil, []string{"istio=eastwestgateway"}},
+		"none of limited trust":         {list(gateway("ew", ew, "a"), gateway("in", limitedIn, "a"), gateway("out", limitedOut, "b")), []v1alpha1.IngressGatewaySelector{{}}, []string{"ew:tls"}, nil},
+		"selected, of limited trust":    {list(gateway("in", limitedIn, "a")), []v1alpha1.IngressGatewaySelector{byLabel("", "in")}, nil, []string{"none of its gateways is selected"}},
 		"nothing is selected":           {list(gateway("ew", ew, "a")), []v1alpha1.IngressGatewaySelector{byLabel("", "x")}, nil, []string{"none of its gateways is selected"}},
 	} {
 		t.Run(name, func(t *testing.T) {

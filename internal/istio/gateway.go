@@ -12,9 +12,16 @@ import (
 )
 
 const (
-	maxGateways  = 64
-	maxAddresses = 64
+	maxGateways          = 64
+	maxAddresses         = 64
+	maxGatewayIdentities = 8
 )
+
+// limitedLabels mark the gateways of limited trust, whatever Settings say and whatever else is marked.
+var limitedLabels = []marked{
+	{v1alpha1.GatewayLimitedIngress, map[string]string{v1alpha1.LabelGateway: v1alpha1.GatewayRoleIngress}},
+	{v1alpha1.GatewayLimitedEgress, map[string]string{v1alpha1.LabelGateway: v1alpha1.GatewayRoleEgress}},
+}
 
 // gatewayLabels mark gateways where Settings say nothing else.
 var gatewayLabels = []marked{
@@ -22,8 +29,11 @@ var gatewayLabels = []marked{
 	{v1alpha1.GatewayIngress, map[string]string{LabelGateway: "ingressgateway"}},
 }
 
-// gatewayClasses, the preferred first.
-var gatewayClasses = []v1alpha1.GatewayClass{v1alpha1.GatewayEastWest, v1alpha1.GatewayIngress, v1alpha1.GatewayOther}
+// gatewayClasses, the preferred first. Those of limited trust are few, and must not be cut off by the limit of the API: they are
+// made room for.
+var gatewayClasses = []v1alpha1.GatewayClass{
+	v1alpha1.GatewayEastWest, v1alpha1.GatewayIngress, v1alpha1.GatewayOther, v1alpha1.GatewayLimitedIngress, v1alpha1.GatewayLimitedEgress,
+}
 
 type marked struct {
 	class  v1alpha1.GatewayClass
@@ -39,7 +49,7 @@ type GatewayDetector struct {
 // NewGatewayDetector makes the detector for a cluster from Settings, in which "*" stands for all clusters that are not
 // named.
 func NewGatewayDetector(s *v1alpha1.IstioDiscoverySettings, cluster string) GatewayDetector {
-	out := GatewayDetector{marks: gatewayLabels}
+	out := GatewayDetector{marks: slices.Concat(limitedLabels, gatewayLabels)}
 	if s == nil {
 		return out
 	}
@@ -48,7 +58,7 @@ func NewGatewayDetector(s *v1alpha1.IstioDiscoverySettings, cluster string) Gate
 		d = s.IngressGatewayDetectors["*"]
 	}
 	if len(d.GatewayWorkloadLabels) > 0 {
-		out.marks = []marked{{v1alpha1.GatewayEastWest, d.GatewayWorkloadLabels}}
+		out.marks = append(slices.Clone(limitedLabels), marked{v1alpha1.GatewayEastWest, d.GatewayWorkloadLabels})
 	}
 	out.tlsPortName = d.GatewayTLSPortName
 	return out
@@ -104,6 +114,13 @@ type Gateway struct {
 	Nodes []*corev1.Node
 	// Class of the gateway.
 	Class v1alpha1.GatewayClass
+	// Identities of these pods, and of those that will be.
+	Identities []string
+}
+
+// limited reports whether a class is of limited trust.
+func limited(class v1alpha1.GatewayClass) bool {
+	return class == v1alpha1.GatewayLimitedIngress || class == v1alpha1.GatewayLimitedEgress
 }
 
 // Preferred sorts gateways, the preferred first, and leaves out those beyond the limit of the API.
@@ -112,6 +129,10 @@ func Preferred(gateways []v1alpha1.IngressGateway) []v1alpha1.IngressGateway {
 	slices.SortFunc(gateways, func(a, b v1alpha1.IngressGateway) int {
 		return cmp.Or(cmp.Compare(rank(a), rank(b)), cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
 	})
+	first := slices.IndexFunc(gateways, func(g v1alpha1.IngressGateway) bool { return limited(g.Class) })
+	if over := len(gateways) - maxGateways; over > 0 && first >= 0 {
+		gateways = slices.Delete(gateways, max(0, first-over), first)
+	}
 	return gateways[:min(len(gateways), maxGateways)]
 }
 
@@ -122,6 +143,9 @@ func (d GatewayDetector) Describe(g Gateway) v1alpha1.IngressGateway {
 	out := v1alpha1.IngressGateway{
 		Name: s.Name, Namespace: s.Namespace, Class: g.Class, Labels: atMost(s.Labels, 32), TLSPortName: d.tlsPortName,
 		Selector: atMost(s.Spec.Selector, 32),
+	}
+	if limited(g.Class) {
+		out.Identities = g.Identities[:min(len(g.Identities), maxGatewayIdentities)]
 	}
 	if s.Spec.Type == corev1.ServiceTypeLoadBalancer {
 		for _, in := range s.Status.LoadBalancer.Ingress {

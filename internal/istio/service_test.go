@@ -324,6 +324,46 @@ func TestGateways(t *testing.T) {
 	}
 }
 
+// TestLimitedGateways: they are what their mark says whatever else is marked, are listed last, and never cut off.
+func TestLimitedGateways(t *testing.T) {
+	marked := func(role string) map[string]string { return map[string]string{v1alpha1.LabelGateway: role} }
+	ingress, egress := istiotest.Service("x", "in", marked("ingress")), istiotest.Service("x", "out", map[string]string{"app": "gw"})
+	ingress.Labels = map[string]string{"istio": "eastwestgateway", "role": "edge"}
+	egress.Labels = marked("egress")
+	other := istiotest.Service("x", "other", marked("other"))
+	for what, s := range map[string]*v1alpha1.IstioDiscoverySettings{
+		"no Settings": nil,
+		"Settings": {IngressGatewayDetectors: map[string]v1alpha1.IngressGatewayDetector{
+			"*": {GatewayWorkloadLabels: map[string]string{"role": "edge"}},
+		}},
+	} {
+		d := istio.NewGatewayDetector(s, "east")
+		if in, out, none := d.Class(ingress), d.Class(egress), d.Class(other); in != v1alpha1.GatewayLimitedIngress || out != v1alpha1.GatewayLimitedEgress || none != "" {
+			t.Errorf("%s: %q, %q, %q", what, in, out, none)
+		}
+	}
+
+	d := istio.NewGatewayDetector(nil, "east")
+	ids := []string{"spiffe://cluster.local/ns/x/sa/a", "spiffe://cluster.local/ns/x/sa/b"}
+	list := []v1alpha1.IngressGateway{
+		d.Describe(istio.Gateway{Service: egress, Class: v1alpha1.GatewayLimitedEgress, Identities: ids}),
+		d.Describe(istio.Gateway{Service: ingress, Class: v1alpha1.GatewayLimitedIngress, Identities: slices.Repeat(ids, 9)}),
+	}
+	if !slices.Equal(list[0].Identities, ids) || len(list[1].Identities) != 8 {
+		t.Errorf("identities %v, %v", list[0].Identities, list[1].Identities)
+	}
+	if g := d.Describe(istio.Gateway{Service: other, Class: v1alpha1.GatewayOther, Identities: ids}); g.Identities != nil {
+		t.Errorf("identities of another gateway: %v", g.Identities)
+	}
+	for i := range 80 {
+		list = append(list, v1alpha1.IngressGateway{Name: fmt.Sprint(i), Class: v1alpha1.GatewayOther})
+	}
+	list = istio.Preferred(list)
+	if len(list) != 64 || list[0].Class != v1alpha1.GatewayOther || list[62].Name != "in" || list[63].Name != "out" {
+		t.Errorf("%d gateways, the last %+v", len(list), list[max(0, len(list)-2):])
+	}
+}
+
 func TestGatewayDetector(t *testing.T) {
 	custom := v1alpha1.IngressGatewayDetector{GatewayWorkloadLabels: map[string]string{"role": "edge"}}
 	settings := func(cluster string) *v1alpha1.IstioDiscoverySettings {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
 	"github.com/isthmus-mesh/isthmus/internal/kube"
+	"github.com/isthmus-mesh/isthmus/internal/membership"
 	"github.com/isthmus-mesh/isthmus/internal/meshctl/diagnosis"
 )
 
@@ -114,7 +115,8 @@ func (e *eviction) plan(ctx context.Context) error {
 		names.Insert(m.Name)
 	}
 	for _, o := range orders.Items {
-		names.Insert(o.Name)
+		mesh, _ := membership.OrderedFor(o.Name)
+		names.Insert(mesh)
 	}
 	for i := range virtualMeshes.Items {
 		vm := &virtualMeshes.Items[i]
@@ -153,7 +155,7 @@ func without(vm *v1alpha1.VirtualMesh, namespace string, names sets.Set[string])
 	spec.Meshes = slices.DeleteFunc(spec.Meshes, its)
 	withoutClients(spec.Federation, its)
 	if out.noRotation = canTrigger(vm); out.noRotation == nil {
-		spec.MTLSConfig.Shared.RotationTrigger = freshTrigger()
+		*rotationTrigger(out.is) = freshTrigger()
 	}
 	return out
 }

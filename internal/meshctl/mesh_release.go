@@ -15,6 +15,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
 	"github.com/isthmus-mesh/isthmus/internal/agent/certificates"
 	"github.com/isthmus-mesh/isthmus/internal/kube"
+	"github.com/isthmus-mesh/isthmus/internal/membership"
 )
 
 func newMeshRelease(c *cli) *cobra.Command {
@@ -65,18 +66,17 @@ func (c *cli) release(ctx context.Context, name string) error {
 	); err != nil {
 		return err
 	}
-	order, err := hub.order(ctx, mesh)
-	if err != nil {
-		return err
-	}
-	if order != nil {
-		if err := client.IgnoreNotFound(hub.Delete(ctx, order, client.Preconditions{UID: &order.UID})); err != nil {
+	for _, order := range []string{name, membership.GatewayOrder(name)} {
+		switch err := hub.Delete(ctx, &v1alpha1.IssuedCertificate{ObjectMeta: metav1.ObjectMeta{Namespace: mesh.Namespace, Name: order}}); {
+		case apierrors.IsNotFound(err):
+		case err != nil:
+			return err
+		default:
+			c.progress.did("The hub does not order %s any more", order)
+		}
+		if err := member.deleteSecretsOf(ctx, order); err != nil {
 			return err
 		}
-		c.progress.did("The hub orders nothing for mesh %s any more", name)
-	}
-	if err := member.deleteSecretsOf(ctx, name); err != nil {
-		return err
 	}
 	if err := member.disown(ctx, cacerts); err != nil {
 		return err

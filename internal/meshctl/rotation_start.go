@@ -12,6 +12,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
+	"github.com/isthmus-mesh/isthmus/internal/accept"
 )
 
 func newRotationStart(c *cli) *cobra.Command {
@@ -19,7 +20,7 @@ func newRotationStart(c *cli) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "start [VIRTUALMESH]",
 		Short: "Have a new root made, and the present one replaced by it while traffic flows",
-		Long: `Writes a fresh value into spec.mtlsConfig.shared.rotationTrigger of the VirtualMesh. If that spec comes out of Git, change it there
+		Long: `Writes a fresh value into rotationTrigger, of spec.mtlsConfig.shared or spec.mtlsConfig.limited, of the VirtualMesh. If that spec comes out of Git, change it there
 instead. A root that you provide is replaced by putting another one into its Secret; that of Vault is replaced there.
 
 It is refused while a rotation is under way. With --force that one is brought to its nearer end, and the next one begins.`,
@@ -41,7 +42,7 @@ It is refused while a rotation is under way. With --force that one is brought to
 			if err := hub.trigger(ctx, vm); err != nil {
 				return err
 			}
-			c.progress.did("VirtualMesh %s: rotationTrigger is %s", vm.Name, vm.Spec.MTLSConfig.Shared.RotationTrigger)
+			c.progress.did("VirtualMesh %s: rotationTrigger is %s", vm.Name, *rotationTrigger(vm))
 			if !watch {
 				c.progress.did("See `meshctl rotation status %s --watch`", vm.Name)
 				return nil
@@ -60,7 +61,7 @@ func (c *cluster) trigger(ctx context.Context, vm *v1alpha1.VirtualMesh) error {
 		return err
 	}
 	was := vm.DeepCopy()
-	vm.Spec.MTLSConfig.Shared.RotationTrigger = freshTrigger()
+	*rotationTrigger(vm) = freshTrigger()
 	return c.edit(ctx, was, vm)
 }
 
@@ -86,21 +87,29 @@ func (c *cluster) edit(ctx context.Context, was, is *v1alpha1.VirtualMesh) error
 
 // canTrigger tells why rotationTrigger would not replace the root of a VirtualMesh; nil if it would.
 func canTrigger(vm *v1alpha1.VirtualMesh) error {
-	t := vm.Spec.MTLSConfig
+	t := accept.TrustOf(vm.Spec.MTLSConfig)
 	switch {
 	case vm.Spec.Suspend:
 		return fmt.Errorf("VirtualMesh %s: spec.suspend is true, so that nothing is changed; unset it first", vm.Name)
-	case t == nil || t.Shared == nil:
-		return fmt.Errorf("VirtualMesh %s has no shared trust (spec.mtlsConfig.shared): there is no common root to replace", vm.Name)
-	case t.Shared.IntermediateCertificateAuthority != nil:
-		v := &t.Shared.IntermediateCertificateAuthority.Vault
+	case t == nil:
+		return fmt.Errorf("VirtualMesh %s has no spec.mtlsConfig: there is no common root to replace", vm.Name)
+	case t.Vault != nil:
+		v := t.Vault
 		return fmt.Errorf("VirtualMesh %s: its root is that of Vault; make another root the default issuer of the engine of %s at %s, and the rotation begins when every member has found it",
 			vm.Name, printable(v.CAPath), printable(v.Server))
-	case t.Shared.RootCertificateAuthority != nil && t.Shared.RootCertificateAuthority.Secret != nil:
-		ref := t.Shared.RootCertificateAuthority.Secret
+	case t.Secret() != nil:
+		ref := t.Secret()
 		return fmt.Errorf("VirtualMesh %s: its root is that of Secret %s; put another one there, and the rotation begins", vm.Name, ref.Name)
 	}
 	return nil
+}
+
+// rotationTrigger of a VirtualMesh that has one.
+func rotationTrigger(vm *v1alpha1.VirtualMesh) *string {
+	if m := vm.Spec.MTLSConfig; m.Limited != nil {
+		return &m.Limited.RotationTrigger
+	}
+	return &vm.Spec.MTLSConfig.Shared.RotationTrigger
 }
 
 // freshTrigger is a value that rotationTrigger never had.

@@ -10,7 +10,9 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
+	"github.com/isthmus-mesh/isthmus/internal/accept"
 	"github.com/isthmus-mesh/isthmus/internal/kube"
+	"github.com/isthmus-mesh/isthmus/internal/membership"
 	"github.com/isthmus-mesh/isthmus/internal/meshctl/diagnosis"
 )
 
@@ -108,9 +110,14 @@ func viewRotation(vm *v1alpha1.VirtualMesh, orders *v1alpha1.IssuedCertificateLi
 	if vm.Status.Accepted == nil {
 		return v
 	}
+	trust := accept.TrustIn(vm.Status.Accepted)
 	for _, ref := range vm.Status.Accepted.Spec.Meshes {
 		m := meshView{Mesh: kube.Qualified(ref.Name, ref.Namespace)}
-		if o := orderOf(orders, ref.Name, ref.Namespace); o != nil {
+		order := ref.Name
+		if trust != nil && trust.Purpose == v1alpha1.PurposeGateway {
+			order = membership.GatewayOrder(ref.Name)
+		}
+		if o := orderOf(orders, order, ref.Namespace); o != nil {
 			m.fill(o)
 			v.UnderWay = v.UnderWay || m.Stage != "" && !m.Closed
 		}

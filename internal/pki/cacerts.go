@@ -84,6 +84,29 @@ func ReadCACerts(data map[string][]byte, now time.Time) (CACerts, error) {
 	return c, nil
 }
 
+// ReadLeaf reads a certificate that signs nothing, from what [Material.Data]
+// yields. It demands that the key fits and that the certificate chains to a root
+// of the bundle at the given time. The error is an [*InvalidError].
+func ReadLeaf(data map[string][]byte, now time.Time) (Material, error) {
+	m, err := readLeaf(data, now)
+	if err != nil {
+		return Material{}, err
+	}
+	return m, nil
+}
+
+func readLeaf(data map[string][]byte, now time.Time) (Material, *InvalidError) {
+	p, err := istioForm.parse(data)
+	if err != nil {
+		return Material{}, err
+	}
+	p.certs = p.certs[:1]
+	if p.certs[0].IsCA {
+		return Material{}, invalid(CACertKey, ReasonKeyUsage, "%s is a CA: what signs nothing must not be able to", describe(p.certs[0]))
+	}
+	return istioForm.verify(p, now)
+}
+
 func readCACerts(data map[string][]byte, now time.Time) (CACerts, *InvalidError) {
 	f, err := detectForm(data)
 	if err != nil {

@@ -36,6 +36,8 @@ type Template struct {
 	URIs []string
 	// TTL is the lifetime that is wanted; the issuer's own end limits it.
 	TTL time.Duration
+	// Leaf asks for a certificate that signs nothing, of a TLS server and client, in place of a CA.
+	Leaf bool
 }
 
 // Issuer signs the intermediate CAs of meshes.
@@ -55,8 +57,8 @@ type SignerIssuer struct {
 var _ Issuer = SignerIssuer{}
 
 // Issue implements [Issuer]. The certificate is a CA with path length 0, may
-// sign certificates and revocation lists, and outlives none of those above it.
-// It has no name constraints.
+// sign certificates and revocation lists, and outlives none of those above it;
+// or a leaf, if the template asks for one. It has no name constraints.
 func (s SignerIssuer) Issue(ctx context.Context, csr *x509.CertificateRequest, t Template) (Chain, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -75,19 +77,24 @@ func (s SignerIssuer) Issue(ctx context.Context, csr *x509.CertificateRequest, t
 	if err != nil {
 		return nil, err
 	}
-	cert, err := createCertificate(&x509.Certificate{
+	template := &x509.Certificate{
 		SerialNumber:          newSerial(),
 		Subject:               subject(t.Organization, t.Mesh),
 		URIs:                  uris,
 		NotBefore:             notBefore,
 		NotAfter:              notAfter,
-		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
 		BasicConstraintsValid: true,
-		IsCA:                  true,
-		MaxPathLenZero:        true,
-	}, s.Material.Certificate, csr.PublicKey, s.Material.Key)
+	}
+	if t.Leaf {
+		template.KeyUsage = x509.KeyUsageDigitalSignature | x509.KeyUsageKeyEncipherment
+		template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
+	} else {
+		template.KeyUsage = x509.KeyUsageCertSign | x509.KeyUsageCRLSign
+		template.IsCA, template.MaxPathLenZero = true, true
+	}
+	cert, err := createCertificate(template, s.Material.Certificate, csr.PublicKey, s.Material.Key)
 	if err != nil {
-		return nil, fmt.Errorf("signing the intermediate of mesh %s: %w", t.Mesh, err)
+		return nil, fmt.Errorf("signing the certificate of %s: %w", t.Mesh, err)
 	}
 	return append(Chain{cert}, s.Material.Chain()...), nil
 }

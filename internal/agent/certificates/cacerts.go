@@ -36,6 +36,8 @@ const (
 	ReasonRestarting      = "Restarting"      // pods are being restarted
 	ReasonInUse           = "InUse"           // everything that can be seen uses what was ordered
 	ReasonCACertsReplaced = "CACertsReplaced" // cacerts was written
+	ReasonNoGateways      = "NoGateways"      // gateways of limited trust are not there, or may not be given a certificate
+	ReasonForeignSecret   = "ForeignSecret"   // the Secret of gateways is somebody else's
 )
 
 // stall is an error that only somebody's action resolves.
@@ -150,8 +152,12 @@ func (w *wanted) compose(i *intermediate, before *wanted, now time.Time) (pki.CA
 		}
 		ca.Cross = []*x509.Certificate{cross}
 	}
-	if err := ca.Verify(now); err != nil {
-		return pki.CACerts{}, stalled(ReasonInvalidAnswer, "istiod would not take the intermediate: %v", err)
+	files, err := ca.Data()
+	if err != nil {
+		return pki.CACerts{}, err
+	}
+	if _, err := readFor(spec.Purpose, files, now); err != nil {
+		return pki.CACerts{}, stalled(ReasonInvalidAnswer, "what was signed would not be taken: %v", err)
 	}
 	return ca, nil
 }

@@ -95,10 +95,14 @@ func (i *Installer) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resul
 	}
 	if w == nil {
 		i.reports.set(req.Name, nil)
-		return ctrl.Result{}, i.listeners(ctx, req.Name, nil)
+		return ctrl.Result{}, i.listeners(ctx, req.Name)
 	}
 	report := &Report{Generation: w.Order.Generation}
-	again, err := i.install(ctx, w, report)
+	install := i.install
+	if w.Order.Spec.Purpose == v1alpha1.PurposeGateway {
+		install = i.installGateway
+	}
+	again, err := install(ctx, w, report)
 	if err != nil && !errors.As(err, &report.Stall) {
 		return ctrl.Result{}, err
 	}
@@ -380,7 +384,7 @@ func (i *Installer) proxies(ctx context.Context, w *wanted, report *Report) (tim
 	if err != nil {
 		return 0, err
 	}
-	if err := i.listeners(ctx, w.Mesh, pods); err != nil {
+	if err := i.listeners(ctx, w.Mesh, listenersOf(pods)...); err != nil {
 		return 0, err
 	}
 	survey, err := i.survey(ctx, pods, w)
@@ -507,15 +511,21 @@ func (i *Installer) remember(proven map[types.UID]string) {
 	i.proven = proven
 }
 
-// listeners are what gateways of the mesh are asked at, in a resource Gateway for each; of others nothing is left.
-func (i *Installer) listeners(ctx context.Context, mesh string, proxies []evidence.ProxyPod) error {
+// listenersOf are what the gateways among proxies are asked at.
+func listenersOf(proxies []evidence.ProxyPod) (out []*networkingv1.Gateway) {
+	for _, p := range proxies {
+		if p.Kind == evidence.Gateway {
+			out = append(out, evidence.Listener(p))
+		}
+	}
+	return out
+}
+
+// listeners are what gateways are asked at, in a resource Gateway for each; of others, made for the same order, nothing is left.
+func (i *Installer) listeners(ctx context.Context, mesh string, gateways ...*networkingv1.Gateway) error {
 	var errs []error
 	want := map[types.NamespacedName]bool{}
-	for _, p := range proxies {
-		if p.Kind != evidence.Gateway {
-			continue
-		}
-		g := evidence.Listener(p)
+	for _, g := range gateways {
 		key := client.ObjectKeyFromObject(g)
 		if want[key] {
 			continue

@@ -149,6 +149,9 @@ func (r *Requester) obtain(ctx context.Context, o *v1alpha1.IssuedCertificate, w
 // check refuses an order that no agent should carry out, whoever wrote it.
 func (r *Requester) check(o *v1alpha1.IssuedCertificate) error {
 	ref := o.Spec.IssuedCertificateSecret
+	if o.Spec.Purpose == v1alpha1.PurposeGateway {
+		return r.checkGateway(o)
+	}
 	if ref.Name != CACertsName || !slices.Contains(r.RootNamespaces, ref.Namespace) {
 		return stalled(ReasonInvalidOrder, "the order is for Secret %s/%s, but this agent writes only Secret %s in the Istio root namespaces %v (flag --istio-namespaces)", ref.Namespace, ref.Name, CACertsName, r.RootNamespaces)
 	}
@@ -246,6 +249,11 @@ func (r *Requester) writeStatus(ctx context.Context, o *v1alpha1.IssuedCertifica
 	}
 	want := &v1alpha1.IssuedCertificate{ObjectMeta: metav1.ObjectMeta{Namespace: o.Namespace, Name: o.Name}}
 	want.Status = statusOf(o, out, report, r.Now())
+	if o.Spec.Purpose == v1alpha1.PurposeGateway {
+		if err := r.reportGateways(ctx, o, report); err != nil {
+			return err
+		}
+	}
 	if err := kube.ApplyStatus(ctx, r.Hub, statusOwner, o, want); err != nil {
 		return fmt.Errorf("status of order %s: %w", o.Name, err)
 	}

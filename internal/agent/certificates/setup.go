@@ -28,6 +28,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/internal/agent/vault"
 	"github.com/isthmus-mesh/isthmus/internal/kube"
 	"github.com/isthmus-mesh/isthmus/internal/kube/hublink"
+	"github.com/isthmus-mesh/isthmus/internal/membership"
 )
 
 // DefaultProjection is how late kubelets project a changed ConfigMap with their defaults: once a minute, from a cache that may be
@@ -71,7 +72,7 @@ func Setup(mgr ctrl.Manager, link *hublink.Link, o Options) error {
 	if a.vault, err = vault.New(o.Vault, o.Namespace, mgr.GetClient(), mgr.GetAPIReader()); err != nil {
 		return err
 	}
-	link.Setup(a.setupRequesting, &v1alpha1.IssuedCertificate{}, &v1alpha1.CertificateRequest{})
+	link.Setup(a.setupRequesting, &v1alpha1.IssuedCertificate{}, &v1alpha1.CertificateRequest{}, &v1alpha1.Mesh{})
 	link.Setup(a.setupAuthority, &v1alpha1.Mesh{})
 	link.Setup(a.setupVault, &v1alpha1.Mesh{}, &v1alpha1.VirtualMesh{})
 	return a.setupInstalling(mgr)
@@ -104,6 +105,17 @@ func (a *agent) setupInstalling(mgr ctrl.Manager) error {
 		Complete(i)
 }
 
+// gatewaysOf are the orders for gateways to which a pod may belong.
+func (a *agent) gatewaysOf(o client.Object) (out []reconcile.Request) {
+	if o.GetLabels()[v1alpha1.LabelGateway] == "" {
+		return nil
+	}
+	for _, ns := range a.RootNamespaces {
+		out = append(out, requestFor(membership.GatewayOrder(kube.MeshName(ns, a.Cluster)))...)
+	}
+	return out
+}
+
 // meshOf is the mesh of an object in a root namespace.
 func (a *agent) meshOf(o client.Object) []reconcile.Request {
 	if !slices.Contains(a.RootNamespaces, o.GetNamespace()) {
@@ -122,7 +134,7 @@ const settle = 3 * time.Second
 // pods leads from a pod to its mesh: at once from a pod of istiod's namespace, after a while from a proxy anywhere.
 func (a *agent) pods() handler.EventHandler {
 	enqueue := func(o client.Object, q workqueue.TypedRateLimitingInterface[reconcile.Request]) {
-		for _, r := range a.meshOf(o) {
+		for _, r := range append(a.meshOf(o), a.gatewaysOf(o)...) {
 			q.Add(r)
 		}
 		pod, ok := o.(*corev1.Pod)
@@ -186,6 +198,11 @@ func (a *agent) setupRequesting(_ context.Context, mgr ctrl.Manager, hub cluster
 			func(_ context.Context, r *v1alpha1.CertificateRequest) []reconcile.Request {
 				return order(r.Spec.IssuedCertificate)
 			}))).
+		WatchesRawSource(source.Kind(hub.GetCache(), &v1alpha1.Mesh{}, handler.TypedEnqueueRequestsFromMapFunc(
+			func(_ context.Context, m *v1alpha1.Mesh) []reconcile.Request {
+				return order(membership.GatewayOrder(m.Name))
+			}),
+			predicate.NewTypedPredicateFuncs(func(m *v1alpha1.Mesh) bool { return m.Namespace == namespace && m.Status.GatewayCertificate == nil }))).
 		WatchesRawSource(source.Channel(a.reports.changed, handler.TypedEnqueueRequestsFromMapFunc(
 			func(_ context.Context, mesh string) []reconcile.Request { return order(mesh) }))).
 		WatchesMetadata(&corev1.Secret{}, handler.EnqueueRequestsFromMapFunc(func(_ context.Context, o client.Object) []reconcile.Request {

@@ -29,6 +29,8 @@ type Report struct {
 	Waiting *note
 	// Restart says what somebody has to restart.
 	Restart string
+	// Gateways is what was seen of the gateways of limited trust; nil for the order of a mesh's CA.
+	Gateways *v1alpha1.MeshGatewayCertificate
 	// Stall says what is wrong.
 	Stall *stall
 }
@@ -121,6 +123,9 @@ func statusOf(live *v1alpha1.IssuedCertificate, out outcome, report *Report, now
 		default:
 			ready.Status, ready.Reason = metav1.ConditionTrue, ReasonInUse
 			ready.Message = "every istiod signs with what was ordered, and no proxy is known to be behind"
+			if live.Spec.Purpose == v1alpha1.PurposeGateway {
+				ready.Message = "every gateway uses what was ordered"
+			}
 			reconciling.Status = metav1.ConditionFalse
 		}
 	}

@@ -62,7 +62,7 @@ type wanted struct {
 	Order order
 	// Issuance for which CA was signed; 0 if it is the one that the mesh came with.
 	Issuance int64
-	// CA is what istiod shall have.
+	// CA is what istiod shall have, or the certificate of gateways.
 	CA pki.CACerts
 	// Spare is the intermediate that is held beside it; nil if there is none.
 	Spare *intermediate
@@ -175,11 +175,11 @@ func (s *store) readWanted(ctx context.Context, mesh string) (*wanted, error) {
 			return nil, fmt.Errorf("Secret %s/%s: %s cannot be parsed", s.namespace, secret.Name, inUseKey)
 		}
 	}
-	if w.CA, err = readCA(secret.Data, ""); err != nil {
+	if w.CA, err = readCA(secret.Data, "", w.Order.Spec.Purpose); err != nil {
 		return nil, fmt.Errorf("Secret %s/%s: %w", s.namespace, secret.Name, err)
 	}
 	if raw, ok := secret.Data[sparePrefix+issuanceKey]; ok {
-		ca, err := readCA(secret.Data, sparePrefix)
+		ca, err := readCA(secret.Data, sparePrefix, w.Order.Spec.Purpose)
 		if err != nil {
 			return nil, fmt.Errorf("Secret %s/%s, keys %s*: %w", s.namespace, secret.Name, sparePrefix, err)
 		}
@@ -191,9 +191,9 @@ func (s *store) readWanted(ctx context.Context, mesh string) (*wanted, error) {
 	return w, nil
 }
 
-// readCA reads the CA whose files have a prefix. An expired certificate is still what we hold: whoever uses it verifies it at
+// readCA reads the CA whose files have a prefix, or what signs nothing in its place. An expired certificate is still what we hold: whoever uses it verifies it at
 // the present time.
-func readCA(data map[string][]byte, prefix string) (pki.CACerts, error) {
+func readCA(data map[string][]byte, prefix string, purpose v1alpha1.CertificatePurpose) (pki.CACerts, error) {
 	files := map[string][]byte{}
 	for _, k := range []string{pki.CACertKey, pki.CAKeyKey, pki.CertChainKey, pki.RootCertKey, pki.CACRLKey} {
 		if v, ok := data[prefix+k]; ok {
@@ -204,7 +204,16 @@ func readCA(data map[string][]byte, prefix string) (pki.CACerts, error) {
 	if chain, err := pki.ParseChain(files[pki.CACertKey]); err == nil && len(chain) > 0 {
 		valid = chain[0].NotBefore.Add(chain[0].NotAfter.Sub(chain[0].NotBefore) / 2)
 	}
-	return pki.ReadCACerts(files, valid)
+	return readFor(purpose, files, valid)
+}
+
+// readFor reads what is for a purpose, as it must be at a time.
+func readFor(purpose v1alpha1.CertificatePurpose, files map[string][]byte, at time.Time) (pki.CACerts, error) {
+	if purpose == v1alpha1.PurposeGateway {
+		m, err := pki.ReadLeaf(files, at)
+		return pki.CACerts{Material: m}, err
+	}
+	return pki.ReadCACerts(files, at)
 }
 
 // writeWanted stores what istiod shall have, in one write, if that changes anything.

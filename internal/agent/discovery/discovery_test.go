@@ -473,6 +473,49 @@ func TestDiscovery(t *testing.T) {
 		w.delete(d)
 	})
 
+	w.story("gateways of limited trust are listed with their identities", func(t *testing.T) {
+		w.member.Namespace(t, v1alpha1.GatewaysNamespace, nil)
+		labels := map[string]string{v1alpha1.LabelGateway: v1alpha1.GatewayRoleEgress}
+		s, d := istiotest.Service(v1alpha1.GatewaysNamespace, "isthmus-egress", labels), istiotest.Deployment(v1alpha1.GatewaysNamespace, "isthmus-egress", labels, "first")
+		d.Spec.Template.Annotations = map[string]string{istio.AnnotationTemplates: "gateway"}
+		d.Spec.Template.Labels["sidecar.istio.io/inject"] = "true"
+		listed := func(what string, accounts ...string) {
+			t.Helper()
+			var want []string
+			for _, a := range accounts {
+				want = append(want, istio.Identity("cluster.local", v1alpha1.GatewaysNamespace, a))
+			}
+			w.eventually(meshName, &v1alpha1.Mesh{}, func(o client.Object) error {
+				list := o.(*v1alpha1.Mesh).Spec.Istio.Gateways
+				g := list[len(list)-1]
+				if g.Name != s.Name || g.Class != v1alpha1.GatewayLimitedEgress || !slices.Equal(g.Identities, want) {
+					return fmt.Errorf("%s: %+v", what, g)
+				}
+				return nil
+			})
+		}
+		w.create(s, d)
+		listed("a template", "first")
+		first := istiotest.Injected(istiotest.Pod(d, "aaa", "1"), "default", true)
+		w.create(first)
+		w.edit(d, func() { d.Spec.Template.Spec.ServiceAccountName = "second" })
+		second := istiotest.Injected(istiotest.Pod(d, "bbb", "1"), "default", true)
+		w.create(second)
+		listed("a rollout to another ServiceAccount", "first", "second")
+		w.delete(first)
+		listed("its end, and that of the grace", "second")
+		w.delete(second, d)
+		w.settle()
+		listed("nothing behind it for a moment", "second")
+		w.delete(s)
+		w.eventually(meshName, &v1alpha1.Mesh{}, func(o client.Object) error {
+			if list := o.(*v1alpha1.Mesh).Spec.Istio.Gateways; len(list) != 1 {
+				return fmt.Errorf("gateways = %+v", list)
+			}
+			return nil
+		})
+	})
+
 	w.story("a rollout writes nothing", func(t *testing.T) {
 		w.unchanged("a rollout", func() {
 			w.edit(deployment, func() {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"maps"
 	"sync"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -73,8 +74,9 @@ func (r *meshes) scan(ctx context.Context, v *view) error {
 }
 
 // findGateways describes the gateways of each mesh, by root namespace. One that is listed already and of which nothing can be
-// said at present, as while its pods are made anew, stays as it is.
-func (r *meshes) findGateways(ctx context.Context, v *view, have []v1alpha1.Mesh) (map[string][]v1alpha1.IngressGateway, error) {
+// said at present, as while its pods are made anew, stays as it is. Identities stay for their grace, as those of Destinations do;
+// again is when the next of them is over, 0 if there is none.
+func (r *meshes) findGateways(ctx context.Context, v *view, have []v1alpha1.Mesh) (out map[string][]v1alpha1.IngressGateway, again time.Duration, err error) {
 	type listed struct {
 		root    string
 		gateway v1alpha1.IngressGateway
@@ -89,28 +91,36 @@ func (r *meshes) findGateways(ctx context.Context, v *view, have []v1alpha1.Mesh
 			candidates[key] = struct{}{}
 		}
 	}
-	out := map[string][]v1alpha1.IngressGateway{}
+	out = map[string][]v1alpha1.IngressGateway{}
 	for key := range candidates {
 		o, err := r.inspect(ctx, v, key)
 		if err != nil {
-			return nil, err
+			return nil, 0, err
 		}
 		b, wasListed := before[key]
+		kept := "gateway " + key.String() // no name of a Destination
 		switch {
 		case o.gateway != "":
 			g := istio.Gateway{Service: o.service, Pods: o.behind.Pods, Class: o.gateway}
+			var over time.Duration
+			g.Identities, over = r.leaving.keep(kept, own(b.gateway.Identities, o.mesh, key.Namespace), o.spec.Identities, time.Now())
+			if over > 0 && (again == 0 || over < again) {
+				again = over
+			}
 			if o.service.Spec.Type == corev1.ServiceTypeNodePort {
 				if g.Nodes, err = r.nodes(ctx, o.behind.Pods); err != nil {
-					return nil, err
+					return nil, 0, err
 				}
 			}
 			out[o.mesh.RootNamespace] = append(out[o.mesh.RootNamespace], v.detector.Describe(g))
 		case o.state == istio.Unknown && wasListed:
 			out[b.root] = append(out[b.root], b.gateway)
 			r.gateways.set(key, true) // so that what becomes of it is told
+		default:
+			r.leaving.forget(kept)
 		}
 	}
-	return out, nil
+	return out, again, nil
 }
 
 // nodes on which pods run.

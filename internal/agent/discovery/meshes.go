@@ -121,7 +121,7 @@ func (r *meshes) Reconcile(ctx context.Context, _ request) (reconcile.Result, er
 	for i := range list.Items {
 		have[list.Items[i].Name] = &list.Items[i]
 	}
-	gateways, err := r.findGateways(ctx, v, list.Items)
+	gateways, again, err := r.findGateways(ctx, v, list.Items)
 	if err != nil {
 		return reconcile.Result{}, err
 	}
@@ -150,7 +150,7 @@ func (r *meshes) Reconcile(ctx context.Context, _ request) (reconcile.Result, er
 			return reconcile.Result{}, err
 		}
 	}
-	return reconcile.Result{}, nil
+	return reconcile.Result{RequeueAfter: again}, nil
 }
 
 // look reads the view from the caches.

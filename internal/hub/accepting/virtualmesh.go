@@ -198,16 +198,17 @@ func (r *VirtualMeshes) trust(ctx context.Context, vm *v1alpha1.VirtualMesh, w *
 		return err
 	}
 	inUse := rootsInUse(vm, orders, w.Meshes)
+	trust := accept.TrustOf(vm.Spec.MTLSConfig)
 	for i := range list {
-		if root := &list[i]; root.Source.Known() && inUse[root.ID().String()] {
+		if root := &list[i]; trust != nil && root.Source.For(trust) && root.Source.Known() && inUse[root.ID().String()] {
 			w.Root = &root.Source
 		}
 	}
-	m := vm.Spec.MTLSConfig
-	if m == nil || m.Shared == nil || m.Shared.RootCertificateAuthority == nil || m.Shared.RootCertificateAuthority.Secret == nil {
+	secret := trust.Secret()
+	if secret == nil {
 		return nil
 	}
-	_, err = r.Roots.Provided(ctx, *m.Shared.RootCertificateAuthority.Secret)
+	_, err = r.Roots.Provided(ctx, *secret)
 	if unusable, ok := errors.AsType[*roots.ProblemError](err); ok {
 		w.ProvidedCAProblem = unusable.Error()
 		return nil
@@ -229,6 +230,9 @@ func rootsInUse(vm *v1alpha1.VirtualMesh, orders []v1alpha1.IssuedCertificate, m
 	for i := range meshes {
 		if ca := meshes[i].Status.CertificateAuthority; ca != nil && ca.Source == v1alpha1.CASourceIsthmus && ca.VirtualMesh == accept.MeshKey(vm.Name, vm.Namespace) {
 			out[ca.Signer] = true
+		}
+		if c := meshes[i].Status.GatewayCertificate; c != nil && c.VirtualMesh == accept.MeshKey(vm.Name, vm.Namespace) {
+			out[c.Signer] = true
 		}
 	}
 	return out
@@ -259,11 +263,11 @@ func (r *VirtualMeshes) ofSecret(ctx context.Context, secret client.Object) []re
 		if secret.GetLabels()[v1alpha1.LabelVirtualMesh] == kube.VirtualMeshLabel(vm.Name, vm.Namespace) {
 			return true
 		}
-		m := vm.Spec.MTLSConfig
-		if m == nil || m.Shared == nil || m.Shared.RootCertificateAuthority == nil || m.Shared.RootCertificateAuthority.Secret == nil {
+		provided := accept.TrustOf(vm.Spec.MTLSConfig).Secret()
+		if provided == nil {
 			return false
 		}
-		ref := accept.SecretRef(*m.Shared.RootCertificateAuthority.Secret, r.Namespace)
+		ref := accept.SecretRef(*provided, r.Namespace)
 		return ref.Name == secret.GetName() && ref.Namespace == secret.GetNamespace()
 	})
 }

@@ -130,7 +130,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 	}
 	issued.WithLabelValues(cr.Namespace).Inc()
 	cert := signed.chain[0]
-	log.FromContext(ctx).Info("Signed an intermediate", "order", cr.Spec.IssuedCertificate, "issuance", cr.Spec.Issuance,
+	log.FromContext(ctx).Info("Signed a certificate", "order", cr.Spec.IssuedCertificate, "issuance", cr.Spec.Issuance,
 		"root", signed.root.ID().String(), "serialNumber", cert.SerialNumber.Text(16), "notAfter", cert.NotAfter)
 	r.Events.Eventf(cr, signed.order, corev1.EventTypeNormal, ReasonSigned, "Sign", "issuance %d of %s: serial number %s, under root %s, until %s",
 		cr.Spec.Issuance, cr.Spec.IssuedCertificate, cert.SerialNumber.Text(16), signed.root.ID().Short(), cert.NotAfter.UTC().Format(time.RFC3339))
@@ -170,11 +170,15 @@ func (r *Reconciler) sign(ctx context.Context, cr *v1alpha1.CertificateRequest) 
 	if root.Foreign() { // the hub could not, whatever the order says
 		return signature{}, signsElsewhere(signer)
 	}
+	if gateway := root.Source.Purpose == v1alpha1.PurposeGateway; gateway != (ic.Spec.Purpose == v1alpha1.PurposeGateway) {
+		return signature{}, wait(ReasonNotOrdered, "the order asks for a certificate of another purpose than root %s is for", signer.Short())
+	}
 	chain, err := pki.SignerIssuer{Material: root.Material, Now: r.Now}.Issue(ctx, csr, pki.Template{
 		Organization: order.Contents.Organization,
 		Mesh:         ic.Name,
 		URIs:         order.Contents.Hosts,
 		TTL:          time.Duration(order.Contents.TTLDays) * 24 * time.Hour,
+		Leaf:         ic.Spec.Purpose == v1alpha1.PurposeGateway,
 	})
 	if err != nil {
 		return signature{}, fmt.Errorf("signing %s/%s: %w", cr.Namespace, cr.Name, err)

@@ -43,7 +43,7 @@ func BenchmarkIssuing(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	if err := store.Create(ctx, vm, roots.Root{Generation: 1, Material: root, Source: accept.SourceOf(&v1alpha1.SharedTrust{}, "", "")}); err != nil {
+	if err := store.Create(ctx, vm, roots.Root{Generation: 1, Material: root, Source: accept.SourceOf(accept.TrustOf(&v1alpha1.MTLSConfig{Shared: &v1alpha1.SharedTrust{}}), "", "")}); err != nil {
 		b.Fatal(err)
 	}
 	order := &v1alpha1.IssuedCertificate{

@@ -14,7 +14,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
-	"github.com/isthmus-mesh/isthmus/internal/accept"
 	"github.com/isthmus-mesh/isthmus/internal/kube"
 	"github.com/isthmus-mesh/isthmus/internal/pki"
 	"github.com/isthmus-mesh/isthmus/internal/rotation"
@@ -102,9 +101,9 @@ func (s *state) newOrder(id rotation.MeshID, o rotation.Order) (*v1alpha1.Issued
 	ic.Labels[v1alpha1.LabelVirtualMesh] = kube.VirtualMeshLabel(s.name.Name, s.name.Namespace)
 	ic.Spec.VirtualMesh = v1alpha1.ObjectRef{Name: s.name.Name, Namespace: s.name.Namespace}
 	ic.Spec.Suspend = false
-	if mesh, shared := s.members[id], accept.SharedTrust(s.accepted); mesh != nil && shared != nil {
-		ic.Spec.CertOptions = accept.IntermediateOptions(shared.IntermediateCertOptions)
-		ic.Spec.IssuedCertificateSecret = v1alpha1.SecretRef{Name: caCerts, Namespace: mesh.Spec.Istio.RootNamespace}
+	if mesh := s.members[id]; mesh != nil {
+		ic.Spec.CertOptions = s.trust.Options
+		s.address(ic, mesh)
 		ic.Spec.AutoRestartPods = s.accepted.Spec.MTLSConfig.AutoRestartPods
 		ic.Spec.AdoptExistingCA = s.accepted.Spec.MTLSConfig.AdoptExistingCA
 	}
@@ -123,6 +122,18 @@ func (s *state) newOrder(id rotation.MeshID, o rotation.Order) (*v1alpha1.Issued
 		}
 	}
 	return ic, nil
+}
+
+// address says where what is ordered goes to. Gateways that are out of sight for a moment are where they were.
+func (s *state) address(ic *v1alpha1.IssuedCertificate, mesh *v1alpha1.Mesh) {
+	if s.trust.Purpose != v1alpha1.PurposeGateway {
+		ic.Spec.IssuedCertificateSecret = v1alpha1.SecretRef{Name: caCerts, Namespace: mesh.Spec.Istio.RootNamespace}
+		return
+	}
+	ic.Spec.Purpose = v1alpha1.PurposeGateway
+	if g := ingressOf(mesh); g != nil {
+		ic.Spec.IssuedCertificateSecret = v1alpha1.SecretRef{Name: v1alpha1.GatewaySecretName, Namespace: g.Namespace}
+	}
 }
 
 // certificate of a root: that of its Secret, else that of the order of the mesh, else the one that the mesh itself came with.

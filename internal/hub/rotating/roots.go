@@ -29,12 +29,11 @@ func (r *Reconciler) provideRoot(ctx context.Context, s *state) (*problem, error
 	if p := s.problem(found); p != nil {
 		return p, nil
 	}
-	shared := accept.SharedTrust(s.accepted)
-	if shared == nil {
+	if s.trust == nil {
 		s.root = s.current()
 		return nil, nil //nolint:nilnil // no other root is wanted
 	}
-	root := roots.Root{Source: accept.SourceOf(shared, "", r.Namespace)}
+	root := roots.Root{Source: accept.SourceOf(s.trust, "", r.Namespace)}
 	if ref := root.Source.Secret; ref != nil {
 		var err error
 		root.Material, err = r.Roots.Provided(ctx, *ref)
@@ -48,6 +47,13 @@ func (r *Reconciler) provideRoot(ctx context.Context, s *state) (*problem, error
 			return nil, err
 		}
 		root.Source.Certificate = pki.RootOf(root.Material.Certificate).ID().String()
+		if p := s.otherwiseUsed(root.Material.Root); p != nil {
+			if s.root = s.current(); s.root != nil {
+				s.notice = p
+				return nil, nil //nolint:nilnil // it stays until there is another one
+			}
+			return p, nil
+		}
 	}
 	if root.Foreign() {
 		if unseen != nil {
@@ -68,6 +74,18 @@ func (r *Reconciler) provideRoot(ctx context.Context, s *state) (*problem, error
 		return nil, nil //nolint:nilnil // it is there
 	}
 	return nil, r.makeRoot(ctx, s, root)
+}
+
+// otherwiseUsed says that a root has another purpose already. Members that know each other's gateways by it must not come to know
+// each other's workloads by it, nor the other way round.
+func (s *state) otherwiseUsed(root pki.Root) *problem {
+	for i := range s.roots {
+		if r := &s.roots[i]; r.ID() == root.ID() && !r.Source.For(s.trust) {
+			return &problem{v1alpha1.ReasonInvalid, fmt.Sprintf(
+				"root %s has served this virtual mesh under the other trust, and a root of gateways must be none of meshes: provide another certificate authority", root.ID().Short())}
+		}
+	}
+	return nil
 }
 
 // makeRoot keeps a root that was provided or found, or generates one.
@@ -146,7 +164,7 @@ func (s *state) current() *roots.Root {
 	for _, id := range s.ordered() {
 		p := s.evidence[id].Order.Position
 		switch {
-		case p == nil || p.Closed:
+		case p == nil || p.Closed || !s.concerns(id):
 		case p.Alone:
 			joins = append(joins, p.New)
 		case p.Back:
@@ -156,7 +174,9 @@ func (s *state) current() *roots.Root {
 		}
 	}
 	for _, n := range s.named() {
-		ends = append(ends, n.root)
+		if s.concerns(n.order) {
+			ends = append(ends, n.root)
+		}
 	}
 	for _, id := range append(ends, joins...) {
 		if root := s.find(id); root != nil {
@@ -178,10 +198,8 @@ func (s *state) ordered() []rotation.MeshID {
 func (s *state) named() (out []namedRoot) {
 	if len(s.orders) == 0 {
 		for id, mesh := range s.members {
-			if ca := mesh.Status.CertificateAuthority; ca != nil && ca.Source == v1alpha1.CASourceIsthmus && ca.VirtualMesh == kube.Qualified(s.name.Name, s.name.Namespace) {
-				if root, err := pki.ParseRootID(ca.Signer); err == nil {
-					out = append(out, namedRoot{root, "mesh " + id.String()})
-				}
+			if root, err := pki.ParseRootID(s.signerOf(mesh)); err == nil {
+				out = append(out, namedRoot{root, "mesh " + id.String(), id})
 			}
 		}
 		slices.SortFunc(out, func(a, b namedRoot) int { return slices.Compare([]string{a.by}, []string{b.by}) })
@@ -189,15 +207,31 @@ func (s *state) named() (out []namedRoot) {
 	}
 	for _, id := range s.ordered() {
 		if o := s.evidence[id].Order; o.Issuance > 0 && s.owns(s.orders[id]) {
-			out = append(out, namedRoot{o.Signer, "the order of mesh " + id.String()})
+			out = append(out, namedRoot{o.Signer, "the order of mesh " + id.String(), id})
 		}
 	}
 	return out
 }
 
 type namedRoot struct {
-	root pki.RootID
-	by   string
+	root  pki.RootID
+	by    string
+	order rotation.MeshID
+}
+
+// signerOf is the root that a mesh reports to have of this virtual mesh; "" if it has none.
+func (s *state) signerOf(mesh *v1alpha1.Mesh) string {
+	vm := kube.Qualified(s.name.Name, s.name.Namespace)
+	if s.trust.Purpose == v1alpha1.PurposeGateway {
+		if c := mesh.Status.GatewayCertificate; c != nil && c.VirtualMesh == vm {
+			return c.Signer
+		}
+		return ""
+	}
+	if ca := mesh.Status.CertificateAuthority; ca != nil && ca.Source == v1alpha1.CASourceIsthmus && ca.VirtualMesh == vm {
+		return ca.Signer
+	}
+	return ""
 }
 
 // problem says what keeps a root from signing: one that is in use is missing, or its Secret is damaged. One that has expired
@@ -227,7 +261,7 @@ func (s *state) unready() *problem {
 		return &problem{v1alpha1.ReasonWaitingForAgents, fmt.Sprintf("no root is made before every member has reported the CA that it uses: waiting for %v", unseen)}
 	}
 	if len(s.members) == 0 {
-		return &problem{v1alpha1.ReasonWaitingForAgents, "no member to which shared trust can be applied"}
+		return &problem{v1alpha1.ReasonWaitingForAgents, "no member to which the trust can be applied"}
 	}
 	return nil
 }
@@ -259,7 +293,7 @@ func (s *state) lastGeneration() (n int64) {
 // assignRoles labels the roots with their parts in the orders of a plan. One that has none any more is retired when all is at
 // rest.
 func (r *Reconciler) assignRoles(ctx context.Context, s *state, plan rotation.Plan) error {
-	if accept.SharedTrust(s.accepted) == nil {
+	if s.trust == nil {
 		return nil
 	}
 	for i := range s.roots {

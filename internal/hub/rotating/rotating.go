@@ -31,6 +31,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/internal/hub/roots"
 	"github.com/isthmus-mesh/isthmus/internal/hub/summary"
 	"github.com/isthmus-mesh/isthmus/internal/kube"
+	"github.com/isthmus-mesh/isthmus/internal/membership"
 	"github.com/isthmus-mesh/isthmus/internal/rotation"
 )
 
@@ -43,6 +44,7 @@ const (
 	ReasonRootFound     = "RootFound" // at Vault
 	ReasonRootErased    = "RootErased"
 	ReasonDeleted       = "Deleted"
+	ReasonNoGateway     = "NoGateway" // a member has no gateways of limited trust
 	// Steps of rotations.
 	ReasonRotationStep       = "RotationStep"
 	ReasonRotationFinished   = "RotationFinished"
@@ -139,6 +141,9 @@ func (r *Reconciler) steer(ctx context.Context, s *state, p *problem) (*rotation
 	}
 	plan := rotation.Next(s.intent(), s.evidence, s.now)
 	plan.Findings = append(plan.Findings, s.held...)
+	for i, f := range plan.Findings {
+		plan.Findings[i].Mesh = meshKey(f.Mesh)
+	}
 	for _, f := range s.held {
 		plan.Waiting = append(plan.Waiting, meshID(f.Mesh))
 	}
@@ -153,6 +158,16 @@ func (r *Reconciler) steer(ctx context.Context, s *state, p *problem) (*rotation
 		return nil, err
 	}
 	return &plan, errors.Join(r.answer(ctx, s, &plan), r.assignRoles(ctx, s, plan))
+}
+
+// meshKey names the mesh whose order is named, both in the form "<name>.<namespace>".
+func meshKey(order string) string {
+	if order == "" {
+		return ""
+	}
+	id := meshID(order)
+	id.Name, _ = membership.OrderedFor(id.Name)
+	return id.String()
 }
 
 // again is when time alone calls for another look: as planned, or when the root is to be replaced.
@@ -184,7 +199,7 @@ func (r *Reconciler) delete(ctx context.Context, vm *v1alpha1.VirtualMesh) error
 		return nil // the condition Ready says so
 	}
 	controllerutil.RemoveFinalizer(vm, v1alpha1.Finalizer)
-	if accept.SharedTrust(vm.Status.Accepted) != nil {
+	if accept.TrustIn(vm.Status.Accepted) != nil {
 		r.Events.Eventf(vm, nil, corev1.EventTypeNormal, ReasonDeleted, "Delete",
 			"the members keep their certificates and their root, and the hub goes on renewing them; nothing is revoked")
 	}
@@ -255,11 +270,11 @@ func (r *Reconciler) ofSecret(ctx context.Context, secret client.Object) []recon
 		if secret.GetLabels()[v1alpha1.LabelVirtualMesh] == kube.VirtualMeshLabel(vm.Name, vm.Namespace) {
 			return true
 		}
-		shared := accept.SharedTrust(vm.Status.Accepted)
-		if shared == nil {
+		trust := accept.TrustIn(vm.Status.Accepted)
+		if trust == nil {
 			return false
 		}
-		ref := accept.SourceOf(shared, "", r.Namespace).Secret
+		ref := accept.SourceOf(trust, "", r.Namespace).Secret
 		return ref != nil && ref.Name == secret.GetName() && ref.Namespace == secret.GetNamespace()
 	})
 }

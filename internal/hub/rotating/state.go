@@ -17,6 +17,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/internal/finding"
 	"github.com/isthmus-mesh/isthmus/internal/hub/roots"
 	"github.com/isthmus-mesh/isthmus/internal/kube"
+	"github.com/isthmus-mesh/isthmus/internal/membership"
 	"github.com/isthmus-mesh/isthmus/internal/pki"
 	"github.com/isthmus-mesh/isthmus/internal/rotation"
 )
@@ -27,12 +28,13 @@ type state struct {
 	now      time.Time
 	vm       *v1alpha1.VirtualMesh         // empty if it is gone
 	accepted *v1alpha1.AcceptedVirtualMesh // nil if it is gone or being deleted
+	trust    *accept.Trust                 // that was accepted; nil if there is none to provide a root for
 	roots    []roots.Root                  // all there are, the oldest first
 	foreign  []roots.Root                  // those of other virtual meshes under which members still sign
 	root     *roots.Root                   // the one that is wanted; nil if there is none or it is lost
 	orders   map[rotation.MeshID]*orderOf  // the orders of members, and those retained
-	listed   map[rotation.MeshID]bool      // the members
-	members  map[rotation.MeshID]*memberOf // those to which shared trust applies
+	listed   map[rotation.MeshID]bool      // the members, as all that follows by the names of their orders
+	members  map[rotation.MeshID]*memberOf // those to which the trust applies
 	evidence map[rotation.MeshID]rotation.Evidence
 	held     finding.Findings // members to which nothing can be ordered yet, and why
 	notice   *problem         // why another root than root is not taken, although it may be wanted
@@ -54,7 +56,7 @@ func (r *Reconciler) observe(ctx context.Context, name types.NamespacedName, vm 
 		evidence: map[rotation.MeshID]rotation.Evidence{},
 	}
 	if vm.DeletionTimestamp.IsZero() {
-		s.accepted = vm.Status.Accepted
+		s.accepted, s.trust = vm.Status.Accepted, accept.TrustIn(vm.Status.Accepted)
 	}
 	var err error
 	if s.roots, err = r.Roots.List(ctx, name); err != nil {
@@ -91,18 +93,18 @@ func (s *state) owns(ic *v1alpha1.IssuedCertificate) bool {
 }
 
 func (r *Reconciler) observeMembers(ctx context.Context, s *state) error {
-	if accept.SharedTrust(s.accepted) == nil {
+	if s.trust == nil {
 		return nil
 	}
 	for _, ref := range s.accepted.Spec.Meshes {
-		id := rotation.MeshID{Namespace: ref.Namespace, Name: ref.Name}
+		id := s.order(ref)
 		s.listed[id] = true
 		mesh := &v1alpha1.Mesh{}
 		err := r.Client.Get(ctx, types.NamespacedName{Namespace: ref.Namespace, Name: ref.Name}, mesh)
 		if client.IgnoreNotFound(err) != nil {
 			return err
 		}
-		if err != nil || accept.SharedTrustProblem(mesh) != nil {
+		if err != nil || s.trust.Problem(mesh) != nil {
 			continue // it keeps the order that it has
 		}
 		s.members[id] = mesh
@@ -151,7 +153,7 @@ func (r *Reconciler) observeEvidence(ctx context.Context, s *state) error {
 		}
 		var e rotation.Evidence
 		var why *finding.Finding
-		if e.Own, why = ownCA(mesh); why != nil {
+		if e.Own, why = s.comesWith(mesh); why != nil {
 			why.Mesh = id.String()
 			s.held = append(s.held, *why)
 			continue
@@ -164,6 +166,42 @@ func (r *Reconciler) observeEvidence(ctx context.Context, s *state) error {
 	}
 	slices.SortFunc(s.held, func(a, b finding.Finding) int { return cmp.Compare(a.Mesh, b.Mesh) })
 	return nil
+}
+
+// order is that of a mesh under the trust that was accepted.
+func (s *state) order(mesh v1alpha1.ObjectRef) rotation.MeshID {
+	id := rotation.MeshID{Namespace: mesh.Namespace, Name: mesh.Name}
+	if s.trust != nil && s.trust.Purpose == v1alpha1.PurposeGateway {
+		id.Name = membership.GatewayOrder(mesh.Name)
+	}
+	return id
+}
+
+// concerns tells whether an order is for what the trust that was accepted is for. Those of another one, which a virtual mesh had
+// before, are retained.
+func (s *state) concerns(id rotation.MeshID) bool {
+	_, purpose := membership.OrderedFor(id.Name)
+	return s.trust == nil || purpose == s.trust.Purpose
+}
+
+// comesWith is what a mesh without an order has already. A finding says why nothing can be ordered yet.
+func (s *state) comesWith(mesh *v1alpha1.Mesh) (*rotation.Own, *finding.Finding) {
+	if s.trust.Purpose != v1alpha1.PurposeGateway {
+		return ownCA(mesh)
+	}
+	if ingressOf(mesh) == nil {
+		return nil, &finding.Finding{Reason: ReasonNoGateway, Message: "it has no gateways of limited trust: install the chart isthmus-gateways in its cluster (meshctl gateway install)"}
+	}
+	return nil, nil //nolint:nilnil // gateways have nothing before
+}
+
+// ingressOf is the gateway by which others enter a mesh under limited trust; nil if there is none.
+func ingressOf(mesh *v1alpha1.Mesh) *v1alpha1.IngressGateway {
+	i := slices.IndexFunc(mesh.Spec.Istio.Gateways, func(g v1alpha1.IngressGateway) bool { return g.Class == v1alpha1.GatewayLimitedIngress })
+	if i < 0 {
+		return nil
+	}
+	return &mesh.Spec.Istio.Gateways[i]
 }
 
 // observeForeign finds the roots of other virtual meshes under which the hub has ordered intermediates of members: they have
@@ -386,7 +424,7 @@ func (s *state) intent() rotation.Intent {
 		Members:    map[rotation.MeshID]rotation.Member{},
 		Rotation: &rotation.Rotation{
 			ID:      fmt.Sprintf("r%d-%.8s", s.root.Generation, s.root.ID().String()),
-			Words:   wordsOf(s.words),
+			Words:   s.spoken(),
 			Periods: map[pki.RootID]rotation.Period{},
 		},
 	}
@@ -409,20 +447,18 @@ func (s *state) intent() rotation.Intent {
 			Retained: !s.listed[id],
 		}
 	}
-	shared := accept.SharedTrust(s.accepted)
-	if shared == nil {
+	if s.trust == nil {
 		return in
 	}
 	in.Rotation.Strategy = s.accepted.Spec.MTLSConfig.RotationStrategy
 	in.Rotation.Verification = verification(s.accepted.Spec.MTLSConfig.RotationVerificationMethod)
-	options := accept.IntermediateOptions(shared.IntermediateCertOptions)
 	for id, mesh := range s.members {
 		if len(s.held.About(id.String())) > 0 {
 			continue
 		}
 		in.Members[id] = rotation.Member{
-			Contents: rotation.ContentsOf(hosts(mesh), options),
-			Ratio:    ratio(options.SecretRotationGracePeriodRatio),
+			Contents: rotation.ContentsOf(s.hosts(mesh), s.trust.Options),
+			Ratio:    ratio(s.trust.Options.SecretRotationGracePeriodRatio),
 		}
 	}
 	return in
@@ -430,10 +466,8 @@ func (s *state) intent() rotation.Intent {
 
 // rootRatio is the part of the validity of a root that is left when it is to be replaced.
 func (s *state) rootRatio() pki.Ratio {
-	if shared := accept.SharedTrust(s.accepted); shared != nil {
-		if ca := shared.RootCertificateAuthority; ca != nil && ca.Generated != nil {
-			return ratio(accept.RootOptions(ca.Generated).SecretRotationGracePeriodRatio)
-		}
+	if s.trust != nil && s.trust.Root != nil && s.trust.Root.Generated != nil {
+		return ratio(accept.RootOptions(s.trust.Root.Generated).SecretRotationGracePeriodRatio)
 	}
 	if s.root != nil && s.root.Source.Generated != nil {
 		return ratio(s.root.Source.Generated.SecretRotationGracePeriodRatio)
@@ -469,8 +503,11 @@ func verification(m *v1alpha1.RotationVerificationMethod) rotation.Verification 
 	return rotation.Verification{}
 }
 
-// hosts are the identities of a mesh's CA: the SPIFFE ID of its istiod.
-func hosts(m *v1alpha1.Mesh) []string {
+// hosts are the identities of a mesh's CA, which is the SPIFFE ID of its istiod, or of its gateways.
+func (s *state) hosts(m *v1alpha1.Mesh) []string {
+	if s.trust.Purpose == v1alpha1.PurposeGateway {
+		return []string{membership.GatewayIdentity(kube.Qualified(s.name.Name, s.name.Namespace), v1alpha1.ObjectRef{Name: m.Name, Namespace: m.Namespace})}
+	}
 	i := m.Spec.Istio
 	return []string{fmt.Sprintf("spiffe://%s/ns/%s/sa/%s", i.TrustDomain, i.RootNamespace, i.IstiodServiceAccount)}
 }

@@ -11,7 +11,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
-	"github.com/isthmus-mesh/isthmus/internal/accept"
 	"github.com/isthmus-mesh/isthmus/internal/finding"
 	"github.com/isthmus-mesh/isthmus/internal/hub/summary"
 	"github.com/isthmus-mesh/isthmus/internal/kube"
@@ -41,8 +40,8 @@ func (r *Reconciler) report(ctx context.Context, s *state, plan *rotation.Plan, 
 	}
 	if plan != nil {
 		want.Status.Rotation = s.rotationStatus(*plan)
-		if shared := accept.SharedTrust(s.accepted); shared != nil && s.isDeployed(*plan) {
-			want.Status.DeployedSharedTrust = &v1alpha1.DeployedSharedTrust{SharedTrust: shared, Root: s.root.ID().String()}
+		if s.trust != nil && s.trust.Purpose == v1alpha1.PurposeMeshCA && s.isDeployed(*plan) {
+			want.Status.DeployedSharedTrust = &v1alpha1.DeployedSharedTrust{SharedTrust: s.accepted.Spec.MTLSConfig.Shared, Root: s.root.ID().String()}
 		}
 		conditions = append(conditions, s.rotating(*plan))
 	} else if c := meta.FindStatusCondition(s.vm.Status.Conditions, v1alpha1.ConditionRotating); c != nil {

@@ -7,7 +7,6 @@ import (
 	"strings"
 
 	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
-	"github.com/isthmus-mesh/isthmus/internal/accept"
 	"github.com/isthmus-mesh/isthmus/internal/kube"
 	"github.com/isthmus-mesh/isthmus/internal/pki"
 	"github.com/isthmus-mesh/isthmus/internal/rotation"
@@ -25,13 +24,12 @@ const (
 // there is none, and the problem says why: the hub asks no Vault itself, and takes no member's word for what the others are to
 // trust. Both are nil where Vault has no part.
 func (s *state) vaultRoot() (*pki.Root, *problem) {
-	shared := accept.SharedTrust(s.accepted)
-	if shared == nil || shared.IntermediateCertificateAuthority == nil {
+	if s.trust == nil || s.trust.Vault == nil {
 		return nil, nil
 	}
-	vault := &shared.IntermediateCertificateAuthority.Vault
+	vault := s.trust.Vault
 	if len(s.members) == 0 {
-		return nil, &problem{v1alpha1.ReasonWaitingForAgents, "no member to which shared trust can be applied"}
+		return nil, &problem{v1alpha1.ReasonWaitingForAgents, "no member to which the trust can be applied"}
 	}
 	var unseen, wrong []string
 	found := map[pki.RootID]pki.Root{}
@@ -101,8 +99,8 @@ func (s *state) agentCAs(id rotation.MeshID, o rotation.Order) (out []v1alpha1.A
 				ca = *was
 			}
 		}
-		if shared := accept.SharedTrust(s.accepted); shared != nil && shared.IntermediateCertificateAuthority != nil && s.root != nil && signer == s.root.ID() {
-			ca.Vault = shared.IntermediateCertificateAuthority.Vault
+		if s.trust != nil && s.trust.Vault != nil && s.root != nil && signer == s.root.ID() {
+			ca.Vault = *s.trust.Vault
 		}
 		out = append(out, ca)
 	}

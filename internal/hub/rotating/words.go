@@ -46,11 +46,12 @@ func isJudged(cv *v1alpha1.CertificateVerification) bool {
 	return done && cv.Status.ObservedGeneration == cv.Generation
 }
 
-func wordsOf(cvs []v1alpha1.CertificateVerification) (out []rotation.Word) {
-	for _, cv := range cvs {
+func (s *state) spoken() (out []rotation.Word) {
+	for _, cv := range s.words {
 		w := rotation.Word{RotationID: cv.Spec.RotationID, Step: cv.Spec.Step, Action: cmp.Or(cv.Spec.Action, v1alpha1.VerificationContinue)}
 		for _, waiver := range cv.Spec.Waive {
-			w.Waive = append(w.Waive, meshID(waiver.Mesh))
+			mesh := meshID(waiver.Mesh)
+			w.Waive = append(w.Waive, s.order(v1alpha1.ObjectRef{Name: mesh.Name, Namespace: mesh.Namespace}))
 		}
 		out = append(out, w)
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
 	"github.com/isthmus-mesh/isthmus/internal/accept"
 	"github.com/isthmus-mesh/isthmus/internal/finding"
+	"github.com/isthmus-mesh/isthmus/internal/membership"
 	"github.com/isthmus-mesh/isthmus/internal/pki"
 	"github.com/isthmus-mesh/isthmus/internal/rotation"
 )
@@ -61,7 +62,7 @@ func (m *member) errors() []string {
 func Of(in Input) (s v1alpha1.VirtualMeshStatus, conditions []metav1.Condition) {
 	members := in.members()
 	root := meta.FindStatusCondition(in.VirtualMesh.Status.Conditions, v1alpha1.ConditionRootReady)
-	trust := accept.SharedTrust(in.Accepted) != nil
+	trust := accept.TrustIn(in.Accepted)
 
 	s.Errors = in.Findings.About("").Without(v1alpha1.ReasonSuspended).Errors()
 	s.Meshes = map[string]v1alpha1.ApprovalStatus{}
@@ -71,10 +72,10 @@ func Of(in Input) (s v1alpha1.VirtualMeshStatus, conditions []metav1.Condition) 
 	s.Destinations, s.DestinationCounts = in.Destinations.Status(), in.Destinations.Counts()
 	s.State = in.state(members)
 
-	v := in.verdict(members, root, trust)
+	v := in.verdict(members, root, trust != nil)
 	conditions = append(conditions, v.conditions()...)
-	if trust {
-		conditions = append(conditions, trustEstablished(members))
+	if trust != nil {
+		conditions = append(conditions, trustEstablished(members, trust))
 	}
 	conditions = append(conditions, in.restartPending())
 	for _, c := range []*metav1.Condition{in.retained(), in.vaultReachable(), in.gatewayExclusive(), in.clientMeshEnforced()} {
@@ -102,8 +103,12 @@ func (in Input) members() []member {
 		for _, ref := range in.Accepted.Spec.Meshes {
 			m := get(accept.MeshKey(ref.Name, ref.Namespace))
 			m.away = in.Away[ref.Namespace]
-			if accept.SharedTrust(in.Accepted) != nil {
-				m.judge(orders[m.name], in.VirtualMesh.Status.Roots)
+			switch trust := accept.TrustIn(in.Accepted); {
+			case trust == nil:
+			case trust.Purpose == v1alpha1.PurposeGateway:
+				m.judge(orders[accept.MeshKey(membership.GatewayOrder(ref.Name), ref.Namespace)], in.VirtualMesh.Status.Roots, "every gateway")
+			default:
+				m.judge(orders[m.name], in.VirtualMesh.Status.Roots, "istiod")
 			}
 			in.judgeNetwork(m, in.mesh(ref))
 			if m.away {
@@ -126,8 +131,8 @@ func (in Input) members() []member {
 	return out
 }
 
-// judge tells from an order and its evidence how far shared trust has come in the mesh.
-func (m *member) judge(ic *v1alpha1.IssuedCertificate, roots []v1alpha1.RootStatus) {
+// judge tells from an order and its evidence how far the trust has come in the mesh. user is who shall use the certificate.
+func (m *member) judge(ic *v1alpha1.IssuedCertificate, roots []v1alpha1.RootStatus, user string) {
 	m.state, m.waits = v1alpha1.StatePending, "a certificate is being ordered"
 	if ic == nil {
 		return
@@ -146,7 +151,7 @@ func (m *member) judge(ic *v1alpha1.IssuedCertificate, roots []v1alpha1.RootStat
 	case ic.Status.State == v1alpha1.IssuedCertificateRequested:
 		m.waits = "the certificate is being signed"
 	case ic.Status.State == v1alpha1.IssuedCertificateIssued, ic.Status.State == v1alpha1.IssuedCertificateFinished:
-		m.waits = "the certificate is in place and istiod is not seen to use it yet"
+		m.waits = "the certificate is in place and " + user + " is not seen to use it yet"
 	default:
 		m.waits = "the certificate is ordered"
 	}
@@ -291,9 +296,13 @@ func (v verdict) conditions() []metav1.Condition {
 	}
 }
 
-func trustEstablished(members []member) metav1.Condition {
+func trustEstablished(members []member, trust *accept.Trust) metav1.Condition {
+	what := "an intermediate under the shared root"
+	if trust.Purpose == v1alpha1.PurposeGateway {
+		what = "gateway certificates under the root of this virtual mesh"
+	}
 	c := metav1.Condition{Type: v1alpha1.ConditionTrustEstablished, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonReady,
-		Message: "every member was seen to use an intermediate under the shared root"}
+		Message: "every member was seen to use " + what}
 	var not []string
 	for _, m := range members {
 		if !m.trusted {
@@ -302,7 +311,7 @@ func trustEstablished(members []member) metav1.Condition {
 	}
 	if len(not) > 0 || len(members) == 0 {
 		c.Status, c.Reason = metav1.ConditionFalse, v1alpha1.ReasonProgressing
-		c.Message = "not seen to use an intermediate under the shared root: " + finding.Join(not)
+		c.Message = "not seen to use " + what + ": " + finding.Join(not)
 	}
 	return c
 }
@@ -323,19 +332,36 @@ func (in Input) restartPending() metav1.Condition {
 	return c
 }
 
-// retained tells of meshes that are no members any more; nil if there are none.
+// retained tells of certificates that no member needs by what is accepted, and that are renewed; nil if there are none.
 func (in Input) retained() *metav1.Condition {
-	var names []string
+	trust := accept.TrustIn(in.Accepted)
+	var removed, shared []string
 	for i := range in.Orders {
-		ref := v1alpha1.ObjectRef{Name: in.Orders[i].Name, Namespace: in.Orders[i].Namespace}
-		if in.Accepted == nil || !slices.Contains(in.Accepted.Spec.Meshes, ref) {
-			names = append(names, accept.MeshKey(ref.Name, ref.Namespace))
+		mesh, purpose := membership.OrderedFor(in.Orders[i].Name)
+		ref := v1alpha1.ObjectRef{Name: mesh, Namespace: in.Orders[i].Namespace}
+		switch listed := in.Accepted != nil && slices.Contains(in.Accepted.Spec.Meshes, ref); {
+		case !listed:
+			removed = append(removed, accept.MeshKey(ref.Name, ref.Namespace))
+		case trust != nil && trust.Purpose == v1alpha1.PurposeGateway && purpose == v1alpha1.PurposeMeshCA:
+			shared = append(shared, accept.MeshKey(ref.Name, ref.Namespace))
 		}
 	}
-	if len(names) == 0 {
+	slices.Sort(removed)
+	slices.Sort(shared)
+	c := &metav1.Condition{Type: v1alpha1.ConditionMembersRetained, Status: metav1.ConditionTrue, Reason: "Removed"}
+	var texts []string
+	if len(removed) > 0 {
+		texts = append(texts, "no members any more, and still under a root of this virtual mesh: their certificates are renewed and nothing is revoked before the root is replaced: "+
+			strings.Join(slices.Compact(removed), ", "))
+	}
+	if len(shared) > 0 {
+		c.Reason = "WasShared"
+		texts = append(texts, "members that shared a root before trust was limited, and still have CAs under it, which are renewed: until each has a CA of its own, "+
+			"their workloads go on trusting each other: "+strings.Join(shared, ", "))
+	}
+	if len(texts) == 0 {
 		return nil
 	}
-	slices.Sort(names)
-	return &metav1.Condition{Type: v1alpha1.ConditionMembersRetained, Status: metav1.ConditionTrue, Reason: "Removed",
-		Message: "no members any more, and still under the shared root: their certificates are renewed and nothing is revoked before the root is replaced: " + strings.Join(names, ", ")}
+	c.Message = strings.Join(texts, "; ")
+	return c
 }

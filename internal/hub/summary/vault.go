@@ -12,8 +12,8 @@ import (
 // vaultReachable sums up whether members find what Vault signs under; nil if Vault signs for none. That one does not is no matter
 // of Ready before something has to be signed.
 func (in Input) vaultReachable() *metav1.Condition {
-	shared := accept.SharedTrust(in.Accepted)
-	if shared == nil || shared.IntermediateCertificateAuthority == nil {
+	trust := accept.TrustIn(in.Accepted)
+	if trust == nil || trust.Vault == nil {
 		return nil
 	}
 	c := &metav1.Condition{Type: v1alpha1.ConditionVaultReachable, Status: metav1.ConditionUnknown, Reason: v1alpha1.ReasonWaitingForAgents,
