@@ -20,7 +20,7 @@ func (s *service) endpoints(vm *membership.VirtualMesh, client Client, home *v1a
 	out []*networkingapi.WorkloadEntry, byName bool, fs finding.Findings,
 ) {
 	var field string
-	if vm.Spec.Federation.FlatNetwork {
+	if isFlat(vm) {
 		field = "status.appliedFederation.endpoints"
 		out, fs = s.pods(client, field, d)
 	} else {

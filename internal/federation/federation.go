@@ -80,7 +80,7 @@ func Federate(vm *membership.VirtualMesh, home *v1alpha1.Mesh, d *v1alpha1.Desti
 		return nil, nil
 	}
 	s, fs := describe(vm, home, d)
-	if s != nil && !vm.Spec.Federation.FlatNetwork {
+	if s != nil && !isFlat(vm) {
 		if gateways, problems := ChosenGateways(vm, home); gateways == nil {
 			s, fs = nil, append(fs, problems...)
 		}
@@ -93,6 +93,11 @@ func Federate(vm *membership.VirtualMesh, home *v1alpha1.Mesh, d *v1alpha1.Desti
 		short = ""
 	}
 	return &v1alpha1.AppliedFederation{FederatedHostname: s.hostname, ShortHostname: short, FederatedToMeshes: to, VirtualMesh: vm.Name}, fs
+}
+
+// isFlat reports whether clients reach pods themselves. Under limited trust they cannot: the hub does not accept both.
+func isFlat(vm *membership.VirtualMesh) bool {
+	return vm.Spec.Federation != nil && vm.Spec.Federation.FlatNetwork && !vm.Limited()
 }
 
 // Hostname is the name by which a destination is reached from other meshes: "<service>.<namespace>.svc.<cluster>.<suffix>".

@@ -129,10 +129,15 @@ func TestFederateRefuses(t *testing.T) {
 			d: destination(mesh("east"), identities("spiffe://a/b/ns/default/sa/x")), field: "spec.identities", reason: federation.ReasonNoIdentity,
 			change: func(_ *membership.VirtualMesh, m *v1alpha1.Mesh) { m.Spec.Istio.TrustDomain = "a/b" },
 		},
-		"limited trust": {
-			d: destination(mesh("east")), field: "spec.mtlsConfig.limited", reason: v1alpha1.ReasonNotYetSupported,
+		"limited trust without a gateway for it": {
+			d: destination(mesh("east")), field: "spec.istio.gateways", reason: federation.ReasonNoGateway,
+			change: func(vm *membership.VirtualMesh, _ *v1alpha1.Mesh) { *vm = *limited(vm) },
+		},
+		"too long a name for limited trust": {
+			d: destination(mesh("east"), called(long, long)), field: "spec.federation.hostnameSuffix", reason: federation.ReasonInvalidName,
 			change: func(vm *membership.VirtualMesh, _ *v1alpha1.Mesh) {
-				vm.Spec.MTLSConfig = &v1alpha1.MTLSConfig{Limited: &v1alpha1.LimitedTrust{}}
+				*vm = *limited(vm)
+				vm.Spec.Federation.HostnameSuffix = long + "." + strings.Repeat("b", 45)
 			},
 		},
 		"no gateway": {

@@ -32,12 +32,15 @@ type Gateway struct {
 
 func (g Gateway) String() string { return g.Namespace + "/" + g.Name }
 
-// ChosenGateways returns the gateways of a mesh through which federation lets mutual TLS pass from end to end. Findings without a
-// result say what is missing. Gateways of limited trust, which end TLS, are never among them.
+// ChosenGateways returns the gateways of a mesh by which others enter it: those of limited trust under that, and never otherwise.
+// Findings without a result say what is missing.
 func ChosenGateways(vm *membership.VirtualMesh, home *v1alpha1.Mesh) ([]Gateway, finding.Findings) {
 	f := vm.Spec.Federation
 	if f == nil || !vm.Lists(home) {
 		return nil, nil
+	}
+	if vm.Limited() {
+		return chosenIngress(home)
 	}
 	if len(f.IngressGatewaySelectors) > 0 {
 		return selectedGateways(f.IngressGatewaySelectors, home)
@@ -120,7 +123,7 @@ func use(g *v1alpha1.IngressGateway, portName string) (usable Gateway, lack stri
 
 // GatewayObject is the Istio Gateway by which one gateway of the home mesh admits hosts; nil if there are none.
 func GatewayObject(vm *membership.VirtualMesh, home *v1alpha1.Mesh, g Gateway, hosts []string) *networkingv1.Gateway {
-	if f := vm.Spec.Federation; len(hosts) == 0 || f == nil || f.FlatNetwork {
+	if f := vm.Spec.Federation; len(hosts) == 0 || f == nil || f.FlatNetwork || vm.Limited() {
 		return nil
 	}
 	return &networkingv1.Gateway{

@@ -38,6 +38,8 @@ type Imported struct {
 	Named
 	// Short is the same by the short hostname; nil where it has none.
 	Short *Named
+	// Egress is nil but under limited trust.
+	Egress *Egress
 	// Notes are worth knowing: what of the destination was left out, and why.
 	Notes finding.Findings
 }
@@ -60,7 +62,8 @@ type Client struct {
 	Forbidden func(address string, port int32) bool
 	// ShortHostnameClusters are those whose services may have short hostnames although these could be names of the internet.
 	ShortHostnameClusters []string
-	// Imported says that the destination is imported already: whether the meshes trust each other is not asked again.
+	// Imported says that the destination is imported already, in the way that the virtual mesh's trust calls for: whether the meshes
+	// trust each other is not asked again.
 	Imported bool
 }
 
@@ -76,6 +79,13 @@ func Import(vm *membership.VirtualMesh, client Client, home *v1alpha1.Mesh, d *v
 	if f := unreachable(vm, client.Mesh, s); f != nil {
 		return nil, &Refusal{Finding: *f}
 	}
+	var through *Gateway
+	if vm.Limited() {
+		var f *finding.Finding
+		if through, f = ChosenEgress(client.Mesh); f != nil {
+			return nil, &Refusal{Finding: *f}
+		}
+	}
 	endpoints, byName, more := s.endpoints(vm, client, home, d)
 	if len(endpoints) == 0 {
 		return nil, refusal(more)
@@ -90,17 +100,19 @@ func Import(vm *membership.VirtualMesh, client Client, home *v1alpha1.Mesh, d *v
 	notes = append(notes, more...)
 
 	named := func(hostname string) Named {
-		meta := metav1.ObjectMeta{
-			Namespace:   client.Mesh.Spec.Istio.RootNamespace,
-			Name:        ObjectName(hostname),
-			Labels:      map[string]string{v1alpha1.LabelCluster: s.cluster},
-			Annotations: map[string]string{v1alpha1.AnnotationDestination: d.Namespace + "/" + d.Name},
+		meta := func() metav1.ObjectMeta {
+			return madeFor(d, client.Mesh.Spec.Istio.RootNamespace, ObjectName(hostname))
 		}
 		s := *s
 		s.hostname = hostname
-		return Named{s.serviceEntry(meta, client.Address, endpoints, byName), s.destinationRule(vm, *meta.DeepCopy(), subsets)}
+		return Named{s.serviceEntry(meta(), client.Address, endpoints, byName), s.destinationRule(vm, meta(), subsets)}
 	}
-	out := &Imported{Named: named(s.hostname), Notes: notes}
+	out := &Imported{Notes: notes}
+	if through != nil {
+		named = func(hostname string) Named { return s.nameAtEgress(vm, client, *through, d, hostname) }
+		out.Egress = s.throughEgress(vm, client, *through, home, d, endpoints, byName)
+	}
+	out.Named = named(s.hostname)
 	if short := ShortHostname(vm, d); short != "" {
 		if f := client.unfitShort(short); f != nil {
 			out.Notes = append(out.Notes, *f)
@@ -160,6 +172,9 @@ func unreachable(vm *membership.VirtualMesh, client *v1alpha1.Mesh, s *service) 
 // have been seen to hold the roots under which the other's certificates are issued, and to use what it holds. Where trust is
 // managed elsewhere it is taken for granted.
 func TrustEachOther(vm *membership.VirtualMesh, client, home *v1alpha1.Mesh) *finding.Finding {
+	if vm.Limited() {
+		return gatewaysTrustEachOther(vm, client, home)
+	}
 	if vm.Spec.MTLSConfig == nil {
 		return nil
 	}
@@ -192,6 +207,10 @@ func (s *service) subsets(vm *membership.VirtualMesh, d *v1alpha1.Destination) (
 	}
 	leave := func(format string, args ...any) {
 		fs = append(fs, finding.Finding{Field: field, Reason: ReasonSubsetsLeftOut, Message: fmt.Sprintf(format, args...)})
+	}
+	if vm.Limited() {
+		leave("subsets are left out, as gateways of limited trust know the service as a whole: federate a Service for each version that others tell apart")
+		return nil, fs
 	}
 	if vm.Spec.Federation.FlatNetwork {
 		leave("subsets are left out, as nothing tells them apart in a flat network")

@@ -96,7 +96,7 @@ func serviceEntryProblems(e *networkingapi.ServiceEntry, add func(string, ...any
 			add("protocol %q", p.Protocol)
 		}
 	}
-	if len(e.Ports) == 0 || len(e.Endpoints) == 0 || len(e.SubjectAltNames) == 0 || len(e.Endpoints) > 4096 {
+	if len(e.Ports) == 0 || len(e.Endpoints) == 0 && e.WorkloadSelector == nil || len(e.SubjectAltNames) == 0 || len(e.Endpoints) > 4096 {
 		add("%d ports, %d endpoints, %d subjectAltNames", len(e.Ports), len(e.Endpoints), len(e.SubjectAltNames))
 	}
 	for _, w := range e.Endpoints {

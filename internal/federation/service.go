@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/util/validation"
@@ -36,6 +37,7 @@ type port struct {
 	// name in objects of Istio, and of is that in the home mesh's endpoints.
 	name, of string
 	number   uint32
+	target   string // of the pods, a number or a name
 	protocol string // of Istio; empty for Istio to find out
 }
 
@@ -49,10 +51,6 @@ func describe(vm *membership.VirtualMesh, home *v1alpha1.Mesh, d *v1alpha1.Desti
 	k := &d.Spec.KubeService
 	refuse := func(field, reason, format string, args ...any) (*service, finding.Findings) {
 		return nil, finding.Findings{{Field: field, Reason: reason, Message: fmt.Sprintf(format, args...)}}
-	}
-	if m := vm.Spec.MTLSConfig; m != nil && m.Limited != nil {
-		return refuse("spec.mtlsConfig.limited", v1alpha1.ReasonNotYetSupported,
-			"nothing is federated under limited trust in this version: use mtlsConfig.shared, or leave mtlsConfig out where the meshes trust each other already")
 	}
 	s := &service{
 		cluster:  membership.Cluster(d.Namespace),
@@ -72,6 +70,10 @@ func describe(vm *membership.VirtualMesh, home *v1alpha1.Mesh, d *v1alpha1.Desti
 	if !isFQDN(s.hostname) {
 		return refuse("spec.federation.hostnameSuffix", ReasonInvalidName,
 			"%s is no hostname, of at most %d characters in DNS labels: choose a shorter hostnameSuffix, or rename the Service", s.hostname, maxName)
+	}
+	if name := s.tooLong(); vm.Limited() && name != "" {
+		return refuse("spec.federation.hostnameSuffix", ReasonInvalidName, "limited trust needs the name %s, which has more than %d characters: "+
+			"choose a shorter hostnameSuffix, or rename the Service", name, maxName)
 	}
 	if !isFQDN(s.host) {
 		return refuse("spec.istio.clusterDomain", ReasonInvalidName,
@@ -133,7 +135,7 @@ func (s *service) takePorts(k *v1alpha1.KubeService) *finding.Finding {
 			return problem(ReasonInvalidPorts, "port %d, %s, is there twice", number, name)
 		}
 		names[name], numbers[number] = struct{}{}, struct{}{}
-		s.ports = append(s.ports, port{name, of, number, protocol})
+		s.ports = append(s.ports, port{name: name, of: of, number: number, target: cmp.Or(p.TargetPort, strconv.Itoa(int(p.Port))), protocol: protocol})
 		if sni := s.sni(number, ""); len(sni) > maxSNI {
 			return problem(ReasonInvalidName, "the server name %s has more than %d characters: rename the Service", sni, maxSNI)
 		}

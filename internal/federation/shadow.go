@@ -25,7 +25,9 @@ func Shadows(rule *networkingv1.DestinationRule, rootNamespace string, imported 
 	where := "in namespace " + rule.Namespace
 	switch {
 	case private(rule): // the first that proxies of its namespace look at, also where that is the root namespace
-	case rule.Namespace == rootNamespace:
+	case rule.Namespace == rootNamespace && imported.Namespace != rootNamespace: // comes after ours, which is in the service's namespace
+		return nil
+	case rule.Namespace == imported.Namespace:
 		// Beside ours, istiod takes no less specific one, and merges one for the same host, of which the older keeps its say.
 		if rule.Spec.Host != host || rule.Spec.TrafficPolicy == nil {
 			return nil

@@ -29,6 +29,8 @@ const (
 	ReasonNoSelector = "NoSelector"
 	// ReasonPortMissing says that the Service lacks a port of the virtual destination.
 	ReasonPortMissing = "PortMissing"
+	// ReasonLimitedTrust says that under limited trust no other cluster can serve it.
+	ReasonLimitedTrust = "LimitedTrust"
 	// ReasonServerNameDiffers says that gateways of several clusters cannot be reached by one server name.
 	ReasonServerNameDiffers = "ServerNameDiffers"
 )
@@ -266,6 +268,11 @@ func (j *join) others(members []Member) (out []other) {
 			} else if m.Home == nil || refTo(m.Home) != refTo(j.client.Mesh) {
 				j.leave(m.Cluster, "spec.service", ReasonForeignDestination, "its Service is in another mesh of the cluster")
 			}
+			continue
+		}
+		if j.vm.Limited() {
+			j.leave(m.Cluster, "spec.mtlsConfig.limited", ReasonLimitedTrust, "a virtual destination has one server name in all clusters, and gateways of limited trust one for each: "+
+				"call the service there by its federated hostname, or use mtlsConfig.shared in VirtualMesh %s", j.vm.Name)
 			continue
 		}
 		if !m.Imported {

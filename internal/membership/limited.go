@@ -1,6 +1,7 @@
 package membership
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
@@ -36,4 +37,30 @@ func OrderedFor(order string) (mesh string, purpose v1alpha1.CertificatePurpose)
 		return mesh, v1alpha1.PurposeGateway
 	}
 	return order, v1alpha1.PurposeMeshCA
+}
+
+// WithTrust returns the virtual mesh with limited trust, or without: as it was, or will be, when it has changed from one to the
+// other.
+func (vm *VirtualMesh) WithTrust(limited bool) *VirtualMesh {
+	out, spec := *vm, *vm.Spec
+	spec.MTLSConfig = nil
+	if limited {
+		spec.MTLSConfig = &v1alpha1.MTLSConfig{Limited: &v1alpha1.LimitedTrust{}}
+	}
+	out.Spec = &spec
+	return &out
+}
+
+// AppliedByOthers reports whether each other member than a mesh has in force what was accepted.
+func (vm *VirtualMesh) AppliedByOthers(mesh *v1alpha1.Mesh) bool {
+	for _, r := range vm.Spec.Meshes {
+		if r != ref(mesh) && !slices.ContainsFunc(vm.Members, func(m *v1alpha1.Mesh) bool {
+			return ref(m) == r && slices.ContainsFunc(m.Status.AppliedVirtualMeshes, func(a v1alpha1.AppliedVirtualMesh) bool {
+				return a.Name == vm.Name && a.Generation >= vm.Generation
+			})
+		}) {
+			return false
+		}
+	}
+	return true
 }

@@ -65,24 +65,28 @@ type Verdict struct {
 // For returns the AuthorizationPolicy of a destination, and a verdict for each policy that selects it, in the order given.
 // It is nil if none does, or if the Service has no selector to protect its pods by. A policy that cannot be enforced leaves no
 // rule, but what selects the destination denies everything that no rule allows.
-func For(vm *membership.VirtualMesh, home *v1alpha1.Mesh, d *v1alpha1.Destination, policies []Accepted) (*securityv1.AuthorizationPolicy, []Verdict) {
+//
+// Under limited trust it has rules for the gateways by which others enter. former says that callers of other meshes may still come
+// in the way of the trust that the virtual mesh had before: it has rules for both ways then.
+func For(vm *membership.VirtualMesh, home *v1alpha1.Mesh, d *v1alpha1.Destination, policies []Accepted, former bool) (*securityv1.AuthorizationPolicy, []Verdict) {
 	var verdicts []Verdict
 	var rules []*securityapi.Rule
 	service := &d.Spec.KubeService
-	for _, p := range policies {
-		if !membership.Selects(p.Spec.DestinationSelector, d) {
-			continue
-		}
+	policies = selecting(d, policies)
+	w := ways{vm: vm, home: home, former: former}
+	if vm.Limited() || former {
+		w.ingress = Ingress(home)
+		w.holds, w.why = abroad(vm, v1alpha1.ObjectRef{Name: home.Name, Namespace: home.Namespace}, policies)
+	}
+	for i, p := range policies {
 		v := Verdict{Policy: p.Name}
 		if len(service.Selector) == 0 {
 			v.Errors = finding.Findings{{Field: "spec.destinationSelector", Reason: ReasonServiceWithoutSelector, Message: "the Service " +
 				service.Namespace + "/" + service.Name + " has no selector, so its pods cannot be protected: give it one, or do not select it"}}
 		} else {
 			var made []*securityapi.Rule
-			made, v.Notes, v.Errors = rulesOf(vm, home, p.Spec)
-			if len(v.Errors) == 0 {
-				rules = append(rules, made...)
-			}
+			made, v.Notes, v.Errors = w.rules(i, p.Spec, service)
+			rules = append(rules, made...)
 		}
 		verdicts = append(verdicts, v)
 	}
@@ -95,6 +99,50 @@ func For(vm *membership.VirtualMesh, home *v1alpha1.Mesh, d *v1alpha1.Destinatio
 	return out, verdicts
 }
 
+// ways are those in which callers come to destinations of a mesh.
+type ways struct {
+	vm     *membership.VirtualMesh
+	home   *v1alpha1.Mesh
+	former bool
+	// ingress, holds and why are of limited trust: the gateways, and what each policy that selects a destination says of their
+	// callers.
+	ingress []string
+	holds   []*terms
+	why     []*finding.Finding
+}
+
+// rules of the policy that is the i-th to select a destination.
+func (w *ways) rules(i int, spec *v1alpha1.AccessPolicySpec, service *v1alpha1.KubeService) (rules []*securityapi.Rule, notes, fs finding.Findings) {
+	switch limited := w.vm.Limited(); {
+	case !limited && !w.former:
+		return rulesOf(w.vm, w.vm.Spec.Meshes, w.home, spec)
+	case !limited:
+		rules, notes, fs = rulesOf(w.vm, w.vm.Spec.Meshes, w.home, spec)
+	default:
+		rules, notes, fs = rulesOf(w.vm, []v1alpha1.ObjectRef{{Name: w.home.Name, Namespace: w.home.Namespace}}, w.home, spec)
+		if len(fs) > 0 {
+			return nil, notes, fs
+		}
+		if w.former {
+			if all, _, problems := rulesOf(w.vm, w.vm.Spec.Meshes, w.home, spec); len(problems) == 0 {
+				rules = all
+			}
+		}
+		if f := w.why[i]; f != nil {
+			fs = append(fs, *f)
+		} else if w.holds[i] != nil {
+			if f := nameless(spec, service); f != nil {
+				notes = append(notes, *f)
+			}
+		}
+	}
+	rules = withoutIngress(rules, w.ingress)
+	if w.holds[i] != nil && len(w.ingress) > 0 {
+		rules = append(rules, ofIngress(spec, w.holds[i], w.ingress)...)
+	}
+	return rules, notes, fs
+}
+
 // ClientMeshes returns the AuthorizationPolicy that keeps out of a federated destination whoever has an identity of a trust
 // domain that its federation does not admit; nil if there is no other that the mesh accepts. unenforceable names the members
 // that are left out and are not told apart from those that are admitted.
@@ -102,7 +150,7 @@ func For(vm *membership.VirtualMesh, home *v1alpha1.Mesh, d *v1alpha1.Destinatio
 // It denies by what is admitted, so that nobody gets in by a trust domain that is not known here. Requests without identity, in
 // plain text, are none of its concern.
 func ClientMeshes(vm *membership.VirtualMesh, home *v1alpha1.Mesh, d *v1alpha1.Destination, federation *v1alpha1.AppliedFederation) (p *securityv1.AuthorizationPolicy, unenforceable []string) {
-	if federation == nil || slices.Contains(federation.FederatedToMeshes, "*") {
+	if federation == nil || slices.Contains(federation.FederatedToMeshes, "*") || vm.Limited() { // then gateways admit by what their certificates say
 		return nil, nil
 	}
 	admitted := []string{home.Spec.Istio.TrustDomain} // beside the one with which it was accepted: its own workloads may have either

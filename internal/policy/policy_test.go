@@ -138,7 +138,7 @@ func TestRules(t *testing.T) {
 			{"from": [{"source": {"principals": ["east.example/ns/a/sa/x"]}}], "to": [{"operation": {"ports": ["80"]}}], "when": [{"key": "source.principal", "values": ["east.example/*"]}]}]`},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got, verdicts := policy.For(vm, vm.Members[0], destination("east", "reviews"), []policy.Accepted{accepted("p", tc.spec)})
+			got, verdicts := policy.For(vm, vm.Members[0], destination("east", "reviews"), []policy.Accepted{accepted("p", tc.spec)}, false)
 			if len(verdicts) != 1 || verdicts[0].Policy != "p."+hub || len(verdicts[0].Errors) > 0 {
 				t.Fatalf("verdicts %+v", verdicts)
 			}
@@ -197,7 +197,7 @@ func TestNotEnforceable(t *testing.T) {
 		"no criterion": {vm, from(v1alpha1.IdentitySelector{}), "spec.sourceSelector[0]", v1alpha1.ReasonInvalid, "kubeIdentityMatcher"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got, verdicts := policy.For(tc.vm, east, destination("east", "reviews"), []policy.Accepted{accepted("p", tc.spec)})
+			got, verdicts := policy.For(tc.vm, east, destination("east", "reviews"), []policy.Accepted{accepted("p", tc.spec)}, false)
 			if got == nil || len(got.Spec.Rules) > 0 || got.Spec.Action != securityapi.AuthorizationPolicy_ALLOW {
 				t.Fatalf("it must deny everything: %+v", got)
 			}
@@ -220,7 +220,7 @@ func TestSeveralPolicies(t *testing.T) {
 		accepted("two", from(identities([]string{"b"}, nil))), accepted("elsewhere", elsewhere),
 		accepted("rejected", from(identities([]string{"c"}, nil), identities(nil, []string{"east"}))), accepted("one", from(identities([]string{"a"}, nil))),
 	}
-	got, verdicts := policy.For(vm, east, destination("east", "reviews"), policies)
+	got, verdicts := policy.For(vm, east, destination("east", "reviews"), policies, false)
 	same(t, got.Spec.Rules, `[{"from": [{"source": {"namespaces": ["b"]}}]}, {"from": [{"source": {"namespaces": ["a"]}}]}]`)
 	var names []string
 	for _, v := range verdicts {
@@ -232,7 +232,7 @@ func TestSeveralPolicies(t *testing.T) {
 	if !slices.Equal(names, []string{"two." + hub, "rejected." + hub, "one." + hub}) {
 		t.Errorf("verdicts on %v", names)
 	}
-	if got, verdicts := policy.For(vm, east, destination("east", "reviews"), policies[1:2]); got != nil || verdicts != nil {
+	if got, verdicts := policy.For(vm, east, destination("east", "reviews"), policies[1:2], false); got != nil || verdicts != nil {
 		t.Errorf("selected by none: %v, %v", got, verdicts)
 	}
 }
@@ -241,7 +241,7 @@ func TestServiceWithoutSelector(t *testing.T) {
 	east := mesh("east", "cluster.local")
 	d := destination("east", "external")
 	d.Spec.KubeService.Selector = nil
-	got, verdicts := policy.For(virtualMesh(east), east, d, []policy.Accepted{accepted("p", from())})
+	got, verdicts := policy.For(virtualMesh(east), east, d, []policy.Accepted{accepted("p", from())}, false)
 	if got != nil {
 		t.Errorf("without a selector it would be about the whole namespace: %+v", got)
 	}
@@ -264,7 +264,7 @@ func TestNames(t *testing.T) {
 	}
 	for _, service := range []string{"reviews", "global-access", "federation-reviews", "gateway-x", "gateway", "gateway-x.daemonset", long, long[:62] + "b", "federation-" + long[:52]} {
 		d := destination("east", service)
-		p, _ := policy.For(vm, east, d, []policy.Accepted{accepted("p", from())})
+		p, _ := policy.For(vm, east, d, []policy.Accepted{accepted("p", from())}, false)
 		take(service, p)
 		p, _ = policy.ClientMeshes(vm, east, d, &v1alpha1.AppliedFederation{})
 		take(service+", federated", p)
@@ -433,7 +433,7 @@ func TestAcceptedTrustDomains(t *testing.T) {
 				v1alpha1.AcceptedTrustDomain{Name: m.Name, Namespace: m.Namespace, TrustDomain: m.Spec.Istio.TrustDomain})
 		}
 		inForce := membership.Of(vm, append(meshes, *east, *north))
-		allow, verdicts := policy.For(inForce, east, d, policies)
+		allow, verdicts := policy.For(inForce, east, d, policies, false)
 		deny, unenforceable := policy.ClientMeshes(inForce, east, d, applied)
 		if len(verdicts[0].Errors)+len(verdicts[0].Notes)+len(unenforceable) > 0 || deny == nil {
 			t.Fatalf("verdicts %v, made %v, unenforceable %v", verdicts, deny, unenforceable)
@@ -613,8 +613,8 @@ func enforced(t *rapid.T) {
 	}
 	home := membership.Cluster(w.home.Namespace)
 	d := destination(home, "reviews")
-	got, verdicts := policy.For(w.vm, w.home, d, policies)
-	if again, v := policy.For(w.vm, w.home, d, policies); !reflect.DeepEqual(again, got) || !reflect.DeepEqual(v, verdicts) {
+	got, verdicts := policy.For(w.vm, w.home, d, policies, false)
+	if again, v := policy.For(w.vm, w.home, d, policies, false); !reflect.DeepEqual(again, got) || !reflect.DeepEqual(v, verdicts) {
 		t.Fatal("equal input, other output")
 	}
 	if len(verdicts) != len(policies) {
@@ -662,7 +662,7 @@ func FuzzNames(f *testing.F) {
 			"in west":   {identities([]string{namespace}, []string{"west"}), false},
 			"west":      {identities(nil, []string{"west"}), false},
 		} {
-			p, _ := policy.For(vm, east, destination("east", "reviews"), []policy.Accepted{accepted("p", from(tc.selector))})
+			p, _ := policy.For(vm, east, destination("east", "reviews"), []policy.Accepted{accepted("p", from(tc.selector))}, false)
 			if (server{trustDomains: []string{"a.example", "b.example"}}).allows(t, []*securityv1.AuthorizationPolicy{p}, victim) && !tc.meant {
 				t.Errorf("by %s: namespace %q, account %q, cluster %q, trust domain %q let in %s: %v", what, namespace, name, cluster, trustDomain, victim.principal, p.Spec.Rules)
 			}
@@ -693,7 +693,7 @@ func TestLeftOut(t *testing.T) {
 		"accounts of such clusters": {from(both(accounts("a/x"), identities(nil, []string{"elsewhere"}))), 0, "spec.sourceSelector[0].kubeIdentityMatcher.clusters", "elsewhere"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got, verdicts := policy.For(vm, east, destination("east", "reviews"), []policy.Accepted{accepted("p", tc.spec)})
+			got, verdicts := policy.For(vm, east, destination("east", "reviews"), []policy.Accepted{accepted("p", tc.spec)}, false)
 			if got == nil || len(got.Spec.Rules) != tc.rules || got.Spec.Action != securityapi.AuthorizationPolicy_ALLOW {
 				t.Fatalf("policy %+v", got)
 			}

@@ -39,7 +39,9 @@ var (
 
 // rulesOf makes the rules of a policy: none with findings, and none if its selectors contradict each other or select callers of
 // clusters that are no members only. notes say who of the selected is left out.
-func rulesOf(vm *membership.VirtualMesh, home *v1alpha1.Mesh, spec *v1alpha1.AccessPolicySpec) (rules []*securityapi.Rule, notes, fs finding.Findings) {
+//
+// They are for callers of some meshes of the virtual mesh.
+func rulesOf(vm *membership.VirtualMesh, of []v1alpha1.ObjectRef, home *v1alpha1.Mesh, spec *v1alpha1.AccessPolicySpec) (rules []*securityapi.Rule, notes, fs finding.Findings) {
 	to := operation(spec)
 	if len(spec.SourceSelector) == 0 {
 		return []*securityapi.Rule{{To: to}}, nil, nil
@@ -47,7 +49,7 @@ func rulesOf(vm *membership.VirtualMesh, home *v1alpha1.Mesh, spec *v1alpha1.Acc
 	var plain, tokens []*securityapi.Rule_From // apart, as Istio ignores a rule with tokens as a whole where it is not HTTP
 	var conditional []*securityapi.Rule
 	for i, s := range spec.SourceSelector {
-		c := compiler{vm: vm, home: home, field: fmt.Sprintf("spec.sourceSelector[%d]", i)}
+		c := compiler{vm: vm, of: of, home: home, field: fmt.Sprintf("spec.sourceSelector[%d]", i)}
 		switch {
 		case s.KubeServiceAccountRefs != nil:
 			conditional = append(conditional, c.serviceAccounts(s)...)
@@ -93,6 +95,7 @@ func operation(spec *v1alpha1.AccessPolicySpec) []*securityapi.Rule_To {
 // compiler makes the sources of one selector.
 type compiler struct {
 	vm       *membership.VirtualMesh
+	of       []v1alpha1.ObjectRef // the meshes of whose callers it makes sources
 	home     *v1alpha1.Mesh
 	field    string
 	findings finding.Findings
@@ -289,13 +292,13 @@ func (c *compiler) trustDomains(mesh v1alpha1.ObjectRef) (out []string) {
 	return out
 }
 
-// allTrustDomains are those of all members. One that could not be part of an identity is nobody's.
+// allTrustDomains are those of all meshes that sources are made of. One that could not be part of an identity is nobody's.
 func (c *compiler) allTrustDomains() []string {
 	return c.trustDomainsWhere(func(v1alpha1.ObjectRef) bool { return true })
 }
 
 func (c *compiler) trustDomainsWhere(is func(v1alpha1.ObjectRef) bool) (out []string) {
-	for _, r := range c.vm.Spec.Meshes {
+	for _, r := range c.of {
 		if is(r) {
 			out = append(out, c.trustDomains(r)...)
 		}
@@ -307,6 +310,9 @@ func (c *compiler) trustDomainsWhere(is func(v1alpha1.ObjectRef) bool) (out []st
 // the others of the virtual mesh.
 func (c *compiler) trustDomainsOf(field string, clusters []string) []string {
 	selected := func(r v1alpha1.ObjectRef) bool { return slices.Contains(clusters, membership.Cluster(r.Namespace)) }
+	if !slices.ContainsFunc(c.of, selected) && slices.ContainsFunc(clusters, c.hasMember) {
+		return nil // callers of whom there are other rules
+	}
 	domains := c.trustDomainsWhere(selected)
 	if len(domains) == 0 {
 		names := strings.Join(sorted(clusters), ", ")
@@ -318,7 +324,7 @@ func (c *compiler) trustDomainsOf(field string, clusters []string) []string {
 		return nil
 	}
 	var others, shared []string
-	for _, r := range c.vm.Spec.Meshes {
+	for _, r := range c.of {
 		for _, td := range c.trustDomains(r) {
 			if !selected(r) && slices.Contains(domains, td) {
 				others, shared = append(others, membership.Cluster(r.Namespace)), append(shared, td)
@@ -331,7 +337,7 @@ func (c *compiler) trustDomainsOf(field string, clusters []string) []string {
 			strings.Join(sorted(clusters), ", "), strings.Join(sorted(others), ", "), strings.Join(sorted(shared), ", "))
 		return nil
 	}
-	for _, r := range c.vm.Spec.Meshes {
+	for _, r := range c.of {
 		if len(c.trustDomains(r)) == 0 && !selected(r) {
 			c.find(field, ReasonMeshNotReported, "the Mesh %s/%s is a member and is not reported, so it is not known whether identities tell its "+
 				"cluster apart: see to its agent, or remove it from spec.meshes of VirtualMesh %s", r.Namespace, r.Name, c.vm.Name)

@@ -65,6 +65,8 @@ func (n *network) addControllers() error {
 			}
 			return n.ofNativeHost(o)
 		}),
+		watch(istio, &networkingv1.Gateway{}, versionChanged, func(o *networkingv1.Gateway) []ctrl.Request { return n.madeOrBlocked(ownController, o, true) }),
+		watch(istio, &networkingv1.VirtualService{}, versionChanged, func(o *networkingv1.VirtualService) []ctrl.Request { return n.madeFor(o, true) }),
 	)
 	if err != nil {
 		return err
@@ -97,6 +99,11 @@ func (n *network) addControllers() error {
 			}
 			return append(n.imports.covered(o.Spec.Host), n.blocked.by(importController, o)...)
 		}),
+		watch(istio, &networkingv1.Gateway{}, versionChanged, func(o *networkingv1.Gateway) []ctrl.Request { return n.madeOrBlocked(importController, o, false) }),
+		watch(istio, &networkingv1.VirtualService{}, versionChanged, func(o *networkingv1.VirtualService) []ctrl.Request { return n.madeFor(o, false) }),
+		watch(istio, &securityv1.AuthorizationPolicy{}, versionChanged, func(o *securityv1.AuthorizationPolicy) []ctrl.Request {
+			return n.madeOrBlocked(importController, o, false)
+		}),
 	); err != nil {
 		return err
 	}
@@ -113,7 +120,12 @@ func (n *network) addControllers() error {
 			}
 			return n.ownMeshes()
 		}),
-		watch(istio, &networkingv1.Gateway{}, versionChanged, func(*networkingv1.Gateway) []ctrl.Request { return n.ownMeshes() }),
+		watch(istio, &networkingv1.Gateway{}, versionChanged, func(o *networkingv1.Gateway) []ctrl.Request {
+			if isOurs(o) && o.Annotations[v1alpha1.AnnotationDestination] != "" {
+				return nil
+			}
+			return n.ownMeshes()
+		}),
 		watch(istio, &securityv1.PeerAuthentication{}, versionChanged, func(*securityv1.PeerAuthentication) []ctrl.Request { return n.ownMeshes() }),
 		watch(istio, &securityv1.AuthorizationPolicy{}, versionChanged, func(o *securityv1.AuthorizationPolicy) []ctrl.Request {
 			if !isOurs(o) {
@@ -228,6 +240,15 @@ func (n *network) madeFor(o client.Object, own bool) []ctrl.Request {
 		return nil
 	}
 	return []ctrl.Request{{NamespacedName: types.NamespacedName{Namespace: namespace, Name: name}}}
+}
+
+// madeOrBlocked are the Destinations that an object concerns: that for which it was made, or if somebody else has made it that of a
+// controller which waits for it to go.
+func (n *network) madeOrBlocked(controller string, o client.Object, own bool) []ctrl.Request {
+	if !isOurs(o) {
+		return n.blocked.by(controller, o)
+	}
+	return n.madeFor(o, own)
 }
 
 // ofNativeHost is the Destination of this cluster that a DestinationRule of somebody else is about.

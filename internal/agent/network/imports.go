@@ -20,6 +20,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/internal/kube"
 	"github.com/isthmus-mesh/isthmus/internal/kube/hublink"
 	"github.com/isthmus-mesh/isthmus/internal/membership"
+	"github.com/isthmus-mesh/isthmus/internal/policy"
 )
 
 // Reasons of what keeps a destination from being imported, beside those of package federation.
@@ -50,7 +51,7 @@ func (n *network) reconcileImport(ctx context.Context, req ctrl.Request) (ctrl.R
 	if err != nil {
 		return ctrl.Result{}, err
 	}
-	have, err := n.objects.madeFor(ctx, req.String(), &networkingv1.ServiceEntry{}, &networkingv1.DestinationRule{})
+	have, err := n.objects.madeFor(ctx, req.String(), kindsOfImports()...)
 	if err != nil {
 		return ctrl.Result{}, err
 	}
@@ -58,10 +59,9 @@ func (n *network) reconcileImport(ctx context.Context, req ctrl.Request) (ctrl.R
 	out := outcome{settled: true}
 	for _, name := range slices.Sorted(maps.Keys(v.own)) {
 		mesh := v.own[name]
-		root := mesh.Spec.Istio.RootNamespace
 		one := importing{
 			network: n, view: v, key: req.NamespacedName, destination: d, mesh: mesh,
-			have: slices.DeleteFunc(slices.Clone(have), func(o client.Object) bool { return o.GetNamespace() != root }),
+			have: slices.DeleteFunc(slices.Clone(have), func(o client.Object) bool { return !isFor(o, mesh) }),
 		}
 		o, err := one.run(ctx)
 		if err != nil {
@@ -80,6 +80,17 @@ func (n *network) reconcileImport(ctx context.Context, req ctrl.Request) (ctrl.R
 	}
 	return ctrl.Result{RequeueAfter: out.again}, nil
 }
+
+// isFor reports whether something that was made for a destination of another cluster was made for a mesh of this one.
+func isFor(o client.Object, mesh *v1alpha1.Mesh) bool {
+	if client := o.GetAnnotations()[annotationClient]; client != "" {
+		return client == membership.MeshKey(mesh)
+	}
+	return o.GetNamespace() == mesh.Spec.Istio.RootNamespace
+}
+
+// isLimited reports whether something that was made for a destination of another cluster is a part of the way of limited trust.
+func isLimited(o client.Object) bool { return o.GetAnnotations()[annotationClient] != "" }
 
 // makeRoom gives up what was kept for a destination of which there is nothing here.
 func (n *network) makeRoom(key types.NamespacedName) {
@@ -148,16 +159,17 @@ func (i *importing) run(ctx context.Context) (outcome, error) {
 		return settled, nil
 	}
 	host := federation.Hostname(vm, i.destination)
-	imported := slices.ContainsFunc(i.have, func(o client.Object) bool {
-		e, ok := o.(*networkingv1.ServiceEntry)
-		return ok && slices.Contains(e.Spec.Hosts, host)
-	})
+	former := i.former(vm)
+	imported := slices.ContainsFunc(i.have, func(o client.Object) bool { return isEntryOf(o, host) })
 	if !imported && i.imports.full(i.key, i.MaxImports) {
 		return i.noRoom(ReasonTooManyImports), nil
 	}
 	out, refusal := federation.Import(vm, federation.Client{
-		Mesh: i.mesh, Imported: imported, Forbidden: i.isForbidden, ShortHostnameClusters: i.ShortHostnameClusters,
+		Mesh: i.mesh, Imported: imported && len(former) == 0, Forbidden: i.isForbidden, ShortHostnameClusters: i.ShortHostnameClusters,
 	}, home, i.destination)
+	if refusal != nil && !refusal.Withdraw && len(former) > 0 {
+		settled.settled = false // what there is was made for another trust, and stays as long as there is nothing instead
+	}
 	switch {
 	case refusal != nil && refusal.Withdraw:
 		i.report()
@@ -169,9 +181,9 @@ func (i *importing) run(ctx context.Context) (outcome, error) {
 		i.report(refusal.Finding)
 		return settled, nil
 	}
+	objects := i.objectsOf(vm, home, out)
 	size := 0
-	for _, o := range objectsOf(out) {
-		annotate(o, membership.MeshKey(home))
+	for _, o := range objects {
 		size += sizeOf(o)
 	}
 	if reason := i.imports.admit(i.key, host, size, i.MaxImports); reason != "" {
@@ -183,16 +195,36 @@ func (i *importing) run(ctx context.Context) (outcome, error) {
 		return settled, nil //nolint:nilerr // it is reported, and nothing changes by trying again
 	}
 	out.ServiceEntry.Spec.Addresses = []string{address}
-	if err := i.short(ctx, out); err != nil {
-		return settled, err
+	if out.Short != nil {
+		if err := i.short(ctx, out); err != nil {
+			return settled, err
+		}
+		objects = i.objectsOf(vm, home, out) // it may be left out
 	}
 	settled.holds = true
-	if wait, err := i.turn(ctx, out, labelOf(vm)); err != nil || wait > 0 {
+	if wait, err := i.turn(ctx, objects, labelOf(vm)); err != nil || wait > 0 {
 		i.report(finding.Finding{Reason: ReasonTooManyChanges, Message: "destinations of the cluster change so often that they are followed slowly: see what changes them"})
 		settled.again = wait
+		settled.settled = len(former) == 0
 		return settled, err
 	}
-	return settled, i.apply(ctx, vm, out)
+	return i.apply(ctx, vm, home, out, objects)
+}
+
+// isEntryOf reports whether an object is a ServiceEntry of a host.
+func isEntryOf(o client.Object, host string) bool {
+	e, ok := o.(*networkingv1.ServiceEntry)
+	return ok && slices.Contains(e.Spec.Hosts, host)
+}
+
+// former are the objects of the way that another trust than that of the virtual mesh calls for.
+func (i *importing) former(vm *membership.VirtualMesh) (out []client.Object) {
+	for _, o := range i.have {
+		if isLimited(o) != vm.Limited() {
+			out = append(out, o)
+		}
+	}
+	return out
 }
 
 func (i *importing) report(fs ...finding.Finding) { i.reports.set(i.mesh.Name, i.key, fs) }
@@ -208,23 +240,41 @@ func (i *importing) noRoom(reason string) outcome {
 	return outcome{settled: true, holds: len(i.have) > 0, waits: true}
 }
 
-// objectsOf are what is to be written, in this order.
-func objectsOf(out *federation.Imported) []client.Object {
-	objects := objectsOfName(&out.Named)
+// objectsOf are what is to be written, in this order: first what keeps callers out, last the name, when all is there that it leads
+// to.
+func (i *importing) objectsOf(vm *membership.VirtualMesh, home *v1alpha1.Mesh, out *federation.Imported) (objects []client.Object) {
+	if e := out.Egress; e != nil {
+		ports := make([]policy.Port, len(e.ServerNames))
+		for j, n := range e.ServerNames {
+			ports[j] = policy.Port(n)
+		}
+		if p := policy.Egress(vm, i.mesh, home, i.destination, i.view.accepted, policy.Gateway{
+			Namespace: e.Through.Namespace, Selector: e.Through.Selector, Name: out.ServiceEntry.Name, Ports: ports,
+		}); p != nil {
+			objects = append(objects, p)
+		}
+		objects = append(objects, e.DestinationRule, e.ServiceEntry)
+		for _, o := range e.VirtualServices {
+			objects = append(objects, o)
+		}
+		objects = append(objects, e.Gateway)
+	}
+	objects = append(objects, out.DestinationRule, out.ServiceEntry)
 	if out.Short != nil {
-		objects = append(objects, objectsOfName(out.Short)...)
+		objects = append(objects, out.Short.DestinationRule, out.Short.ServiceEntry)
+	}
+	for _, o := range objects {
+		annotate(o, membership.MeshKey(home))
+		if out.Egress != nil {
+			o.GetAnnotations()[annotationClient] = membership.MeshKey(i.mesh)
+		}
 	}
 	return objects
 }
 
-// objectsOfName are those of one name. The DestinationRule is first, so that no request goes out without it.
-func objectsOfName(n *federation.Named) []client.Object {
-	return []client.Object{n.DestinationRule, n.ServiceEntry}
-}
-
 // turn returns how long to wait before what was decided may be written; 0 also if it needs no writing.
-func (i *importing) turn(ctx context.Context, out *federation.Imported, label string) (time.Duration, error) {
-	for _, o := range objectsOf(out) {
+func (i *importing) turn(ctx context.Context, objects []client.Object, label string) (time.Duration, error) {
+	for _, o := range objects {
 		is, err := i.objects.is(ctx, o, label)
 		if err != nil {
 			return 0, err
@@ -237,53 +287,89 @@ func (i *importing) turn(ctx context.Context, out *federation.Imported, label st
 	return 0, nil
 }
 
-// apply writes what was decided.
-func (i *importing) apply(ctx context.Context, vm *membership.VirtualMesh, out *federation.Imported) error {
-	problem, err := i.applyName(ctx, vm, &out.Named)
-	if err != nil {
-		return err
-	}
-	if problem != nil {
-		i.report(append(out.Notes, problem...)...)
-		return nil
+// apply writes what was decided. The name is last, so that no request goes out without what it needs.
+func (i *importing) apply(ctx context.Context, vm *membership.VirtualMesh, home *v1alpha1.Mesh, out *federation.Imported, objects []client.Object) (outcome, error) {
+	former := i.former(vm)
+	settled := outcome{settled: len(former) == 0, holds: true}
+	notes := out.Notes
+	rules := []*networkingv1.DestinationRule{out.DestinationRule}
+	for _, o := range objects {
+		err := i.objects.apply(ctx, o, labelOf(vm))
+		f, inTheWay := i.blocked.foreign(err, importController, ctrl.Request{NamespacedName: i.key})
+		switch {
+		case inTheWay:
+			settled.again = sooner(settled.again, unseen(o))
+		case refused(err), apierrors.IsNotFound(err): // as where there is no such namespace any more
+			f = finding.Finding{Reason: ReasonRefused, Message: err.Error()}
+		case err != nil:
+			return settled, err
+		default:
+			continue
+		}
+		notes = append(notes, f)
+		if isShort(out, o) { // the last ones, and a further name
+			break
+		}
+		i.report(notes...)
+		return settled, nil
 	}
 	if out.Short != nil {
-		if problem, err = i.applyName(ctx, vm, out.Short); err != nil {
-			return err
-		}
+		rules = append(rules, out.Short.DestinationRule)
 	}
-	notes := slices.Concat(out.Notes, problem)
-	for _, o := range objectsOf(out) {
-		if rule, ok := o.(*networkingv1.DestinationRule); ok {
-			shadows, err := i.shadows(ctx, rule)
-			if err != nil {
-				return err
-			}
-			notes = append(notes, shadows...)
+	for _, rule := range rules {
+		shadows, err := i.shadows(ctx, rule)
+		if err != nil {
+			return settled, err
 		}
+		notes = append(notes, shadows...)
 	}
 	i.report(notes...)
-	// What has another name was made for a hostname that users have given up.
-	return i.remove(ctx, "it has another name now", func(o client.Object) bool {
-		return o.GetName() == out.ServiceEntry.Name || out.Short != nil && o.GetName() == out.Short.ServiceEntry.Name
+	if wait, err := i.leave(ctx, vm, home, former); err != nil || wait > 0 {
+		settled.settled = wait > 0 && !slices.ContainsFunc(former, func(o client.Object) bool { _, ok := o.(*networkingv1.ServiceEntry); return ok })
+		settled.again = wait
+		return settled, err
+	}
+	// What else there is was made for a hostname that users have given up, or for a gateway that is gone.
+	settled.settled = true
+	return settled, i.remove(ctx, "it is not called for any more", func(o client.Object) bool {
+		return slices.ContainsFunc(objects, func(w client.Object) bool { return sameObject(w, o) && sameKind(w, o) })
 	})
 }
 
-// applyName writes the objects of one name. The findings say what keeps them from being written.
-func (i *importing) applyName(ctx context.Context, vm *membership.VirtualMesh, n *federation.Named) (finding.Findings, error) {
-	for _, o := range objectsOfName(n) {
-		err := i.objects.apply(ctx, o, labelOf(vm))
-		if f, ok := i.blocked.foreign(err, importController, ctrl.Request{NamespacedName: i.key}); ok {
-			return finding.Findings{f}, nil
-		}
-		if refused(err) {
-			return finding.Findings{{Reason: ReasonRefused, Message: err.Error()}}, nil
-		}
-		if err != nil {
-			return nil, err
-		}
+// isShort reports whether an object is of the short hostname.
+func isShort(out *federation.Imported, o client.Object) bool {
+	return out.Short != nil && (o == client.Object(out.Short.DestinationRule) || o == client.Object(out.Short.ServiceEntry))
+}
+
+// leave leaves the way of a former trust, which is there beside the one that was just written. It returns how long to wait before
+// it goes on; 0 when all of the former way may be deleted.
+//
+// Of ServiceEntries for one host istiod takes the oldest (Istio: pilot/pkg/model/push_context.go, initServiceRegistry): proxies go
+// the new way, all at once, when the former one is deleted. That waits until the home mesh has let in all that it federates under
+// the present trust. What else is of the former way goes later: were it to go before istiod has heard of the other, proxies would
+// for a moment go the former way and not know how to connect.
+func (i *importing) leave(ctx context.Context, vm *membership.VirtualMesh, home *v1alpha1.Mesh, former []client.Object) (time.Duration, error) {
+	if len(former) == 0 {
+		return 0, nil
 	}
-	return nil, nil
+	meshes, err := i.network.evidence.ask(ctx, home.Namespace)
+	if err != nil {
+		return 0, err
+	}
+	if says, ok := meshes[home.Name]; !ok || says.Generation < vm.Generation {
+		return unsettled, nil
+	}
+	names := slices.DeleteFunc(slices.Clone(former), func(o client.Object) bool { _, ok := o.(*networkingv1.ServiceEntry); return !ok })
+	for _, o := range names {
+		if e, ok := o.(*networkingv1.ServiceEntry); ok && slices.ContainsFunc(e.Spec.Hosts, federation.IsOnward) {
+			continue // connections that there are go on by it
+		}
+		if err := i.objects.delete(ctx, o, "the virtual mesh has another trust now"); err != nil {
+			return 0, err
+		}
+		i.left.set(i.key, i.Now().Add(unsettled))
+	}
+	return i.left.wait(i.key, i.Now()), nil
 }
 
 // refused reports whether an API server will never take what it was given.
@@ -333,19 +419,25 @@ func (i *importing) gone(ctx context.Context, vm *membership.VirtualMesh) (outco
 
 // remove deletes what was imported, but for what keep says.
 func (i *importing) remove(ctx context.Context, why string, keep func(client.Object) bool) error {
+	kept := func(o client.Object) bool { return keep != nil && keep(o) }
 	for _, o := range i.have { // ServiceEntries first: without the DestinationRule requests would go out as they must not
-		if keep != nil && keep(o) {
+		if kept(o) {
 			continue
 		}
 		if err := i.objects.delete(ctx, o, why); err != nil {
 			return err
 		}
-		if e, ok := o.(*networkingv1.ServiceEntry); ok {
-			for _, host := range e.Spec.Hosts {
-				if i.imports.drop(i.key.String(), host) {
-					i.addresses.release(host)
-					i.enqueue(importController, 0, i.imports.next(i.key.Namespace, i.MaxImports)...)
-				}
+		e, ok := o.(*networkingv1.ServiceEntry)
+		if !ok {
+			continue
+		}
+		for _, host := range e.Spec.Hosts {
+			if slices.ContainsFunc(i.have, func(o client.Object) bool { return isEntryOf(o, host) && kept(o) }) {
+				continue
+			}
+			if i.imports.drop(i.key.String(), host) {
+				i.addresses.release(host)
+				i.enqueue(importController, 0, i.imports.next(i.key.Namespace, i.MaxImports)...)
 			}
 		}
 	}

@@ -17,6 +17,7 @@ import (
 	securityv1 "istio.io/client-go/pkg/apis/security/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/labels"
 	toolscache "k8s.io/client-go/tools/cache"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
@@ -34,6 +35,9 @@ const fieldOwner = "isthmus-agent-network"
 const (
 	// annotationMesh names, on what was made for a destination, the mesh that the destination is of: "<name>.<namespace>".
 	annotationMesh = "isthmus.dev/mesh"
+	// annotationClient names, on what was made under limited trust for a destination of another cluster, the mesh of this cluster that
+	// it was made for: "<name>.<namespace>". What is made under other trust lies in the root namespace of that mesh.
+	annotationClient = "isthmus.dev/client-mesh"
 	// annotationHash is found in the cache only: the hash of the object as it was read, and its size.
 	annotationHash = "isthmus.dev/cached-hash"
 )
@@ -46,6 +50,8 @@ const (
 	byVirtualMesh = "virtualMesh"
 	// byMesh finds objects of ours that were made for a mesh as a whole.
 	byMesh = "mesh"
+	// byOthers finds Gateways of others, as "true".
+	byOthers = "others"
 	// byHost finds DestinationRules of others by their host as it is written, and ServiceEntries of others by theirs.
 	byHost = "host"
 )
@@ -53,9 +59,22 @@ const (
 // kindsOfIstio are the kinds of objects that this package makes.
 func kindsOfIstio() []client.Object {
 	return []client.Object{
-		&networkingv1.ServiceEntry{}, &networkingv1.DestinationRule{}, &networkingv1.Gateway{},
+		&networkingv1.ServiceEntry{}, &networkingv1.DestinationRule{}, &networkingv1.Gateway{}, &networkingv1.VirtualService{},
 		&securityv1.AuthorizationPolicy{}, &securityv1.PeerAuthentication{},
 	}
+}
+
+// kindsOfImports are the kinds of what is made for a destination of another cluster, in the order in which it is taken away: the
+// names first, and last what keeps callers out.
+func kindsOfImports() []client.Object {
+	return []client.Object{
+		&networkingv1.ServiceEntry{}, &networkingv1.DestinationRule{}, &networkingv1.Gateway{}, &networkingv1.VirtualService{}, &securityv1.AuthorizationPolicy{},
+	}
+}
+
+// kindsOfExports are the kinds of what is made for a destination of this cluster, in the order in which it is taken away.
+func kindsOfExports() []client.Object {
+	return []client.Object{&networkingv1.Gateway{}, &networkingv1.VirtualService{}, &securityv1.AuthorizationPolicy{}}
 }
 
 // newLocal makes a view of Istio's objects in the agent's own cluster. Of objects of ours it holds a hash, and of ServiceEntries
@@ -66,6 +85,8 @@ func newLocal(mgr ctrl.Manager, held *compact.Set) (cluster.Cluster, error) {
 		o.Logger = mgr.GetLogger()
 		o.Cache = cache.Options{NewInformer: held.NewInformer, DefaultTransform: stub, ByObject: map[client.Object]cache.ByObject{
 			&discoveryv1.EndpointSlice{}: {Transform: stripSlice},
+			// Nothing depends on those of others, of which there may be many.
+			&networkingv1.VirtualService{}: {Transform: stub, Label: labels.SelectorFromSet(labels.Set{v1alpha1.LabelManagedBy: fieldOwner})},
 		}}
 	})
 }
@@ -83,6 +104,12 @@ func addIndexes(ctx context.Context, c cache.Cache) error {
 				return nil
 			}))
 	}
+	errs = append(errs, c.IndexField(ctx, &networkingv1.Gateway{}, byOthers, func(o client.Object) []string {
+		if isOurs(o) {
+			return nil
+		}
+		return []string{"true"}
+	}))
 	errs = append(errs, c.IndexField(ctx, &networkingv1.DestinationRule{}, byHost, func(o client.Object) []string {
 		if rule, ok := o.(*networkingv1.DestinationRule); ok && !isOurs(o) {
 			return []string{rule.Spec.Host}
@@ -139,7 +166,7 @@ func stub(obj any) (any, error) {
 	o.SetManagedFields(nil)
 	annotations := map[string]string{}
 	if isOurs(o) {
-		for _, key := range []string{v1alpha1.AnnotationDestination, annotationMesh, annotationController} {
+		for _, key := range []string{v1alpha1.AnnotationDestination, annotationMesh, annotationClient, annotationController} {
 			if v, ok := o.GetAnnotations()[key]; ok {
 				annotations[key] = v
 			}
@@ -156,6 +183,9 @@ func stub(obj any) (any, error) {
 			o.Spec.Reset()
 			o.Status.Reset()
 		case *networkingv1.Gateway:
+			o.Spec.Reset()
+			o.Status.Reset()
+		case *networkingv1.VirtualService:
 			o.Spec.Reset()
 			o.Status.Reset()
 		case *securityv1.AuthorizationPolicy:
@@ -222,6 +252,8 @@ func specOf(o client.Object) proto.Message {
 		return &o.Spec
 	case *networkingv1.Gateway:
 		return &o.Spec
+	case *networkingv1.VirtualService:
+		return &o.Spec
 	case *securityv1.AuthorizationPolicy:
 		return &o.Spec
 	case *securityv1.PeerAuthentication:
@@ -238,9 +270,9 @@ type objects struct {
 
 // cached labels what is wanted, and returns what the cache has of its name, which must not be changed.
 func (o *objects) cached(ctx context.Context, want client.Object, virtualMesh string) (client.Object, error) {
-	labels := map[string]string{v1alpha1.LabelManagedBy: fieldOwner, v1alpha1.LabelVirtualMesh: virtualMesh}
-	maps.Copy(labels, want.GetLabels())
-	want.SetLabels(labels)
+	set := map[string]string{v1alpha1.LabelManagedBy: fieldOwner, v1alpha1.LabelVirtualMesh: virtualMesh}
+	maps.Copy(set, want.GetLabels())
+	want.SetLabels(set)
 	have, ok := reflect.TypeAssert[client.Object](reflect.New(reflect.TypeOf(want).Elem()))
 	if !ok {
 		return nil, fmt.Errorf("a %T is no object", want)

@@ -42,6 +42,9 @@ func (n *network) reconcileView(ctx context.Context, _ ctrl.Request) (ctrl.Resul
 		return ctrl.Result{}, err
 	}
 	d := v.since(old)
+	for _, mesh := range v.own {
+		d.own = n.released(v.of(mesh), mesh) || d.own
+	}
 	if d.none() {
 		return again, nil
 	}
@@ -55,8 +58,12 @@ func (n *network) reconcileView(ctx context.Context, _ ctrl.Request) (ctrl.Resul
 			return ctrl.Result{}, err
 		}
 	}
-	if d.everything || len(d.homes) > 0 {
+	if d.policies && v.limited() { // they are enforced where callers leave the mesh
+		imports = n.allImports(difference{everything: true})
+	} else if d.everything || len(d.homes) > 0 {
 		imports = n.allImports(d)
+	}
+	if d.everything || len(d.homes) > 0 {
 		if names, err = n.allNames(ctx, d); err != nil {
 			return ctrl.Result{}, err
 		}

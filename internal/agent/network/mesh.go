@@ -93,14 +93,24 @@ func (m *meshWork) gateways(ctx context.Context) error {
 		m.waiting = true // it is not known yet what is federated: what is admitted stays
 		return nil
 	}
-	chosen, _ := federation.ChosenGateways(m.vm, m.mesh) // what is missing is said at each Destination
+	former, err := m.former(ctx, m.vm, m.mesh, nil)
+	if err != nil {
+		return err
+	}
 	m.mu.Lock()
 	hosts := m.exportsOf(m.mesh.Name).Hosts(m.vm, m.mesh)
 	m.mu.Unlock()
+	chosen, _ := federation.ChosenGateways(m.vm, m.mesh) // what is missing is said at each Destination
+	through, by := chosen, m.vm
+	if m.vm.Limited() { // each Destination has Gateways of its own; others may still come as they did under other trust
+		if through, by = nil, m.vm.WithTrust(false); former {
+			through, _ = federation.ChosenGateways(by, m.mesh)
+		}
+	}
 	var want []client.Object
 	if m.vm.Spec.Federation == nil || !m.vm.Spec.Federation.FlatNetwork {
-		for _, g := range chosen {
-			if o := federation.GatewayObject(m.vm, m.mesh, g, hosts); o != nil {
+		for _, g := range through {
+			if o := federation.GatewayObject(by, m.mesh, g, hosts); o != nil {
 				want = append(want, o)
 			}
 		}
@@ -108,12 +118,12 @@ func (m *meshWork) gateways(ctx context.Context) error {
 	if err := m.apply(ctx, want...); err != nil {
 		return err
 	}
-	if len(want) > 0 || len(hosts) == 0 || len(chosen) > 0 { // gateways that went away for a moment keep what they admit
+	if len(want) > 0 || len(hosts) == 0 || len(through) > 0 || m.vm.Limited() && !former { // gateways that went away for a moment keep what they admit
 		if err := m.prune(ctx, want, isGateway); err != nil {
 			return err
 		}
 	}
-	if err := m.passThrough(ctx, chosen, len(want) > 0); err != nil {
+	if err := m.passThrough(ctx, append(slices.Clone(through), chosen...), len(want) > 0 || m.vm.Limited() && len(hosts) > 0); err != nil {
 		return err
 	}
 	m.publish()
@@ -138,19 +148,18 @@ func (m *meshWork) passThrough(ctx context.Context, chosen []federation.Gateway,
 		return nil
 	}
 	var list networkingv1.GatewayList
-	if err := m.istio.GetCache().List(ctx, &list, client.UnsafeDisableDeepCopy); err != nil {
+	if err := m.istio.GetCache().List(ctx, &list, client.MatchingFields{byOthers: "true"}, client.UnsafeDisableDeepCopy); err != nil {
 		return err
 	}
 	m.exclusive = &metav1.Condition{
 		Type: v1alpha1.ConditionGatewayExclusive, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonReady,
 		Message: "the gateways let pass what is federated and nothing else",
 	}
+	slices.SortFunc(chosen, func(a, b federation.Gateway) int { return strings.Compare(a.String(), b.String()) })
+	chosen = slices.CompactFunc(chosen, func(a, b federation.Gateway) bool { return a.String() == b.String() })
 	var found finding.Findings
 	for _, other := range list.Items {
 		for _, g := range chosen {
-			if isOurs(other) {
-				continue
-			}
 			if f := federation.PassThrough(g, other); f != nil {
 				found = append(found, *f)
 			}
@@ -190,7 +199,7 @@ func (m *meshWork) policies(ctx context.Context) error {
 		switch {
 		case len(m.problems) > before: // an allowance could not be written
 			m.waiting = m.waiting || !exists
-		case !exists && !m.progress.settled(ownWork):
+		case !exists && !m.progress.settled(ownWork), !exists && m.vm.Limited() && !m.progress.settled(importWork):
 			m.waiting = true
 		default:
 			if err := m.apply(ctx, denial); err != nil {
@@ -361,7 +370,7 @@ func (m *meshWork) report(ctx context.Context) error {
 	switch {
 	case m.vm == nil && len(applied) == 0:
 		want.Status.AppliedAccessPolicies = nil
-	case m.vm != nil && m.progress.settled(ownWork):
+	case m.vm != nil && m.progress.settled(ownWork) && (!m.vm.Limited() || m.progress.settled(importWork)):
 		want.Status.AppliedAccessPolicies = nil
 		for _, p := range m.view.policies {
 			want.Status.AppliedAccessPolicies = append(want.Status.AppliedAccessPolicies, v1alpha1.AppliedAccessPolicy{Name: p.Name, Generation: p.generation})

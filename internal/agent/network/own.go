@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	networkingv1 "istio.io/client-go/pkg/apis/networking/v1"
 	securityv1 "istio.io/client-go/pkg/apis/security/v1"
@@ -53,7 +54,7 @@ func (n *network) reconcileOwn(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		return ctrl.Result{}, nil
 	}
 	vm := v.of(mesh)
-	have, err := n.objects.madeFor(ctx, req.String(), &securityv1.AuthorizationPolicy{})
+	have, err := n.objects.madeFor(ctx, req.String(), kindsOfExports()...)
 	if err != nil {
 		return ctrl.Result{}, err
 	}
@@ -66,7 +67,11 @@ func (n *network) reconcileOwn(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	}
 	state := ownState{}
 	if vm != nil {
-		if state, err = n.judge(ctx, v, vm, mesh, d); err != nil {
+		former, err := n.former(ctx, vm, mesh, have)
+		if err != nil {
+			return ctrl.Result{}, err
+		}
+		if state, err = n.judge(ctx, v, vm, mesh, d, former); err != nil {
 			return ctrl.Result{}, err
 		}
 	}
@@ -75,38 +80,57 @@ func (n *network) reconcileOwn(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		label = labelOf(vm)
 	}
 	var foreign finding.Findings
-	for _, want := range state.policies {
+	var again ctrl.Result
+	for _, want := range state.objects {
 		err := n.objects.apply(ctx, want, label)
 		if f, ok := n.blocked.foreign(err, ownController, req); ok {
 			foreign = append(foreign, f)
+			again.RequeueAfter = sooner(again.RequeueAfter, unseen(want))
 		} else if err != nil {
 			return ctrl.Result{}, err
 		}
 	}
-	if !state.blind {
-		if err := n.prune(ctx, have, state.policies, "no policy of the virtual mesh calls for it"); err != nil {
-			return ctrl.Result{}, err
-		}
+	stay := func(o client.Object) bool {
+		return state.blind && isPolicy(o) || state.keeps && !isPolicy(o)
+	}
+	if err := n.prune(ctx, slices.DeleteFunc(have, stay), state.objects, "the virtual mesh does not call for it"); err != nil {
+		return ctrl.Result{}, err
 	}
 	if err := n.reportOwn(ctx, d, state, foreign); err != nil {
 		return ctrl.Result{}, err
 	}
 	n.export(mesh, d, state.federation != nil)
 	done()
-	return ctrl.Result{}, nil
+	return again, nil
 }
+
+// foreignInterval is when an object of somebody else is looked at again of whose changes no event tells.
+const foreignInterval = time.Minute
+
+// unseen is when to look again at an object of somebody else that has the name of one of ours: VirtualServices of others are not
+// watched.
+func unseen(o client.Object) time.Duration {
+	if _, ok := o.(*networkingv1.VirtualService); ok {
+		return foreignInterval
+	}
+	return 0
+}
+
+func isPolicy(o client.Object) bool { _, ok := o.(*securityv1.AuthorizationPolicy); return ok }
 
 // ownState is what a Destination of this cluster shall be.
 type ownState struct {
 	federation *v1alpha1.AppliedFederation
 	findings   finding.Findings
-	policies   []*securityv1.AuthorizationPolicy
+	objects    []client.Object // in the order in which they are written
 	verdicts   []policy.Verdict
-	// blind says that a member is not reported, so that it is not known what to write: what there is stays.
+	// blind says that it is not known what policies to write, as a member is not reported: those that there are stay.
 	blind bool
+	// keeps says that gateways are missing for a moment: what lets others in stays.
+	keeps bool
 }
 
-func (n *network) judge(ctx context.Context, v *view, vm *membership.VirtualMesh, mesh *v1alpha1.Mesh, d *v1alpha1.Destination) (s ownState, err error) {
+func (n *network) judge(ctx context.Context, v *view, vm *membership.VirtualMesh, mesh *v1alpha1.Mesh, d *v1alpha1.Destination, former bool) (s ownState, err error) {
 	s.federation, s.findings = federation.Federate(vm, mesh, d)
 	if s.federation == nil && len(s.findings) > 0 && d.Status.AppliedFederation != nil && passing(s.findings) {
 		s.federation = d.Status.AppliedFederation.DeepCopy() // what works is not taken away for what is missing now
@@ -116,34 +140,90 @@ func (n *network) judge(ctx context.Context, v *view, vm *membership.VirtualMesh
 			return s, err
 		}
 		f.Endpoints = nil
-		if vm.Spec.Federation != nil && vm.Spec.Federation.FlatNetwork {
+		if vm.Spec.Federation != nil && vm.Spec.Federation.FlatNetwork && !vm.Limited() {
 			if f.Endpoints, err = n.endpoints(ctx, d); err != nil {
 				return s, err
 			}
 		}
 	}
-	accepted := make([]policy.Accepted, len(v.policies))
-	for i := range v.policies {
-		accepted[i] = v.policies[i].Accepted
-	}
-	allow, verdicts := policy.For(vm, mesh, d, accepted)
+	allow, verdicts := policy.For(vm, mesh, d, v.accepted, former)
 	s.verdicts = verdicts
-	if d.Status.ObservedGeneration != 0 && slices.ContainsFunc(verdicts, notReported) {
-		s.blind = true
-		return s, nil
-	}
-	if allow != nil {
-		s.policies = append(s.policies, allow)
-	}
-	if s.federation != nil {
-		if deny, _ := policy.ClientMeshes(vm, mesh, d, s.federation); deny != nil {
-			s.policies = append(s.policies, deny)
+	noIngress := (vm.Limited() || former) && s.federation != nil && len(policy.Ingress(mesh)) == 0 // by which those who come through it are told
+	s.blind = d.Status.ObservedGeneration != 0 && (noIngress || slices.ContainsFunc(verdicts, notReported))
+	if !s.blind {
+		if allow != nil {
+			s.objects = append(s.objects, allow)
+		}
+		shared := vm
+		if vm.Limited() && former {
+			shared = vm.WithTrust(false)
+		}
+		if s.federation != nil {
+			if deny, _ := policy.ClientMeshes(shared, mesh, d, s.federation); deny != nil {
+				s.objects = append(s.objects, deny)
+			}
 		}
 	}
-	for _, p := range s.policies {
-		annotate(p, membership.MeshKey(mesh))
+	if s.federation != nil && (vm.Limited() || former) {
+		limited := vm
+		if !vm.Limited() {
+			limited = vm.WithTrust(true)
+		}
+		if a := federation.Admit(limited, mesh, d); a != nil {
+			for _, o := range a.VirtualServices {
+				s.objects = append(s.objects, o)
+			}
+			for _, o := range a.Gateways { // last, so that none is there without a way on
+				s.objects = append(s.objects, o)
+			}
+		} else {
+			s.keeps = true
+		}
+	}
+	for _, o := range s.objects {
+		annotate(o, membership.MeshKey(mesh))
 	}
 	return s, nil
+}
+
+// former reports whether another member may still enter a mesh in the way of another trust than that of the virtual mesh, as after
+// it has changed from shared trust to limited or back: then there is still what lets it in, and someone has not said yet that he
+// has done with it.
+func (n *network) former(ctx context.Context, vm *membership.VirtualMesh, mesh *v1alpha1.Mesh, have []client.Object) (bool, error) {
+	if vm.AppliedByOthers(mesh) {
+		return false, nil
+	}
+	there := slices.ContainsFunc(have, isGateway)
+	if vm.Limited() {
+		var list networkingv1.GatewayList
+		err := n.istio.GetCache().List(ctx, &list, client.MatchingFields{byMesh: membership.MeshKey(mesh)}, client.UnsafeDisableDeepCopy)
+		if err != nil {
+			return false, err
+		}
+		there = len(list.Items) > 0
+	}
+	if there {
+		n.retain(mesh.Name)
+	}
+	return there, nil
+}
+
+// retain notes that a mesh keeps what others need until they have done with it.
+func (n *network) retain(mesh string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.retains[mesh] = true
+}
+
+// released reports whether a mesh has kept what others needed, and nobody does any more.
+func (n *network) released(vm *membership.VirtualMesh, mesh *v1alpha1.Mesh) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if vm == nil || !n.retains[mesh.Name] || !vm.AppliedByOthers(mesh) {
+		return false
+	}
+	delete(n.retains, mesh.Name)
+	return true
 }
 
 // notReported reports whether a policy cannot be enforced because a member is not reported, as after a hub was restored.
@@ -320,7 +400,7 @@ func (n *network) ownGone(ctx context.Context, v *view, req ctrl.Request) (ctrl.
 	if called {
 		return ctrl.Result{RequeueAfter: unsettled}, nil
 	}
-	have, err := n.objects.madeFor(ctx, req.String(), &securityv1.AuthorizationPolicy{})
+	have, err := n.objects.madeFor(ctx, req.String(), kindsOfExports()...)
 	if err != nil {
 		return ctrl.Result{}, err
 	}
@@ -356,11 +436,9 @@ func (n *network) givenUp(v *view, mesh *v1alpha1.Mesh, d *v1alpha1.Destination,
 }
 
 // prune deletes of what there is what is not wanted.
-func (n *network) prune(ctx context.Context, have []client.Object, want []*securityv1.AuthorizationPolicy, why string) error {
+func (n *network) prune(ctx context.Context, have []client.Object, want []client.Object, why string) error {
 	for _, o := range have {
-		if slices.ContainsFunc(want, func(w *securityv1.AuthorizationPolicy) bool {
-			return w.Name == o.GetName() && w.Namespace == o.GetNamespace()
-		}) {
+		if slices.ContainsFunc(want, func(w client.Object) bool { return sameObject(w, o) && sameKind(w, o) }) {
 			continue
 		}
 		if err := n.objects.delete(ctx, o, why); err != nil {

@@ -113,6 +113,33 @@ func (t *turns) forget(key types.NamespacedName) {
 	delete(t.due, key)
 }
 
+// leaving keeps until when destinations wait before they leave the rest of a former way. The zero value keeps nothing.
+type leaving struct {
+	mu    sync.Mutex
+	until map[types.NamespacedName]time.Time
+}
+
+func (l *leaving) set(key types.NamespacedName, until time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.until == nil {
+		l.until = map[types.NamespacedName]time.Time{}
+	}
+	l.until[key] = until
+}
+
+// wait is how long a destination still has to wait.
+func (l *leaving) wait(key types.NamespacedName, now time.Time) time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	wait := l.until[key].Sub(now)
+	if wait <= 0 {
+		delete(l.until, key)
+		return 0
+	}
+	return wait
+}
+
 // patient returns the Meshes to go by: those of another cluster that has changed them too often are taken as they were. It
 // returns how long to wait before looking again; 0 if all are as they are.
 func (n *network) patient(old *view, meshes []v1alpha1.Mesh) (out []v1alpha1.Mesh, wait time.Duration) {

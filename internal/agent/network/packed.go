@@ -15,12 +15,13 @@ import (
 
 // packed is what the cache holds of an object that was made for a destination: a stub's labels and annotations as fields.
 type packed struct {
-	empty                        func() client.Object
-	namespace, mesh, virtualMesh unique.Handle[string]
-	name, version                string
-	uid                          types.UID
-	destination, hash            string
-	hosts, addresses             []string // of a ServiceEntry
+	empty                  func() client.Object
+	namespace, virtualMesh unique.Handle[string]
+	mesh, client           unique.Handle[string]
+	name, version          string
+	uid                    types.UID
+	destination, hash      string
+	hosts, addresses       []string // of a ServiceEntry
 }
 
 // pack packs the stubs of which there are as many as destinations.
@@ -30,7 +31,7 @@ func pack(o client.Object) compact.Packed {
 		return nil
 	}
 	p := &packed{
-		namespace: unique.Make(o.GetNamespace()), mesh: unique.Make(a[annotationMesh]), virtualMesh: unique.Make(o.GetLabels()[v1alpha1.LabelVirtualMesh]),
+		namespace: unique.Make(o.GetNamespace()), mesh: unique.Make(a[annotationMesh]), client: unique.Make(a[annotationClient]), virtualMesh: unique.Make(o.GetLabels()[v1alpha1.LabelVirtualMesh]),
 		name: o.GetName(), version: o.GetResourceVersion(), uid: o.GetUID(), destination: a[v1alpha1.AnnotationDestination], hash: a[annotationHash],
 	}
 	switch o := o.(type) {
@@ -42,6 +43,10 @@ func pack(o client.Object) compact.Packed {
 		}
 	case *networkingv1.DestinationRule:
 		p.empty = func() client.Object { return &networkingv1.DestinationRule{} }
+	case *networkingv1.Gateway:
+		p.empty = func() client.Object { return &networkingv1.Gateway{} }
+	case *networkingv1.VirtualService:
+		p.empty = func() client.Object { return &networkingv1.VirtualService{} }
 	case *securityv1.AuthorizationPolicy:
 		p.empty = func() client.Object { return &securityv1.AuthorizationPolicy{} }
 	default:
@@ -58,9 +63,11 @@ func (p *packed) Unpack() client.Object {
 	o.SetResourceVersion(p.version)
 	o.SetUID(p.uid)
 	o.SetLabels(map[string]string{v1alpha1.LabelManagedBy: fieldOwner, v1alpha1.LabelVirtualMesh: p.virtualMesh.Value()})
-	o.SetAnnotations(map[string]string{
-		v1alpha1.AnnotationDestination: p.destination, annotationMesh: p.mesh.Value(), annotationHash: p.hash,
-	})
+	annotations := map[string]string{v1alpha1.AnnotationDestination: p.destination, annotationMesh: p.mesh.Value(), annotationHash: p.hash}
+	if client := p.client.Value(); client != "" {
+		annotations[annotationClient] = client
+	}
+	o.SetAnnotations(annotations)
 	if e, ok := o.(*networkingv1.ServiceEntry); ok {
 		e.Spec.Hosts, e.Spec.Addresses = p.hosts, p.addresses
 	}

@@ -23,6 +23,7 @@ func TestPacked(t *testing.T) {
 	}
 	ours := map[string]string{v1alpha1.LabelManagedBy: fieldOwner, v1alpha1.LabelVirtualMesh: "vm.isthmus-system", v1alpha1.LabelCluster: "west"}
 	made := map[string]string{v1alpha1.AnnotationDestination: "isthmus-west/reviews.shop", annotationMesh: "m.isthmus-west", "of": "somebody"}
+	limited := map[string]string{v1alpha1.AnnotationDestination: "isthmus-west/reviews.shop", annotationMesh: "m.isthmus-west", annotationClient: "m.isthmus-east"}
 	entry := func(m metav1.ObjectMeta, hosts ...string) *networkingv1.ServiceEntry {
 		return &networkingv1.ServiceEntry{ObjectMeta: m, Spec: networkingapi.ServiceEntry{Hosts: hosts, Addresses: []string{"241.0.0.1"}, ExportTo: []string{"*"}}}
 	}
@@ -37,7 +38,9 @@ func TestPacked(t *testing.T) {
 		"an AuthorizationPolicy":                 {&securityv1.AuthorizationPolicy{ObjectMeta: meta(ours, made)}, true},
 		"a ServiceEntry of somebody else":        {entry(meta(map[string]string{"of": "somebody"}, made), "a"), false},
 		"an AuthorizationPolicy of a whole mesh": {&securityv1.AuthorizationPolicy{ObjectMeta: meta(ours, map[string]string{annotationMesh: "m.isthmus-west"})}, false},
-		"a Gateway":                              {&networkingv1.Gateway{ObjectMeta: meta(ours, made)}, false},
+		"a Gateway of a whole mesh":              {&networkingv1.Gateway{ObjectMeta: meta(ours, map[string]string{annotationMesh: "m.isthmus-west"})}, false},
+		"a Gateway of limited trust":             {&networkingv1.Gateway{ObjectMeta: meta(ours, limited)}, true},
+		"a VirtualService":                       {&networkingv1.VirtualService{ObjectMeta: meta(ours, limited)}, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			obj, err := stub(tc.object)

@@ -44,7 +44,8 @@ func (n *network) reconcileReach(ctx context.Context, req ctrl.Request) (ctrl.Re
 	}
 	mesh := v.own[req.Name]
 	vm := v.of(mesh)
-	if vm == nil || vm.Spec.Federation == nil || vm.Spec.Federation.FlatNetwork {
+	// Gateways of limited trust show themselves only to who has a certificate of a gateway.
+	if vm == nil || vm.Spec.Federation == nil || vm.Spec.Federation.FlatNetwork || vm.Limited() {
 		n.reports.setReach(mesh.Name, nil)
 		return again, nil
 	}

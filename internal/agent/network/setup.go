@@ -30,7 +30,7 @@ import (
 
 // Rights in the agent's own cluster (for charts/isthmus-agent):
 //
-// +kubebuilder:rbac:groups=networking.istio.io,resources=destinationrules;gateways;serviceentries,verbs=get;list;watch;create;update;patch;delete
+// +kubebuilder:rbac:groups=networking.istio.io,resources=destinationrules;gateways;serviceentries;virtualservices,verbs=get;list;watch;create;update;patch;delete
 // +kubebuilder:rbac:groups=security.istio.io,resources=authorizationpolicies;peerauthentications,verbs=get;list;watch;create;update;patch;delete
 // +kubebuilder:rbac:groups=discovery.k8s.io,resources=endpointslices,verbs=get;list;watch
 // +kubebuilder:rbac:groups=apps,resources=daemonsets;deployments;statefulsets,verbs=get
@@ -131,6 +131,7 @@ type network struct {
 	turns     turns // of writes that other clusters' destinations cause
 	nameTurns turns // of writes of virtual destinations, which they cause too
 	said      pace  // of reports about virtual destinations
+	left      leaving
 	evidence  *evidence
 	forbidden atomic.Pointer[map[string]bool] // addresses of API servers, "<address>:<port>"
 
@@ -142,6 +143,7 @@ type network struct {
 
 	mu        sync.Mutex
 	exports   map[string]*federation.Exports // by own mesh
+	retains   map[string]bool                // own meshes that keep what others need of a former trust
 	published map[string]exported            // what the Lease said last, by own mesh
 	announced map[string]string              // the virtual mesh that the hub knows an own mesh to have something of
 	exported  map[string]int64               // generation of its virtual mesh that exports are complete for, by own mesh
@@ -179,6 +181,7 @@ func networkOf(istio cluster.Cluster, held *compact.Set, c client.Client, live c
 		names:     newNames(),
 		exports:   map[string]*federation.Exports{},
 		exported:  map[string]int64{},
+		retains:   map[string]bool{},
 		published: map[string]exported{},
 		announced: map[string]string{},
 		queueOf:   map[string]workqueue.TypedRateLimitingInterface[ctrl.Request]{},
@@ -238,7 +241,7 @@ func (n *network) Start(ctx context.Context) error {
 func (n *network) served(ctx context.Context) error {
 	for _, kind := range []client.ObjectList{
 		&networkingv1.ServiceEntryList{}, &networkingv1.DestinationRuleList{}, &networkingv1.GatewayList{},
-		&securityv1.AuthorizationPolicyList{}, &securityv1.PeerAuthenticationList{},
+		&networkingv1.VirtualServiceList{}, &securityv1.AuthorizationPolicyList{}, &securityv1.PeerAuthenticationList{},
 	} {
 		if err := n.live.List(ctx, kind, client.Limit(1)); err != nil {
 			return err
@@ -256,11 +259,13 @@ func ignoreEnd(ctx context.Context, err error) error {
 
 // recall learns from the cluster what this agent made before it started: addresses and imports.
 func (n *network) recall() {
-	var others []*networkingv1.ServiceEntry
+	var others, more []*networkingv1.ServiceEntry
 	for o := range n.held.Each(&networkingv1.ServiceEntry{}, "") {
 		switch e := o.(*networkingv1.ServiceEntry); {
 		case !isOurs(e):
 			others = append(others, e)
+		case len(e.Spec.Hosts) == 1 && federation.IsOnward(e.Spec.Hosts[0]):
+			more = append(more, e)
 		case len(e.Spec.Hosts) == 1:
 			n.addresses.claim(e.Spec.Hosts[0], e.Spec.Addresses)
 			if isPrefixed(e.Annotations[v1alpha1.AnnotationDestination]) {
@@ -273,9 +278,14 @@ func (n *network) recall() {
 			}
 		}
 	}
-	for r := range n.held.Each(&networkingv1.DestinationRule{}, "") {
-		if destination := r.GetAnnotations()[v1alpha1.AnnotationDestination]; isOurs(r) && !isPrefixed(destination) {
-			n.imports.recall(destination, "", sizeOf(r))
+	for _, e := range more {
+		n.imports.recall(e.Annotations[v1alpha1.AnnotationDestination], "", sizeOf(e))
+	}
+	for _, kind := range kindsOfImports()[1:] {
+		for r := range n.held.Each(kind, "") {
+			if destination := r.GetAnnotations()[v1alpha1.AnnotationDestination]; isOurs(r) && !isPrefixed(destination) {
+				n.imports.recall(destination, "", sizeOf(r))
+			}
 		}
 	}
 	for _, e := range others {

@@ -29,6 +29,7 @@ type view struct {
 	members map[string]*v1alpha1.Mesh
 	// policies in force, in the order of their creation.
 	policies []acceptedPolicy
+	accepted []policy.Accepted // of these
 }
 
 // virtualMesh is one that exists.
@@ -52,6 +53,9 @@ func newView(namespace string, virtualMeshes []v1alpha1.VirtualMesh, meshes []v1
 	v := &view{
 		meshes: map[string]*v1alpha1.Mesh{}, own: map[string]*v1alpha1.Mesh{},
 		virtualMeshes: map[string]virtualMesh{}, byMesh: map[string]virtualMesh{}, members: map[string]*v1alpha1.Mesh{}, policies: policies,
+	}
+	for i := range policies {
+		v.accepted = append(v.accepted, policies[i].Accepted)
 	}
 	for i := range meshes {
 		m := &meshes[i]
@@ -81,6 +85,16 @@ func (v *view) of(mesh *v1alpha1.Mesh) *membership.VirtualMesh {
 // home returns a mesh of another cluster as it was accepted, or as it is reported if it is no member; nil if it is neither.
 func (v *view) home(key string) *v1alpha1.Mesh { return cmp.Or(v.members[key], v.meshes[key]) }
 
+// limited reports whether a mesh of this cluster is in a virtual mesh of limited trust.
+func (v *view) limited() bool {
+	for _, mesh := range v.own {
+		if vm := v.of(mesh); vm != nil && vm.Limited() {
+			return true
+		}
+	}
+	return false
+}
+
 // frozen reports whether nothing may be changed for a mesh.
 func (v *view) frozen(mesh *v1alpha1.Mesh) bool { return v.byMesh[membership.MeshKey(mesh)].frozen() }
 
@@ -106,6 +120,8 @@ type difference struct {
 	everything bool
 	// destinations of this cluster.
 	own bool
+	// policies that are in force.
+	policies bool
 	// homes are namespaces of clusters whose destinations have to be looked at again.
 	homes map[string]bool
 }
@@ -117,9 +133,10 @@ func (v *view) since(old *view) difference {
 	d := difference{homes: map[string]bool{}}
 	d.everything = !maps.EqualFunc(v.virtualMeshes, old.virtualMeshes, sameVirtualMesh) ||
 		!maps.EqualFunc(v.own, old.own, sameMesh)
-	d.own = !slices.EqualFunc(v.policies, old.policies, func(a, b acceptedPolicy) bool {
+	d.policies = !slices.EqualFunc(v.policies, old.policies, func(a, b acceptedPolicy) bool {
 		return a.Name == b.Name && a.generation == b.generation && (a.Spec == b.Spec || equality.Semantic.DeepEqual(a.Spec, b.Spec))
 	})
+	d.own = d.policies
 	for key := range v.meshes {
 		m := v.home(key)
 		if was := old.home(key); was == nil || !sameMesh(was, m) {
@@ -148,5 +165,14 @@ func sameVirtualMesh(a, b virtualMesh) bool {
 // sameMesh compares what federation goes by.
 func sameMesh(a, b *v1alpha1.Mesh) bool {
 	return a == b || equality.Semantic.DeepEqual(a.Spec, b.Spec) &&
-		equality.Semantic.DeepEqual(a.Status.CertificateAuthority, b.Status.CertificateAuthority)
+		equality.Semantic.DeepEqual(a.Status.CertificateAuthority, b.Status.CertificateAuthority) &&
+		sameTrust(a.Status.GatewayCertificate, b.Status.GatewayCertificate)
+}
+
+// sameTrust compares of certificates what others go by.
+func sameTrust(a, b *v1alpha1.MeshGatewayCertificate) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
+	return a.VirtualMesh == b.VirtualMesh && a.Signer == b.Signer && slices.Equal(a.Roots, b.Roots)
 }

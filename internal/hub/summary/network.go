@@ -105,6 +105,8 @@ func (in Input) clientMeshEnforced() *metav1.Condition {
 		}
 	}
 	restricted := false
+	m := in.Accepted.Spec.MTLSConfig
+	limited := m != nil && m.Limited != nil // gateways are told apart by their certificates
 	var problems []string
 	for i, s := range selectors {
 		admitted := admittedBy(selectors, s)
@@ -118,7 +120,7 @@ func (in Input) clientMeshEnforced() *metav1.Condition {
 			in, out := apart(members, home, admitted)
 			restricted = restricted || len(out) > 0
 			for _, m := range out {
-				if as := sameTrustDomain(m, in); as != nil {
+				if as := sameTrustDomain(m, in); as != nil && !limited {
 					problems = append(problems, fmt.Sprintf("spec.federation.selectors[%d] leaves out %s, which has the trust domain %s of %s",
 						i, membership.MeshKey(m), m.Spec.Istio.TrustDomain, membership.MeshKey(as)))
 				}
@@ -131,6 +133,9 @@ func (in Input) clientMeshEnforced() *metav1.Condition {
 	case len(problems) > 0:
 		return &metav1.Condition{Type: v1alpha1.ConditionClientMeshEnforced, Status: metav1.ConditionFalse, Reason: ReasonClientMeshNotEnforceable,
 			Message: "a mesh that is left out gets no name for what is federated, but is not kept from calling it: say by AccessPolicies who may call, or give it a trust domain of its own: " + finding.Join(problems)}
+	case restricted && limited:
+		return &metav1.Condition{Type: v1alpha1.ConditionClientMeshEnforced, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonReady,
+			Message: "the certificates of their gateways tell the meshes that are left out from the others"}
 	case restricted:
 		return &metav1.Condition{Type: v1alpha1.ConditionClientMeshEnforced, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonReady,
 			Message: "the trust domains tell the meshes that are left out from the others"}

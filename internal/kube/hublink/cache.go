@@ -53,14 +53,13 @@ func StripForeign(obj any) (any, error) {
 		o.SetAnnotations(nil)
 	}
 	if m, ok := obj.(*v1alpha1.Mesh); ok {
-		m.Status = v1alpha1.MeshStatus{CertificateAuthority: m.Status.CertificateAuthority}
+		m.Status = v1alpha1.MeshStatus{
+			CertificateAuthority: m.Status.CertificateAuthority, GatewayCertificate: m.Status.GatewayCertificate, AppliedVirtualMeshes: m.Status.AppliedVirtualMeshes,
+		}
 	}
 	if d, ok := obj.(*v1alpha1.Destination); ok {
 		d.TypeMeta, d.Labels, d.UID = metav1.TypeMeta{}, nil, ""
 		d.Spec.KubeService.Selector, d.Spec.KubeService.Subsets = nil, nil
-		for i := range d.Spec.KubeService.Ports {
-			d.Spec.KubeService.Ports[i].TargetPort = ""
-		}
 		was := d.Status.AppliedFederation
 		d.Status = v1alpha1.DestinationStatus{}
 		if was != nil && len(was.Subsets)+len(was.Endpoints) > 0 {

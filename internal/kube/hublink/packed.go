@@ -36,8 +36,8 @@ type label struct {
 }
 
 type port struct {
-	name, protocol, app word
-	number, node        int32
+	name, protocol, app, target word
+	number, node                int32
 }
 
 // Pack packs what StripForeign has left of Destinations. It is for package compact.
@@ -63,7 +63,7 @@ func Pack(o client.Object) compact.Packed {
 		p.ports = make([]port, len(s.Ports))
 	}
 	for i, q := range s.Ports {
-		p.ports[i] = port{unique.Make(q.Name), unique.Make(q.Protocol), unique.Make(q.AppProtocol), q.Port, q.NodePort}
+		p.ports[i] = port{unique.Make(q.Name), unique.Make(q.Protocol), unique.Make(q.AppProtocol), unique.Make(q.TargetPort), q.Port, q.NodePort}
 	}
 	for _, plane := range d.Spec.DataPlanes {
 		p.dataPlanes = append(p.dataPlanes, unique.Make(string(plane)))
@@ -97,7 +97,9 @@ func (p *packed) Unpack() client.Object {
 		s.Ports = make([]v1alpha1.KubeServicePort, len(p.ports))
 	}
 	for i, q := range p.ports {
-		s.Ports[i] = v1alpha1.KubeServicePort{Name: q.name.Value(), Port: q.number, Protocol: q.protocol.Value(), AppProtocol: q.app.Value(), NodePort: q.node}
+		s.Ports[i] = v1alpha1.KubeServicePort{
+			Name: q.name.Value(), Port: q.number, Protocol: q.protocol.Value(), AppProtocol: q.app.Value(), TargetPort: q.target.Value(), NodePort: q.node,
+		}
 	}
 	for _, plane := range p.dataPlanes {
 		d.Spec.DataPlanes = append(d.Spec.DataPlanes, v1alpha1.DataPlane(plane.Value()))
