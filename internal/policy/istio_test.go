@@ -28,6 +28,7 @@ type request struct {
 	http            bool
 	path, method    string
 	port            string
+	sni             string
 }
 
 // allows decides over the policies that select a workload (Istio: concepts/security, "Implicit enablement").
@@ -66,6 +67,12 @@ func (s server) matches(t fataler, rule *securityapi.Rule, r request, action sec
 		return false
 	}
 	for _, w := range rule.When {
+		if w.Key == "connection.sni" && len(w.Values) > 0 && len(w.NotValues) == 0 {
+			if !slices.Contains(w.Values, r.sni) {
+				return false
+			}
+			continue
+		}
 		if w.Key != "source.principal" || len(w.Values) == 0 || len(w.NotValues) > 0 {
 			t.Fatalf("condition %v", w)
 		}
@@ -84,15 +91,18 @@ func httpOnly(rule *securityapi.Rule) bool {
 
 // from: all fields that are given must match.
 func (s server) from(t fataler, src *securityapi.Source, r request) bool {
-	if src == nil || len(src.Principals)+len(src.Namespaces)+len(src.RequestPrincipals)+len(src.NotRequestPrincipals) == 0 {
+	if src == nil || len(src.Principals)+len(src.NotPrincipals)+len(src.Namespaces)+len(src.NotNamespaces)+len(src.RequestPrincipals)+len(src.NotRequestPrincipals) == 0 {
 		t.Fatalf("Istio refuses an empty source: %v", src)
 	}
 	if len(src.Principals) > 0 && !s.principal(src.Principals, r) || s.principal(src.NotPrincipals, r) {
 		return false
 	}
-	if len(src.Namespaces) > 0 && !slices.ContainsFunc(src.Namespaces, func(ns string) bool {
-		return authenticated(r, regexp.MustCompile("^(?:.*/ns/"+strings.ReplaceAll(regexp.QuoteMeta(ns), `\*`, ".*")+"/.*)$").MatchString)
-	}) {
+	within := func(namespaces []string) bool {
+		return slices.ContainsFunc(namespaces, func(ns string) bool {
+			return authenticated(r, regexp.MustCompile("^(?:.*/ns/"+strings.ReplaceAll(regexp.QuoteMeta(ns), `\*`, ".*")+"/.*)$").MatchString)
+		})
+	}
+	if len(src.Namespaces) > 0 && !within(src.Namespaces) || within(src.NotNamespaces) {
 		return false
 	}
 	has := func(values []string) bool {
