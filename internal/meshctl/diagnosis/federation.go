@@ -278,20 +278,31 @@ func (m *Member) examineHosts(fs *Findings, s *State) {
 				continue
 			}
 			var missing []string
+			where := hostsOf(vm, mesh)
 			for i := range s.Destinations {
 				d := &s.Destinations[i]
 				if d.Namespace+"/"+d.Spec.Mesh != mesh.Namespace+"/"+mesh.Name && federatedTo(d, vm, mesh) &&
-					!m.Hosts[mesh.Spec.Istio.RootNamespace+"/"+d.Namespace+"/"+d.Name] {
+					!m.Hosts[where+"/"+d.Namespace+"/"+d.Name] {
 					missing = append(missing, d.Status.AppliedFederation.FederatedHostname)
 				}
 			}
 			if len(missing) > 0 {
 				slices.Sort(missing)
-				fs.add("ISTH7013", Error, "member "+m.Name, fmt.Sprintf("%d hosts of other clusters are missing in namespace %s: %s", len(missing), mesh.Spec.Istio.RootNamespace, some(missing)),
+				fs.add("ISTH7013", Error, "member "+m.Name, fmt.Sprintf("%d hosts of other clusters are missing in namespace %s: %s", len(missing), where, some(missing)),
 					"See status.errors of Mesh "+mesh.Name+", and `kubectl -n isthmus-agent logs deploy/isthmus-agent`.")
 			}
 		}
 	}
+}
+
+// hostsOf is the namespace in which a member has the hosts of other clusters.
+func hostsOf(vm *membership.VirtualMesh, mesh *v1alpha1.Mesh) string {
+	if vm.Limited() {
+		if egress, _ := federation.ChosenEgress(mesh); egress != nil {
+			return egress.Namespace
+		}
+	}
+	return mesh.Spec.Istio.RootNamespace
 }
 
 func meshObject(m *v1alpha1.Mesh) string { return "mesh " + membership.MeshKey(m) }
