@@ -96,7 +96,7 @@ test-unit: ## Unit tests: what needs no API server
 
 .PHONY: test-integration
 test-integration: bin/lab ## Integration tests, on real API servers
-	@bin/lab build --only etcd,kube-apiserver,bao,pilot-discovery,envoy
+	@bin/lab build --only etcd,kube-apiserver,bao,cert-manager,pilot-discovery,envoy
 	@$(lab-env); $(split-packages); [ -z "$$integration" ] || CI=true $(GOTEST) -p 2 -timeout 30m $$integration
 
 # What takes long, and what restarts workloads and so fails a request at times, is left to `make chaos`.

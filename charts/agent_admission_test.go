@@ -29,7 +29,7 @@ func installAgent(t *testing.T, cluster *testenv.Cluster) client.Client {
 	for _, ns := range []string{"isthmus-agent", "istio-system"} {
 		cluster.Namespace(t, ns, nil)
 	}
-	for _, obj := range render(t, charts.Agent, "isthmus-agent", map[string]any{"cluster": "east"}) {
+	for _, obj := range render(t, charts.Agent, "isthmus-agent", map[string]any{"cluster": "east", "federation": map[string]any{"shortHostnameClusters": []any{"west"}}}) {
 		if err := cluster.Client.Create(t.Context(), obj); err != nil {
 			t.Fatalf("%s %s: %v", obj.GetKind(), obj.GetName(), err)
 		}
@@ -256,6 +256,9 @@ func TestAgentWritesItsOwnNetwork(t *testing.T) {
 		object("Gateway", "default", "isthmus-gateway", gateway("AUTO_PASSTHROUGH", "*.default.svc.cluster.local", "reviews.test.svc.cluster.local")),
 		object("ServiceEntry", "istio-system", "reviews.default.svc.west.global", entry("MESH_INTERNAL", "reviews.default.svc.west.global", id)),
 		object("DestinationRule", "istio-system", "reviews.default.svc.west.global", rule("reviews.default.svc.west.global")),
+		object("ServiceEntry", "istio-system", "reviews.default.remote-cluster", entry("MESH_INTERNAL", "reviews.default.remote-cluster", id)),
+		object("DestinationRule", "istio-system", "reviews.default.remote-cluster", rule("reviews.default.remote-cluster")),
+		object("ServiceEntry", "istio-system", "reviews.default.west", entry("MESH_INTERNAL", "reviews.default.west", id)),
 		object("DestinationRule", "istio-system", "isthmus-keepalive-example.com", spec{"host": "example.com", "trafficPolicy": map[string]any{
 			"connectionPool": map[string]any{"tcp": map[string]any{"tcpKeepalive": map[string]any{"time": "60s"}}},
 		}}),
@@ -327,6 +330,13 @@ func TestAgentWritesItsOwnNetwork(t *testing.T) {
 		"a gateway that ends TLS":               object("Gateway", "default", "x", gateway("ISTIO_MUTUAL", "reviews.default.svc.cluster.local")),
 		"a host of the cluster itself":          object("ServiceEntry", "istio-system", "x", entry("MESH_INTERNAL", "reviews.default.svc.cluster.local", id)),
 		"a host of the internet":                object("ServiceEntry", "istio-system", "x", entry("MESH_INTERNAL", "api.example.com", id)),
+		"one that is not listed":                object("ServiceEntry", "istio-system", "x", entry("MESH_INTERNAL", "www.google.com", id)),
+		"one that is international":             object("ServiceEntry", "istio-system", "x", entry("MESH_INTERNAL", "www.example.xn--p1ai", id)),
+		"one that is in the cluster itself":     object("ServiceEntry", "istio-system", "x", entry("MESH_INTERNAL", "reviews.default.svc", id)),
+		"one of the cluster domain":             object("ServiceEntry", "istio-system", "x", entry("MESH_INTERNAL", "x.cluster.local", id)),
+		"one with more labels":                  object("ServiceEntry", "istio-system", "x", entry("MESH_INTERNAL", "a.b.c.remote-cluster", id)),
+		"one with fewer":                        object("ServiceEntry", "istio-system", "x", entry("MESH_INTERNAL", "b.remote-cluster", id)),
+		"how one that is not listed is":         object("DestinationRule", "istio-system", "x", rule("www.google.com")),
 		"every host":                            object("ServiceEntry", "istio-system", "x", entry("MESH_INTERNAL", "*.svc.west.global", id)),
 		"a host that is external":               object("ServiceEntry", "istio-system", "x", entry("MESH_EXTERNAL", "reviews.default.svc.west.global", id)),
 		"a host whose identity nobody verifies": object("ServiceEntry", "istio-system", "x", entry("MESH_INTERNAL", "reviews.default.svc.west.global")),

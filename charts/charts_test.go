@@ -33,11 +33,11 @@ var cases = map[string]struct {
 	"hub":           {charts.Hub, "isthmus-system", nil},
 	"hub, all set":  {charts.Hub, "isthmus-system", map[string]any{"replicas": 2, "podDisruptionBudget": true, "secretNamespaces": []any{"pki"}, "legacy": map[string]any{"enabled": true}, "apiAudiences": []any{"https://issuer.example"}, "extraArgs": []any{"--zap-log-level=debug"}, "podLabels": map[string]any{"a": "b"}, "image": map[string]any{"registry": "", "tag": "1"}}},
 	"agent":         {charts.Agent, "isthmus-agent", map[string]any{"cluster": "east"}},
-	"agent, others": {charts.Agent, "isthmus-agent", map[string]any{"cluster": "east", "restartWorkloads": false, "istioNamespaces": []any{"istio-system", "istio-two"}, "federation": map[string]any{"addressRange": "198.18.0.0/15"}, "proxy": map[string]any{"httpsProxy": "http://proxy:3128", "noProxy": "10.0.0.0/8"}}},
+	"agent, others": {charts.Agent, "isthmus-agent", map[string]any{"cluster": "east", "restartWorkloads": false, "istioNamespaces": []any{"istio-system", "istio-two"}, "federation": map[string]any{"addressRange": "198.18.0.0/15", "shortHostnameClusters": []any{"east", "eu"}}, "proxy": map[string]any{"httpsProxy": "http://proxy:3128", "noProxy": "10.0.0.0/8"}}},
 	"agent, Vault":  {charts.Agent, "isthmus-agent", map[string]any{"cluster": "east", "vault": map[string]any{"servers": []any{"https://vault.example.com:8200", "http://127.0.0.1:8200"}, "serviceAccounts": []any{"vault-login"}}}},
 	"gateways":      {charts.Gateways, "isthmus-gateways", nil},
 	"gateways, all set": {charts.Gateways, "isthmus-gateways", map[string]any{
-		"replicas": 1, "revision": "1-31", "podLabels": map[string]any{"a": "b"}, "podAnnotations": map[string]any{"a": "b"}, "priorityClassName": "high",
+		"replicas": 1, "revision": "1-31", "otherNamespaces": []any{"other"}, "podLabels": map[string]any{"a": "b"}, "podAnnotations": map[string]any{"a": "b"}, "priorityClassName": "high",
 		"agent": map[string]any{"namespace": "isthmus-agent", "serviceAccount": "other"},
 		"ingress": map[string]any{"service": map[string]any{"type": "NodePort", "nodePort": 31443, "annotations": map[string]any{"a": "b"},
 			"externalIPs": []any{"203.0.113.1"}, "externalTrafficPolicy": "Local"}},
@@ -157,17 +157,18 @@ func TestRefusedValues(t *testing.T) {
 		values map[string]any
 		want   string
 	}{
-		"no cluster":    {charts.Agent, nil, "cluster"},
-		"wrong cluster": {charts.Agent, map[string]any{"cluster": "East!"}, "cluster"},
-		"no range":      {charts.Agent, map[string]any{"cluster": "east", "federation": map[string]any{"addressRange": "241.0.0.0"}}, "addressRange"},
-		"one address":   {charts.Agent, map[string]any{"cluster": "east", "federation": map[string]any{"addressRange": "241.0.0.0/32"}}, "addressRange"},
-		"server":        {charts.Agent, map[string]any{"cluster": "east", "vault": map[string]any{"servers": []any{"vault.example.com"}}}, "servers"},
-		"path":          {charts.Agent, map[string]any{"cluster": "east", "vault": map[string]any{"servers": []any{"https://vault.example.com/v1"}}}, "servers"},
-		"unknown value": {charts.Hub, map[string]any{"replica": 2}, "replica"},
-		"type":          {charts.Gateways, map[string]any{"ingress": map[string]any{"service": map[string]any{"type": "ExternalName"}}}, "type"},
-		"no replicas":   {charts.Gateways, map[string]any{"replicas": 0}, "replicas"},
-		"drain":         {charts.Gateways, map[string]any{"proxyConfig": map[string]any{"terminationDrainDuration": 30}}, "terminationDrainDuration"},
-		"wrong type":    {charts.Hub, map[string]any{"secretNamespaces": "pki"}, "secretNamespaces"},
+		"no cluster":         {charts.Agent, nil, "cluster"},
+		"wrong cluster":      {charts.Agent, map[string]any{"cluster": "East!"}, "cluster"},
+		"no range":           {charts.Agent, map[string]any{"cluster": "east", "federation": map[string]any{"addressRange": "241.0.0.0"}}, "addressRange"},
+		"one address":        {charts.Agent, map[string]any{"cluster": "east", "federation": map[string]any{"addressRange": "241.0.0.0/32"}}, "addressRange"},
+		"server":             {charts.Agent, map[string]any{"cluster": "east", "vault": map[string]any{"servers": []any{"vault.example.com"}}}, "servers"},
+		"path":               {charts.Agent, map[string]any{"cluster": "east", "vault": map[string]any{"servers": []any{"https://vault.example.com/v1"}}}, "servers"},
+		"unknown value":      {charts.Hub, map[string]any{"replica": 2}, "replica"},
+		"type":               {charts.Gateways, map[string]any{"ingress": map[string]any{"service": map[string]any{"type": "ExternalName"}}}, "type"},
+		"no replicas":        {charts.Gateways, map[string]any{"replicas": 0}, "replicas"},
+		"drain":              {charts.Gateways, map[string]any{"proxyConfig": map[string]any{"terminationDrainDuration": 30}}, "terminationDrainDuration"},
+		"wrong type":         {charts.Hub, map[string]any{"secretNamespaces": "pki"}, "secretNamespaces"},
+		"short names of svc": {charts.Agent, map[string]any{"cluster": "east", "federation": map[string]any{"shortHostnameClusters": []any{"svc"}}}, "shortHostnameClusters"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			chart, err := charts.Load(c.chart)

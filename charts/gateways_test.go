@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -123,6 +124,43 @@ func TestGatewaySecret(t *testing.T) {
 		if err := cluster.Client.Create(ctx, review); err != nil || review.Status.Allowed {
 			t.Errorf("%s, elsewhere: %t, %v", account, review.Status.Allowed, err)
 		}
+	}
+}
+
+// TestGatewayLabel: nobody who may create Services makes himself a gateway.
+func TestGatewayLabel(t *testing.T) {
+	ctx := t.Context()
+	cluster := testenv.Start(t)
+	installGateways(t, cluster)
+	cluster.Namespace(t, "default", nil)
+	service := func(namespace string, labels, selector map[string]string) *corev1.Service {
+		s := &corev1.Service{Spec: corev1.ServiceSpec{Selector: selector, Ports: []corev1.ServicePort{{Name: "tls", Port: 15443}}}}
+		s.Namespace, s.Name, s.Labels = namespace, "mine", labels
+		return s
+	}
+	plain, mark := map[string]string{"app": "x"}, map[string]string{v1alpha1.LabelGateway: v1alpha1.GatewayRoleEgress}
+	refused := func(err error) bool {
+		return apierrors.IsInvalid(err) && strings.Contains(err.Error(), "otherNamespaces of the chart isthmus-gateways")
+	}
+	testenv.Eventually(t, "the policy is in force", func() error {
+		if err := cluster.Client.Create(ctx, service("default", mark, plain), client.DryRunAll); !refused(err) {
+			return fmt.Errorf("err = %w", err)
+		}
+		return nil
+	})
+	if err := cluster.Client.Create(ctx, service("default", nil, mark), client.DryRunAll); !refused(err) {
+		t.Errorf("by its selector: %v", err)
+	}
+	if err := cluster.Client.Create(ctx, service(v1alpha1.GatewaysNamespace, mark, mark), client.DryRunAll); err != nil {
+		t.Errorf("among the gateways: %v", err)
+	}
+	own := service("default", plain, nil)
+	if err := cluster.Client.Create(ctx, own); err != nil {
+		t.Fatalf("any other: %v", err)
+	}
+	own.Labels = mark
+	if err := cluster.Client.Update(ctx, own); !refused(err) {
+		t.Errorf("later on: %v", err)
 	}
 }
 

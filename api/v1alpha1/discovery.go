@@ -831,6 +831,9 @@ type AppliedFederation struct {
 	// federatedHostname is its name in other meshes.
 	// +optional
 	FederatedHostname string `json:"federatedHostname,omitempty"`
+	// shortHostname is its further name in other meshes, where the virtual mesh asks for it.
+	// +optional
+	ShortHostname string `json:"shortHostname,omitempty"`
 	// federatedToMeshes are the meshes that may have it, "<name>.<namespace>"; the one entry "*" stands for every other member.
 	// +optional
 	// +listType=atomic

@@ -113,6 +113,10 @@ type LimitedTrust struct {
 	// rootCertificateAuthority issues the certificates of the gateways. Absent: one is generated with the default options.
 	// +optional
 	RootCertificateAuthority *RootCertificateAuthority `json:"rootCertificateAuthority,omitempty"`
+	// ownRoots gives each member that still has a CA under a root which the members shared before a root of its own, one member
+	// after the other, by a rotation in that mesh alone. It begins when every member reaches the others through gateways.
+	// +optional
+	OwnRoots bool `json:"ownRoots,omitempty"`
 	// gatewayCertOptions are the options of the gateways' certificates. ttlDays defaults to 30, and secretRotationGracePeriodRatio
 	// to "0.5".
 	// +optional
@@ -296,6 +300,10 @@ type Federation struct {
 	// +kubebuilder:validation:MaxLength=128
 	// +kubebuilder:validation:XValidation:rule="self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$')",message="hostnameSuffix must be a DNS name in lower case without leading or trailing dot, such as global"
 	HostnameSuffix string `json:"hostnameSuffix,omitempty"`
+	// shortHostnames gives each federated destination a further name, "<service>.<namespace>.<cluster>", as the first generation of
+	// this API had it.
+	// +optional
+	ShortHostnames bool `json:"shortHostnames,omitempty"`
 	// tcpKeepalive is set on connections that cross clusters or go to external services.
 	// +optional
 	TCPKeepalive *TCPKeepalive `json:"tcpKeepalive,omitempty"`

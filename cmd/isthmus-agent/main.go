@@ -52,6 +52,7 @@ func command() *cobra.Command {
 	f.StringVar(&options.HubKubeconfigFile, "hub-kubeconfig-file", "", "file with the kubeconfig for the hub, in place of the Secret; somebody else renews what is in it")
 	f.StringSliceVar(&options.IstioNamespaces, "istio-namespaces", []string{"istio-system"}, "root namespaces of Istio in this cluster")
 	f.TextVar(&options.AddressRange, "federation-address-range", network.DefaultAddressRange, "range of the addresses that federated hostnames get in this cluster; nothing else may use it")
+	f.StringSliceVar(&options.ShortHostnameClusters, "short-hostname-clusters", nil, "clusters whose services may have short hostnames here, SERVICE.NAMESPACE.CLUSTER, although these could be names of the internet")
 	f.IntVar(&options.MaxImports, "max-imports", network.DefaultMaxImports, "how many destinations of one other cluster are imported")
 	f.DurationVar(&options.GatewayProbeInterval, "gateway-probe-interval", network.DefaultGatewayProbeInterval, "how often the way to other meshes is tried, by a TLS handshake through their gateways; 0 for never")
 	f.DurationVar(&options.KubeletProjection, "kubelet-projection", certificates.DefaultProjection, "how late kubelets of this cluster may project a changed ConfigMap into pods that run")

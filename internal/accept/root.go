@@ -19,6 +19,8 @@ type RootSource struct {
 	Certificate string `json:"certificate,omitempty"`
 	// RotationTrigger as it was when the root was made.
 	RotationTrigger string `json:"rotationTrigger,omitempty"`
+	// Mesh of which alone it is the root, "<name>.<namespace>"; empty if it is that of all members.
+	Mesh string `json:"mesh,omitempty"`
 	// Purpose of what is under the root; empty stands for MeshCA. A root has one for ever: what knows those under it by one
 	// must not come to know others by it.
 	Purpose v1alpha1.CertificatePurpose `json:"purpose,omitempty"`
@@ -67,7 +69,7 @@ func SecretRef(ref v1alpha1.SecretRef, hubNamespace string) v1alpha1.SecretRef {
 // certificate authority, wherever it lies, and one of Vault as long as that signs under it: no trigger makes another of it.
 func (s RootSource) Same(want RootSource) bool {
 	switch {
-	case cmp.Or(s.Purpose, v1alpha1.PurposeMeshCA) != cmp.Or(want.Purpose, v1alpha1.PurposeMeshCA):
+	case cmp.Or(s.Purpose, v1alpha1.PurposeMeshCA) != cmp.Or(want.Purpose, v1alpha1.PurposeMeshCA), s.Mesh != want.Mesh:
 		return false
 	case s.Secret != nil && want.Secret != nil:
 		return s.Certificate == want.Certificate

@@ -46,6 +46,8 @@ type Options struct {
 	HubKubeconfigFile string
 	// IstioNamespaces are the root namespaces of Istio in which orders are carried out. Defaults to istio-system.
 	IstioNamespaces []string
+	// ShortHostnameClusters are those whose services may have short hostnames here although these could be names of the internet.
+	ShortHostnameClusters []string
 	// AddressRange of the addresses of federated hostnames. Defaults to network.DefaultAddressRange.
 	AddressRange netip.Prefix
 	// MaxImports is how many destinations of one cluster are imported. Defaults to network.DefaultMaxImports.
@@ -108,7 +110,7 @@ func NewManager(cfg *rest.Config, o Options) (ctrl.Manager, *hublink.Link, error
 	}
 	local := discovery.Setup(link, o.Cluster)
 	network.Setup(link, local, network.Options{
-		Cluster: o.Cluster, AddressRange: o.AddressRange, MaxImports: o.MaxImports, GatewayProbeInterval: o.GatewayProbeInterval, Now: o.Now,
+		Cluster: o.Cluster, AddressRange: o.AddressRange, MaxImports: o.MaxImports, ShortHostnameClusters: o.ShortHostnameClusters, GatewayProbeInterval: o.GatewayProbeInterval, Now: o.Now,
 	})
 	predecessor.Setup(link, o.Cluster, o.IstioNamespaces)
 	err = certificates.Setup(mgr, link, certificates.Options{

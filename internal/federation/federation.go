@@ -58,6 +58,8 @@ const (
 	ReasonNoEndpoints = "NoEndpoints"
 	// ReasonSubsetsLeftOut says that subsets are not imported.
 	ReasonSubsetsLeftOut = "SubsetsLeftOut"
+	// ReasonShortHostnameLeftOut says that a destination has no short hostname in a client mesh.
+	ReasonShortHostnameLeftOut = "ShortHostnameLeftOut"
 	// ReasonShadowed says that a DestinationRule of somebody else takes the place of ours.
 	ReasonShadowed = "DestinationRuleShadowed"
 )
@@ -86,7 +88,11 @@ func Federate(vm *membership.VirtualMesh, home *v1alpha1.Mesh, d *v1alpha1.Desti
 	if s == nil {
 		return nil, fs
 	}
-	return &v1alpha1.AppliedFederation{FederatedHostname: s.hostname, FederatedToMeshes: to, VirtualMesh: vm.Name}, fs
+	short := ShortHostname(vm, d)
+	if impossibleShort(short) != "" {
+		short = ""
+	}
+	return &v1alpha1.AppliedFederation{FederatedHostname: s.hostname, ShortHostname: short, FederatedToMeshes: to, VirtualMesh: vm.Name}, fs
 }
 
 // isFlat reports whether clients reach pods themselves. Under limited trust they cannot: the hub does not accept both.

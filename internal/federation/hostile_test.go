@@ -137,7 +137,7 @@ func leadsHome(address string) bool {
 }
 
 // imported counts what tests of hostile input import after all: a test that only refuses shows little.
-var imported atomic.Int64
+var imported, shorts atomic.Int64
 
 // importHostile has a client import what a hostile agent wrote. Whatever it wrote, objects are in the client's root
 // namespace alone, speak of the hostile cluster alone, have whom to expect, and are such that Istio takes them.
@@ -147,7 +147,7 @@ func importHostile(t *rapid.T) {
 	client.Spec.Istio.RootNamespace = rapid.SampledFrom([]string{"istio-system", "istio-root"}).Draw(t, "client's root namespace")
 	client.Spec.Istio.SmartDNSProxyingEnabled = rapid.IntRange(0, 3).Draw(t, "smart DNS") < 3
 	north := mesh("north")
-	f := &v1alpha1.Federation{FlatNetwork: rapid.Bool().Draw(t, "flat"), HostnameSuffix: rapid.SampledFrom([]string{"", "global", "mesh.example"}).Draw(t, "suffix")}
+	f := &v1alpha1.Federation{FlatNetwork: rapid.Bool().Draw(t, "flat"), HostnameSuffix: rapid.SampledFrom([]string{"", "global", "mesh.example"}).Draw(t, "suffix"), ShortHostnames: rapid.Bool().Draw(t, "short")}
 	f.Selectors = rapid.OneOf(rapid.Just(everything), rapid.Just(everything), rapid.SliceOfN(selector(ref(home), ref(client), ref(north)), 0, 2)).Draw(t, "selectors")
 	if rapid.Bool().Draw(t, "keepalive") {
 		f.TCPKeepalive = &v1alpha1.TCPKeepalive{Probes: new(rapid.Int32().Draw(t, "probes")), Time: &metav1.Duration{Duration: time.Duration(rapid.Int64().Draw(t, "time"))}}
@@ -161,6 +161,9 @@ func importHostile(t *rapid.T) {
 	}
 	d := hostileDestination(t, home)
 	c := federation.Client{Mesh: client, Address: rapid.SampledFrom([]string{"", "240.0.0.1"}).Draw(t, "address"), Imported: rapid.Bool().Draw(t, "imported")}
+	if rapid.Bool().Draw(t, "east is listed") {
+		c.ShortHostnameClusters = []string{"east"}
+	}
 	c.Forbidden = func(ip string, _ int32) bool { return ip == "192.0.2.9" }
 
 	given := func() string {
@@ -187,13 +190,26 @@ func importHostile(t *rapid.T) {
 	if refusal != nil {
 		t.Fatalf("imported and refused: %v", refusal)
 	}
-	entry, rule := got.ServiceEntry, got.DestinationRule
-	for _, problem := range append(refused(entry), refused(rule)...) {
-		t.Errorf("it would be refused: %s", problem)
-	}
 	suffix := ".svc.east." + f.HostnameSuffix
 	if f.HostnameSuffix == "" {
 		suffix += "global"
+	}
+	checkNamed(t, vm, home, client, got.Named, suffix)
+	if may := f.ShortHostnames && c.ShortHostnameClusters != nil; (got.Short != nil) != may {
+		t.Errorf("a short hostname: %t, want %t", got.Short != nil, may)
+	}
+	if got.Short != nil {
+		checkNamed(t, vm, home, client, *got.Short, ".east")
+		shorts.Add(1)
+	}
+}
+
+// checkNamed checks the objects of one name, which is that of the service with a suffix.
+func checkNamed(t *rapid.T, vm *membership.VirtualMesh, home, client *v1alpha1.Mesh, got federation.Named, suffix string) {
+	f := vm.Spec.Federation
+	entry, rule := got.ServiceEntry, got.DestinationRule
+	for _, problem := range append(refused(entry), refused(rule)...) {
+		t.Errorf("it would be refused: %s", problem)
 	}
 	service, ok := strings.CutSuffix(entry.Name, suffix)
 	if name, namespace, _ := strings.Cut(service, "."); !ok || !label.MatchString(name) || !label.MatchString(namespace) {
@@ -276,10 +292,10 @@ func checkHomeAgrees(t *rapid.T, vm *membership.VirtualMesh, home, client *v1alp
 
 func TestImportHostile(t *testing.T) {
 	rapid.Check(t, importHostile)
-	if n := imported.Load(); n == 0 {
-		t.Error("nothing was imported: the test shows nothing")
+	if n, short := imported.Load(), shorts.Load(); n == 0 || short == 0 {
+		t.Errorf("%d were imported, %d by a short hostname: the test shows nothing", n, short)
 	} else {
-		t.Logf("%d imported", n)
+		t.Logf("%d imported, %d by a short hostname", n, short)
 	}
 }
 

@@ -27,10 +27,17 @@ const (
 	maxNames = 8
 )
 
-// Imported is what a client mesh needs to reach a destination of another mesh.
-type Imported struct {
+// Named is what a client mesh needs to reach a destination of another mesh by one name.
+type Named struct {
 	ServiceEntry    *networkingv1.ServiceEntry
 	DestinationRule *networkingv1.DestinationRule
+}
+
+// Imported is what a client mesh needs to reach a destination of another mesh.
+type Imported struct {
+	Named
+	// Short is the same by the short hostname; nil where it has none.
+	Short *Named
 	// Egress is nil but under limited trust.
 	Egress *Egress
 	// Notes are worth knowing: what of the destination was left out, and why.
@@ -53,6 +60,8 @@ type Client struct {
 	// Forbidden reports whether a port of an IP address or of a DNS name must not be an endpoint, as those of API servers. nil
 	// forbids none. Loopback, link-local, multicast and unspecified addresses never are.
 	Forbidden func(address string, port int32) bool
+	// ShortHostnameClusters are those whose services may have short hostnames although these could be names of the internet.
+	ShortHostnameClusters []string
 	// Imported says that the destination is imported already, in the way that the virtual mesh's trust calls for: whether the meshes
 	// trust each other is not asked again.
 	Imported bool
@@ -89,17 +98,29 @@ func Import(vm *membership.VirtualMesh, client Client, home *v1alpha1.Mesh, d *v
 	}
 	subsets, more := s.subsets(vm, d)
 	notes = append(notes, more...)
+
+	named := func(hostname string) Named {
+		meta := func() metav1.ObjectMeta {
+			return madeFor(d, client.Mesh.Spec.Istio.RootNamespace, ObjectName(hostname))
+		}
+		s := *s
+		s.hostname = hostname
+		return Named{s.serviceEntry(meta(), client.Address, endpoints, byName), s.destinationRule(vm, meta(), subsets)}
+	}
+	out := &Imported{Notes: notes}
 	if through != nil {
-		out := s.throughEgress(vm, client, *through, home, d, endpoints, byName)
-		out.Notes = notes
-		return out, nil
+		named = func(hostname string) Named { return s.nameAtEgress(vm, client, *through, d, hostname) }
+		out.Egress = s.throughEgress(vm, client, *through, home, d, endpoints, byName)
 	}
-	meta := func() metav1.ObjectMeta {
-		return madeFor(d, client.Mesh.Spec.Istio.RootNamespace, ObjectName(s.hostname))
+	out.Named = named(s.hostname)
+	if short := ShortHostname(vm, d); short != "" {
+		if f := client.unfitShort(short); f != nil {
+			out.Notes = append(out.Notes, *f)
+		} else {
+			out.Short = new(named(short))
+		}
 	}
-	return &Imported{
-		ServiceEntry: s.serviceEntry(meta(), client.Address, endpoints, byName), DestinationRule: s.destinationRule(vm, meta(), subsets), Notes: notes,
-	}, nil
+	return out, nil
 }
 
 // refusal of the last of the findings: those before it say what led to it.

@@ -236,46 +236,51 @@ func (s *service) routes(d *v1alpha1.Destination, namespace string, gateways []s
 	return out
 }
 
-// throughEgress makes what a client mesh needs to reach the service by its egress gateway, and that by the endpoints of the home
-// mesh. All of it lies in the namespace of the egress gateway.
+// throughEgress makes the way from the egress gateway of a client mesh to the endpoints of the home mesh. All of it lies in the
+// namespace of the gateway.
 func (s *service) throughEgress(vm *membership.VirtualMesh, client Client, through Gateway, home *v1alpha1.Mesh, d *v1alpha1.Destination,
 	endpoints []*networkingapi.WorkloadEntry, byName bool,
-) *Imported {
+) *Egress {
 	namespace := through.Namespace
-	inner := &service{cluster: s.cluster, hostname: s.hostname, identities: identitiesOf(client.Mesh, through.IngressGateway)}
 	onward := &service{cluster: s.cluster, hostname: s.hostname + onwards, identities: []string{membership.GatewayIdentity(vm.Name, refTo(home))}}
-	target := uint32(cmp.Or(through.TLSPort.TargetPort, through.TLSPort.Port))
-	egress := &Egress{Through: through}
+	out := &Egress{Through: through}
 	for _, p := range s.ports {
-		egress.ServerNames = append(egress.ServerNames, ServerName{s.serverName(p.number), p.target})
-		// A port of the gateway's pods that has the name of one of these would come before targetPort (Istio: pilot/pkg/
-		// serviceregistry/serviceentry/conversion.go, convertWorkloadInstanceToInstances). None has a name as long as this.
-		inner.ports = append(inner.ports, port{name: fmt.Sprintf("federated-port-%d", p.number), number: p.number, protocol: p.protocol})
+		out.ServerNames = append(out.ServerNames, ServerName{s.serverName(p.number), p.target})
 		onward.ports = append(onward.ports, port{name: p.name, number: p.number, protocol: "TCP"})
 	}
+	out.ServiceEntry = onward.serviceEntry(madeFor(d, namespace, ObjectName(onward.hostname)), "", endpoints, byName)
+	out.ServiceEntry.Spec.ExportTo = []string{"."}
+	out.DestinationRule = onward.limitedRule(vm, madeFor(d, namespace, ObjectName(onward.hostname)), s, &networkingapi.ClientTLSSettings{
+		Mode: networkingapi.ClientTLSSettings_MUTUAL, CredentialName: v1alpha1.GatewaySecretName, SubjectAltNames: onward.identities,
+	})
+	out.DestinationRule.Spec.ExportTo = []string{"."}
+	out.Gateway = s.gateway(s.hostname, client.Mesh, through, func() *networkingapi.ServerTLSSettings {
+		return &networkingapi.ServerTLSSettings{Mode: networkingapi.ServerTLSSettings_ISTIO_MUTUAL}
+	})
+	out.Gateway.ObjectMeta = madeFor(d, namespace, out.Gateway.Name)
+	out.VirtualServices = s.routes(d, namespace, []string{out.Gateway.Name}, onward.hostname)
+	return out
+}
 
-	entry := inner.serviceEntry(madeFor(d, namespace, ObjectName(inner.hostname)), client.Address, nil, false)
+// nameAtEgress makes a name by which workloads of a client mesh reach the service, which leads to the egress gateway. That knows the
+// service by one server name, whatever it is called by.
+func (s *service) nameAtEgress(vm *membership.VirtualMesh, client Client, through Gateway, d *v1alpha1.Destination, hostname string) Named {
+	named := &service{cluster: s.cluster, hostname: hostname, identities: identitiesOf(client.Mesh, through.IngressGateway)}
+	for _, p := range s.ports {
+		// A port of the gateway's pods that has the name of one of these would come before targetPort (Istio: pilot/pkg/
+		// serviceregistry/serviceentry/conversion.go, convertWorkloadInstanceToInstances). None has a name as long as this.
+		named.ports = append(named.ports, port{name: fmt.Sprintf("federated-port-%d", p.number), number: p.number, protocol: p.protocol})
+	}
+	meta := func() metav1.ObjectMeta { return madeFor(d, through.Namespace, ObjectName(hostname)) }
+	entry := named.serviceEntry(meta(), client.Address, nil, false)
 	entry.Labels[noPortTranslation] = "true"
 	entry.Spec.WorkloadSelector = &networkingapi.WorkloadSelector{Labels: maps.Clone(through.Selector)}
 	for _, p := range entry.Spec.Ports {
-		p.TargetPort = target
+		p.TargetPort = uint32(cmp.Or(through.TLSPort.TargetPort, through.TLSPort.Port))
 	}
-	rule := inner.limitedRule(vm, madeFor(d, namespace, ObjectName(inner.hostname)), s, &networkingapi.ClientTLSSettings{
-		Mode: networkingapi.ClientTLSSettings_ISTIO_MUTUAL, SubjectAltNames: inner.identities,
-	})
-
-	egress.ServiceEntry = onward.serviceEntry(madeFor(d, namespace, ObjectName(onward.hostname)), "", endpoints, byName)
-	egress.ServiceEntry.Spec.ExportTo = []string{"."}
-	egress.DestinationRule = onward.limitedRule(vm, madeFor(d, namespace, ObjectName(onward.hostname)), s, &networkingapi.ClientTLSSettings{
-		Mode: networkingapi.ClientTLSSettings_MUTUAL, CredentialName: v1alpha1.GatewaySecretName, SubjectAltNames: onward.identities,
-	})
-	egress.DestinationRule.Spec.ExportTo = []string{"."}
-	egress.Gateway = s.gateway(s.hostname, client.Mesh, through, func() *networkingapi.ServerTLSSettings {
-		return &networkingapi.ServerTLSSettings{Mode: networkingapi.ServerTLSSettings_ISTIO_MUTUAL}
-	})
-	egress.Gateway.ObjectMeta = madeFor(d, namespace, egress.Gateway.Name)
-	egress.VirtualServices = s.routes(d, namespace, []string{egress.Gateway.Name}, onward.hostname)
-	return &Imported{ServiceEntry: entry, DestinationRule: rule, Egress: egress}
+	return Named{entry, named.limitedRule(vm, meta(), s, &networkingapi.ClientTLSSettings{
+		Mode: networkingapi.ClientTLSSettings_ISTIO_MUTUAL, SubjectAltNames: named.identities,
+	})}
 }
 
 // limitedRule connects to each port as tls says, by the server name that the service named has for it. What stands at the top

@@ -44,8 +44,8 @@ func IsOutput(o metav1.Object) bool {
 	return slices.ContainsFunc(ownerLabels, func(l string) bool { return o.GetLabels()[l] != "" })
 }
 
-// IsFederatedName reports whether a ServiceEntry in a root namespace has the name that the first generation, which set no labels,
-// gave to a service of another cluster: "<service>.<namespace>.<cluster>", where the cluster is one of those.
+// IsFederatedName reports whether a ServiceEntry or a DestinationRule in a root namespace has the name that the first generation,
+// which set no labels, gave to a service of another cluster: "<service>.<namespace>.<cluster>", where the cluster is one of those.
 func IsFederatedName(name string, clusters []string) bool {
 	parts := strings.SplitN(name, ".", 3)
 	return len(parts) == 3 && slices.Contains(clusters, parts[2])

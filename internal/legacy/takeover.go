@@ -42,10 +42,11 @@ type Step struct {
 
 // Takeover decides what is to be done about each object that an older installation has left in a cluster, where something of
 // Isthmus's takes its place, so that no call of a service fails: first the mesh calls others through what Isthmus made, and only
-// when no mesh calls in the old way any more goes that by which it was called. callers are the other clusters that do. The steps are
-// in the order in which they are to be carried out; after each HandOver one has to look again.
-func Takeover(items []Item, callers []string) []Step {
-	t := &takeover{callers: strings.Join(slices.Sorted(slices.Values(callers)), ", "), entries: map[string]bool{}, rules: map[string]bool{}, old: map[string]Item{}}
+// when no mesh calls in the old way any more goes that by which it was called. callers are the other clusters that do. wanted reports
+// whether the agent would make a hostname of the first generation its own. The steps are in the order in which they are to be carried
+// out; after what is handed over one has to look again.
+func Takeover(items []Item, callers []string, wanted func(host string) bool) []Step {
+	t := &takeover{callers: strings.Join(slices.Sorted(slices.Values(callers)), ", "), wanted: wanted, entries: map[string]bool{}, rules: map[string]bool{}, old: map[string]Item{}}
 	for _, i := range items {
 		for _, host := range i.Hosts {
 			switch {
@@ -66,7 +67,11 @@ func Takeover(items []Item, callers []string) []Step {
 		}
 	}
 	slices.SortStableFunc(steps, func(a, b Step) int {
-		return cmp.Or(cmp.Compare(rank(a.Act), rank(b.Act)), cmp.Compare(kindRank(a.Kind), kindRank(b.Kind)),
+		byKind := cmp.Compare(kindRank(a.Kind), kindRank(b.Kind))
+		if a.Act == HandOver { // the agent begins with the rule, and then has both
+			byKind = -byKind
+		}
+		return cmp.Or(cmp.Compare(rank(a.Act), rank(b.Act)), byKind,
 			strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Name, b.Name))
 	})
 	return steps
@@ -80,7 +85,8 @@ func kindRank(kind string) int {
 }
 
 type takeover struct {
-	callers        string          // "" if there are none
+	callers        string // "" if there are none
+	wanted         func(host string) bool
 	entries, rules map[string]bool // hosts of ours
 	old            map[string]Item // ServiceEntries by their hosts
 }
@@ -97,8 +103,8 @@ func (t *takeover) decide(i Item) (Act, string) {
 			return t.uncalled()
 		case t.entries[host]:
 			return Remove, "a ServiceEntry of Isthmus is in force for this host"
-		case t.rules[host] && i.Name == host:
-			return HandOver, "the agent wants this name for its own"
+		case t.rules[host] && i.Name == host, t.isWanted(i, host):
+			return HandOver, wants
 		}
 		if ours := t.sameService(host); ours != "" {
 			return Keep, "the service is called " + ours + " here: delete it when nobody uses the old name"
@@ -109,6 +115,8 @@ func (t *takeover) decide(i Item) (Act, string) {
 		switch {
 		case there && entry.Private:
 			return t.uncalled()
+		case t.isWanted(i, host):
+			return HandOver, wants
 		case there:
 			return Wait, "it goes after ServiceEntry " + entry.Namespace + "/" + entry.Name
 		case t.entries[host]:
@@ -118,6 +126,14 @@ func (t *takeover) decide(i Item) (Act, string) {
 		return t.uncalled()
 	}
 	return Keep, "nothing here takes its place: delete it by hand when it is not needed"
+}
+
+const wants = "the agent wants this name for its own"
+
+// isWanted reports whether an object of the first generation has the name and the host of one that the agent would make, which it
+// does for a service that it has made known by the full name.
+func (t *takeover) isWanted(i Item, host string) bool {
+	return i.Name == host && t.sameService(host) != "" && t.wanted(host)
 }
 
 // uncalled is about what others call this cluster through.

@@ -40,12 +40,15 @@ func plan(steps []legacy.Step) string {
 	return strings.Join(out, "\n")
 }
 
+// nobody wants a hostname of the first generation.
+func nobody(string) bool { return false }
+
 // TestTakeover goes through a takeover to its end: nothing is removed before something of ours is in its place.
 func TestTakeover(t *testing.T) {
 	items := oldWorld()
 	is := func(what string, callers []string, want ...string) []legacy.Step {
 		t.Helper()
-		steps := legacy.Takeover(items, callers)
+		steps := legacy.Takeover(items, callers, nobody)
 		if got := plan(steps); got != strings.Join(want, "\n") {
 			t.Errorf("%s:\n%s\nwant\n%s", what, got, strings.Join(want, "\n"))
 		}
@@ -90,11 +93,43 @@ func TestTakeoverOfOldNames(t *testing.T) {
 		{Kind: "ServiceEntry", Namespace: "elsewhere", Name: "a", Hosts: []string{"ratings.shop.svc.west.global"}, Old: true},
 		{Kind: "ServiceEntry", Namespace: "istio-system", Name: "empty", Old: true},
 	}
-	steps := legacy.Takeover(items, nil)
+	steps := legacy.Takeover(items, nil, nobody)
 	if got := plan(steps); got != "remove ServiceEntry a\nkeep ServiceEntry empty\nkeep ServiceEntry ratings.shop.west" {
 		t.Error(got)
 	}
 	if why := steps[2].Why; !strings.Contains(why, "ratings.shop.svc.west.global") {
 		t.Error(why)
+	}
+}
+
+// TestTakeoverOfShortHostnames: where services have the names of the first generation, both objects of a name are handed over, in the
+// order in which the agent then has both at once; and nothing of a service that is not made known, or of a name that is not taken.
+func TestTakeoverOfShortHostnames(t *testing.T) {
+	var items []legacy.Item
+	for _, host := range []string{"ratings.shop.west", "unknown.shop.west", "details.shop.north"} {
+		for _, kind := range []string{"DestinationRule", "ServiceEntry"} {
+			items = append(items, legacy.Item{Kind: kind, Namespace: "istio-system", Name: host, Hosts: []string{host}, Old: true})
+		}
+	}
+	for _, host := range []string{"ratings.shop.svc.west.global", "details.shop.svc.north.global"} {
+		items = append(items, legacy.Item{Kind: "ServiceEntry", Namespace: "istio-system", Name: host, Hosts: []string{host}, Ours: true})
+	}
+	items = append(items, legacy.Item{Kind: "ServiceEntry", Namespace: "istio-system", Name: "another", Hosts: []string{"ratings.shop.west"}, Old: true})
+	ofWest := func(host string) bool { return strings.HasSuffix(host, ".west") }
+	rest := strings.Join([]string{
+		"wait DestinationRule details.shop.north", "wait DestinationRule unknown.shop.west",
+		"keep ServiceEntry another", "keep ServiceEntry details.shop.north", "keep ServiceEntry unknown.shop.west",
+	}, "\n")
+	if got, want := plan(legacy.Takeover(items, nil, ofWest)), "hand over ServiceEntry ratings.shop.west\nhand over DestinationRule ratings.shop.west\n"+rest; got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+	for i := range items {
+		if items[i].Name == "ratings.shop.west" {
+			items[i].Old, items[i].Ours = false, true
+		}
+	}
+	rest = strings.Replace(rest, "keep ServiceEntry another\n", "", 1)
+	if got, want := plan(legacy.Takeover(items, nil, ofWest)), "remove ServiceEntry another\n"+rest; got != want {
+		t.Errorf("then\n%s\nwant\n%s", got, want)
 	}
 }

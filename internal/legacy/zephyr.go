@@ -39,12 +39,14 @@ func (s *zephyrSpec) convert(c *conversion) v1alpha1.VirtualMeshSpec {
 	} else { // this generation took shared where neither was given
 		trust.Shared = &v1alpha1.SharedTrust{RootCertificateAuthority: root}
 	}
-	c.note(ReasonChanged, "spec.federation", "callers in other clusters have to use other names: what was SERVICE.NAMESPACE.CLUSTER is SERVICE.NAMESPACE.svc.CLUSTER.global here")
+	federation := everything() // the one mode there was, and the default
+	federation.ShortHostnames = true
+	c.note(ReasonDefaulted, "spec.federation", "services keep the names SERVICE.NAMESPACE.CLUSTER of this generation, by shortHostnames, and have SERVICE.NAMESPACE.svc.CLUSTER.global beside them")
 	return v1alpha1.VirtualMeshSpec{
 		DisplayName:        s.DisplayName,
 		Meshes:             c.membersOf(s.Meshes),
 		MTLSConfig:         trust,
-		Federation:         everything(), // the one mode there was, and the default
+		Federation:         federation,
 		GlobalAccessPolicy: v1alpha1.GlobalAccessPolicy(s.EnforceAccessControl),
 	}
 }

@@ -28,8 +28,8 @@ func newCheck(c *cli) *cobra.Command {
 		Use:   "check",
 		Short: "Say what is wrong, and what to do about it",
 		Long: `Looks at the hub, the registered clusters, their meshes, the VirtualMeshes, the certificates in use, federation and access
-policies, as the agents report them. With --member-context it also looks at that member: at its agent, and for the hosts of other
-clusters that it should have. Every finding has a code, which docs/check.md explains.
+policies, as the agents report them. With --member-context it also looks at that member: at its agent, at gateways of limited trust,
+and for the hosts of other clusters that it should have. Every finding has a code, which docs/check.md explains.
 
 The exit code is 1 if an error is among the findings.`,
 		Args: cobra.NoArgs,
@@ -159,6 +159,9 @@ func (c *cluster) memberState(ctx context.Context) diagnosis.Member {
 	if err == nil {
 		m.Agent = deployment
 	}
+	gateways := &appsv1.DeploymentList{}
+	gatewaysErr := c.List(ctx, gateways, client.HasLabels{v1alpha1.LabelGateway})
+	m.Gateways = gateways.Items
 	credential := &metav1.PartialObjectMetadata{}
 	credential.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Secret"))
 	credentialErr := c.Get(ctx, client.ObjectKey{Namespace: v1alpha1.AgentNamespace, Name: credentialSecret}, credential)
@@ -167,7 +170,7 @@ func (c *cluster) memberState(ctx context.Context) diagnosis.Member {
 	if m.Cluster, hostsErr = c.agentOf(ctx); hostsErr == nil && m.Cluster != "" {
 		m.Hosts, hostsErr = c.hosts(ctx)
 	}
-	m.Unreadable = errors.Join(client.IgnoreNotFound(err), client.IgnoreNotFound(credentialErr), hostsErr)
+	m.Unreadable = errors.Join(client.IgnoreNotFound(err), client.IgnoreNotFound(credentialErr), gatewaysErr, hostsErr)
 	return m
 }
 

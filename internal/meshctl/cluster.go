@@ -149,6 +149,11 @@ func (c *cluster) installed(err error) error {
 
 // agentOf returns the name under which the agent in this cluster was installed; "" if there is none.
 func (c *cluster) agentOf(ctx context.Context) (string, error) {
+	return c.agentArgument(ctx, "cluster")
+}
+
+// agentArgument is the value of a flag of the cluster's agent; "" if there is no agent, or no such flag.
+func (c *cluster) agentArgument(ctx context.Context, flag string) (string, error) {
 	deployment := &appsv1.Deployment{}
 	err := c.Get(ctx, client.ObjectKey{Namespace: v1alpha1.AgentNamespace, Name: v1alpha1.AgentName}, deployment)
 	if err != nil {
@@ -156,8 +161,8 @@ func (c *cluster) agentOf(ctx context.Context) (string, error) {
 	}
 	for _, container := range deployment.Spec.Template.Spec.Containers {
 		for _, arg := range container.Args {
-			if name, ok := strings.CutPrefix(arg, "--cluster="); ok {
-				return name, nil
+			if value, ok := strings.CutPrefix(arg, "--"+flag+"="); ok {
+				return value, nil
 			}
 		}
 	}

@@ -107,12 +107,7 @@ func (c *cli) removeAgent(ctx context.Context, name string) error {
 		return err
 	}
 	// The namespace goes if meshctl made it, and with it the agent's own Secrets.
-	ns := &corev1.Namespace{}
-	err = member.Get(ctx, client.ObjectKey{Name: v1alpha1.AgentNamespace}, ns)
-	if err == nil && ns.Labels[v1alpha1.LabelManagedBy] == owner && ns.DeletionTimestamp == nil {
-		err = member.Delete(ctx, ns, client.Preconditions{UID: &ns.UID})
-	}
-	if client.IgnoreNotFound(err) != nil {
+	if err := member.removeNamespace(ctx, v1alpha1.AgentNamespace); err != nil {
 		return err
 	}
 	c.progress.did("The agent is removed from the member cluster")
@@ -133,6 +128,7 @@ const globalDenial = "isthmus-global-access"
 // would.
 var networkKinds = []schema.GroupVersionKind{
 	{Group: "networking.istio.io", Version: "v1", Kind: "Gateway"},
+	{Group: "networking.istio.io", Version: "v1", Kind: "VirtualService"},
 	{Group: "networking.istio.io", Version: "v1", Kind: "ServiceEntry"},
 	{Group: "networking.istio.io", Version: "v1", Kind: "DestinationRule"},
 	{Group: "security.istio.io", Version: "v1", Kind: "PeerAuthentication"},

@@ -19,6 +19,7 @@ import (
 
 	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
 	"github.com/isthmus-mesh/isthmus/internal/kube"
+	"github.com/isthmus-mesh/isthmus/internal/membership"
 )
 
 // describer describes one kind of object.
@@ -155,6 +156,7 @@ func describeVirtualMesh(ctx context.Context, hub *cluster, obj client.Object, w
 	} else if accepted.Generation != vm.Generation {
 		w.field("Accepted", fmt.Sprintf("generation %d; the present one is %d", accepted.Generation, vm.Generation))
 	}
+	w.field("Trust", trust(vm.Spec.MTLSConfig))
 	w.field("Access", global(vm.Spec.GlobalAccessPolicy))
 	w.field("TLS at servers", enforced(vm.Spec.Federation))
 	w.conditions(vm.Status.Conditions)
@@ -170,9 +172,26 @@ func describeVirtualMesh(ctx context.Context, hub *cluster, obj client.Object, w
 	if err := hub.List(ctx, orders); err != nil {
 		return err
 	}
-	w.section("Members")
-	w.row("MESH", "STATE", "CERTIFICATE", "ROOT", "ENDS", "ISTIOD", "PROXIES")
-	names := map[string]bool{}
+	w.members(vm, orders)
+	if vm.Status.Rotation != nil && vm.Status.Rotation.Step != v1alpha1.StepNotRotating {
+		w.rotation(viewRotation(vm, orders))
+		w.steps(vm.Status.Rotation.Conditions)
+	}
+	w.federation(vm)
+	return nil
+}
+
+// members adds how far each member is with the trust of the virtual mesh. Under limited trust that is a matter of its gateways; what
+// was once ordered for the CA of a mesh is renewed also then, and told apart.
+func (d *description) members(vm *v1alpha1.VirtualMesh, orders *v1alpha1.IssuedCertificateList) {
+	limited := isLimited(vm)
+	d.section("Members")
+	if limited {
+		d.row("MESH", "STATE", "CERTIFICATE", "ROOT", "ENDS", "GATEWAYS")
+	} else {
+		d.row("MESH", "STATE", "CERTIFICATE", "ROOT", "ENDS", "ISTIOD", "PROXIES")
+	}
+	told := map[*v1alpha1.IssuedCertificate]bool{}
 	for _, m := range vm.Spec.Meshes {
 		name, namespace := m.Name, m.Namespace
 		for key := range vm.Status.Meshes {
@@ -180,27 +199,32 @@ func describeVirtualMesh(ctx context.Context, hub *cluster, obj client.Object, w
 				namespace = strings.TrimPrefix(key, name+".")
 			}
 		}
-		key := kube.Qualified(name, namespace)
-		names[key] = true
-		approval := vm.Status.Meshes[key]
-		row := append([]string{name, string(approval.State)}, orderCells(orderOf(orders, name, namespace))...)
-		w.row(row...)
+		approval := vm.Status.Meshes[kube.Qualified(name, namespace)]
+		ordered := name
+		if limited {
+			ordered = membership.GatewayOrder(name)
+		}
+		order := orderOf(orders, ordered, namespace)
+		told[order] = true
+		d.row(append([]string{name, string(approval.State)}, orderCells(order)...)...)
 		for _, e := range approval.Errors {
-			w.row("", e)
+			d.row("", e)
 		}
 	}
-	for i := range orders.Items { // what once was a member is still renewed
+	var rows [][]string
+	for i := range orders.Items {
 		o := &orders.Items[i]
-		if ref := o.Spec.VirtualMesh; ref.Name == vm.Name && ref.Namespace == vm.Namespace && !names[kube.Qualified(o.Name, o.Namespace)] {
-			w.row(append([]string{o.Name, "not a member"}, orderCells(o)...)...)
+		mesh, purpose := membership.OrderedFor(o.Name)
+		if ref := o.Spec.VirtualMesh; ref.Name != vm.Name || ref.Namespace != vm.Namespace || told[o] {
+			continue
 		}
+		what := "CA of the mesh"
+		if purpose == v1alpha1.PurposeGateway {
+			what = "gateways"
+		}
+		rows = append(rows, append([]string{mesh, what}, orderCells(o)...))
 	}
-	if vm.Status.Rotation != nil && vm.Status.Rotation.Step != v1alpha1.StepNotRotating {
-		w.rotation(viewRotation(vm, orders))
-		w.steps(vm.Status.Rotation.Conditions)
-	}
-	w.federation(vm)
-	return nil
+	d.table("Renewed as well", []string{"MESH", "OF", "CERTIFICATE", "ROOT", "ENDS", "", ""}, rows)
 }
 
 func orderOf(orders *v1alpha1.IssuedCertificateList, name, namespace string) *v1alpha1.IssuedCertificate {
@@ -263,6 +287,36 @@ func describeMesh(ctx context.Context, hub *cluster, obj client.Object, w *descr
 		w.row("Seen at istiod", strings.Join(ca.InUse, " "))
 		if ca.NotAfter != nil {
 			w.row("Ends", date(*ca.NotAfter))
+		}
+	}
+	if c := mesh.Status.GatewayCertificate; c != nil {
+		w.section("Certificate in use by the gateways of limited trust")
+		w.row("Virtual mesh", c.VirtualMesh)
+		w.row("Signer", c.Signer)
+		w.row("Roots", strings.Join(c.Roots, " "))
+		if c.NotAfter != nil {
+			w.row("Ends", date(*c.NotAfter))
+		}
+	}
+	gateways, err := hub.gatewayOrder(ctx, mesh)
+	if err != nil {
+		return err
+	}
+	if gateways != nil {
+		w.section("Order of the gateways")
+		w.row("State", string(gateways.Status.State))
+		w.row("Issuance", fmt.Sprint(gateways.Spec.Issuance))
+		w.row("Signer", gateways.Spec.Signer)
+		if e := gateways.Status.Error; e != "" {
+			w.row("Error", e)
+		}
+		for _, c := range gateways.Status.Conditions {
+			w.row(c.Type, string(c.Status), c.Reason, c.Message)
+		}
+		if seen := gateways.Status.ControlPlane; seen != nil {
+			for _, r := range seen.Replicas {
+				w.row("Gateway", r.Pod, abbreviated(r.Signer), r.Error)
+			}
 		}
 	}
 	order, err := hub.order(ctx, mesh)

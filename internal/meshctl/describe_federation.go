@@ -71,6 +71,9 @@ func (d *description) federated(destination *v1alpha1.Destination, vm *membershi
 	f := destination.Status.AppliedFederation
 	d.section("Federation")
 	d.row("Hostname", f.FederatedHostname)
+	if f.ShortHostname != "" {
+		d.row("Short hostname", f.ShortHostname)
+	}
 	to := strings.Join(f.FederatedToMeshes, ", ")
 	if to == "*" {
 		to = "every other member"
@@ -219,7 +222,14 @@ func (d *description) federation(vm *v1alpha1.VirtualMesh) {
 		d.list("Federated", orElse(federates(f), []string{"nothing"}))
 		d.section("Federation")
 		d.row("Hostnames", "SERVICE.NAMESPACE.svc.CLUSTER."+cmp.Or(f.HostnameSuffix, "global"))
-		d.row("Gateways", entrances(f))
+		if f.ShortHostnames {
+			d.row("", "SERVICE.NAMESPACE.CLUSTER")
+		}
+		if m := vm.Spec.MTLSConfig; m != nil && m.Limited != nil {
+			d.row("Gateways", "those of limited trust, labelled "+v1alpha1.LabelGateway)
+		} else {
+			d.row("Gateways", entrances(f))
+		}
 		if k := keepalive(f.TCPKeepalive); k != "" {
 			d.row("Keepalive", k)
 		}
@@ -257,9 +267,9 @@ func (d *description) gateways(gateways []v1alpha1.IngressGateway) {
 				port = fmt.Sprint(p.ExternalPort)
 			}
 		}
-		rows = append(rows, []string{kube.Qualified(g.Name, g.Namespace), string(g.Class), port, cmp.Or(strings.Join(g.Addresses, " "), "none")})
+		rows = append(rows, []string{kube.Qualified(g.Name, g.Namespace), string(g.Class), port, cmp.Or(strings.Join(g.Addresses, " "), "none"), strings.Join(g.Identities, " ")})
 	}
-	d.table("Gateways", []string{"GATEWAY", "CLASS", "TLS PORT", "ADDRESSES"}, rows)
+	d.table("Gateways", []string{"GATEWAY", "CLASS", "TLS PORT", "ADDRESSES", "IDENTITIES"}, rows)
 }
 
 // applied adds what virtual meshes and access policies are applied to a mesh.

@@ -33,11 +33,16 @@ type chartFlags struct {
 }
 
 func (f *chartFlags) add(cmd *cobra.Command, chart string) {
+	f.addValues(cmd, chart)
+	cmd.Flags().StringVar(&f.registry, "image-registry", "", "registry and path that images come from; as --set image.registry=…")
+	cmd.Flags().StringVar(&f.tag, "image-tag", "", "tag of the image; as --set image.tag=…")
+}
+
+// addValues adds the flags of a chart that has no image of ours.
+func (f *chartFlags) addValues(cmd *cobra.Command, chart string) {
 	flags := cmd.Flags()
 	flags.StringArrayVar(&f.values.Values, "set", nil, "value of chart "+chart+", as KEY=VALUE; may be repeated")
 	flags.StringSliceVarP(&f.values.ValueFiles, "values", "f", nil, "YAML file with values of chart "+chart+"; may be repeated")
-	flags.StringVar(&f.registry, "image-registry", "", "registry and path that images come from; as --set image.registry=…")
-	flags.StringVar(&f.tag, "image-tag", "", "tag of the image; as --set image.tag=…")
 }
 
 // merged returns the values that the flags ask for, with own over them.

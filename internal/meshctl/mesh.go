@@ -10,6 +10,7 @@ import (
 
 	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
 	"github.com/isthmus-mesh/isthmus/internal/kube"
+	"github.com/isthmus-mesh/isthmus/internal/membership"
 )
 
 // mesh finds a Mesh by its name, which tells its cluster.
@@ -31,10 +32,19 @@ func (c *cluster) mesh(ctx context.Context, name string) (*v1alpha1.Mesh, error)
 	return nil, fmt.Errorf("mesh %q is not known; known are %s", name, strings.Join(known, ", "))
 }
 
-// order is the IssuedCertificate of a mesh; nil if there is none.
+// order is the IssuedCertificate for the CA of a mesh; nil if there is none.
 func (c *cluster) order(ctx context.Context, mesh *v1alpha1.Mesh) (*v1alpha1.IssuedCertificate, error) {
+	return c.orderNamed(ctx, mesh.Namespace, mesh.Name)
+}
+
+// gatewayOrder is the IssuedCertificate for the gateways of a mesh; nil if there is none.
+func (c *cluster) gatewayOrder(ctx context.Context, mesh *v1alpha1.Mesh) (*v1alpha1.IssuedCertificate, error) {
+	return c.orderNamed(ctx, mesh.Namespace, membership.GatewayOrder(mesh.Name))
+}
+
+func (c *cluster) orderNamed(ctx context.Context, namespace, name string) (*v1alpha1.IssuedCertificate, error) {
 	order := &v1alpha1.IssuedCertificate{}
-	err := c.Get(ctx, client.ObjectKeyFromObject(mesh), order)
+	err := c.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, order)
 	if apierrors.IsNotFound(err) {
 		return nil, nil
 	}

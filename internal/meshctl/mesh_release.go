@@ -24,7 +24,8 @@ func newMeshRelease(c *cli) *cobra.Command {
 		Short: "Leave a mesh to itself: its certificates stay, and nobody renews them any more",
 		Long: `Deletes the order for the mesh's certificates in the hub and what the agent keeps for it in the member. Secret cacerts stays as it
 is, without our labels, like one that somebody made by hand: from then on its intermediate is not renewed. It is refused while
-a VirtualMesh has the mesh as a member.`,
+a VirtualMesh has the mesh as a member, unless that is under limited trust, to which the CA of a mesh is no matter; the certificate
+of its gateways stays ordered then.`,
 		Args: oneArgument,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx, cancel := c.waiting(cmd)
@@ -53,8 +54,13 @@ func (c *cli) release(ctx context.Context, name string) error {
 	if err := hub.List(ctx, virtualMeshes); err != nil {
 		return err
 	}
+	orders := []string{name, membership.GatewayOrder(name)}
 	for _, vm := range virtualMeshes.Items {
-		if isMember(&vm, mesh) {
+		switch {
+		case !isMember(&vm, mesh):
+		case isLimited(&vm):
+			orders = orders[:1]
+		default:
 			return fmt.Errorf("mesh %s is a member of VirtualMesh %s; remove it from spec.meshes first", name, kube.Qualified(vm.Name, vm.Namespace))
 		}
 	}
@@ -66,7 +72,7 @@ func (c *cli) release(ctx context.Context, name string) error {
 	); err != nil {
 		return err
 	}
-	for _, order := range []string{name, membership.GatewayOrder(name)} {
+	for _, order := range orders {
 		switch err := hub.Delete(ctx, &v1alpha1.IssuedCertificate{ObjectMeta: metav1.ObjectMeta{Namespace: mesh.Namespace, Name: order}}); {
 		case apierrors.IsNotFound(err):
 		case err != nil:

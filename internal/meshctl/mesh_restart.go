@@ -21,6 +21,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/internal/agent/evidence"
 	"github.com/isthmus-mesh/isthmus/internal/agent/restart"
 	"github.com/isthmus-mesh/isthmus/internal/pki"
+	"github.com/isthmus-mesh/isthmus/internal/rotation"
 )
 
 // restarter restarts what has to be restarted in one mesh.
@@ -238,9 +239,13 @@ func inUse(order *v1alpha1.IssuedCertificate) bool {
 	if order.Spec.Restart.Istiod && order.Status.State != v1alpha1.IssuedCertificateFinished {
 		return false
 	}
-	for _, replica := range seen.Replicas {
+	observed, err := rotation.Observe(order)
+	if err != nil && order.Spec.Rotation != nil {
+		return false // nobody follows what makes no sense
+	}
+	for i, replica := range seen.Replicas {
 		if replica.Error != "" || replica.Intermediate != order.Status.Certificate.Fingerprint ||
-			order.Spec.Rotation != nil && !asOrdered(replica, &order.Spec) {
+			order.Spec.Rotation != nil && !observed.Replicas[i].AsOrdered(observed.Order) {
 			return false
 		}
 	}

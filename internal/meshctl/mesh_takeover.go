@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -13,6 +14,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
+	"github.com/isthmus-mesh/isthmus/internal/federation"
 	"github.com/isthmus-mesh/isthmus/internal/kube"
 	"github.com/isthmus-mesh/isthmus/internal/legacy"
 )
@@ -33,8 +35,8 @@ func newMeshTakeover(c *cli) *cobra.Command {
 		Long: `Lists what an installation of an older generation of the API (Service Mesh Hub, Gloo Mesh) has made of Istio's kinds in the member, with
 what is to be done about it and why. With --apply it is done, as far as nothing that works is interrupted:
 
-A ServiceEntry whose name the agent wants is handed over to it, and the agent puts its own in its place. Then goes the
-DestinationRule beside it. By what others call this mesh through, such as gateways, is removed when no cluster calls in the old
+A ServiceEntry whose name the agent wants is handed over to it, and the agent puts its own in its place; of the first generation
+also the DestinationRule, which has the same name. Of others the DestinationRule beside it goes then. By what others call this mesh through, such as gateways, is removed when no cluster calls in the old
 way any more; so run it for each mesh, and then once more. What nothing here takes the place of is left to you.
 
 Stopped at any point and run again, it goes on. It is refused while controllers of the older installation run in the member.`,
@@ -140,10 +142,34 @@ func (t *takeover) plan(ctx context.Context) ([]legacy.Step, error) {
 			}
 		}
 	}
-	return legacy.Takeover(items, callers), nil
+	wanted, err := t.wanted(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return legacy.Takeover(items, callers, wanted), nil
 }
 
-// item is what a takeover has to know of an object. A ServiceEntry is the agent's when the agent has written it.
+// wanted reports of a hostname of the first generation whether the member's agent would make it its own.
+func (t *takeover) wanted(ctx context.Context) (func(host string) bool, error) {
+	virtualMeshes := &v1alpha1.VirtualMeshList{}
+	if err := t.hub.List(ctx, virtualMeshes); err != nil {
+		return nil, err
+	}
+	for i := range virtualMeshes.Items {
+		vm := &virtualMeshes.Items[i]
+		if !isMember(vm, t.mesh) || vm.Status.Accepted.Spec.Federation == nil || !vm.Status.Accepted.Spec.Federation.ShortHostnames {
+			continue
+		}
+		listed, err := t.member.agentArgument(ctx, "short-hostname-clusters")
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", t.member.role, err)
+		}
+		return federation.Client{Mesh: t.mesh, ShortHostnameClusters: strings.Split(listed, ",")}.Takes, nil
+	}
+	return func(string) bool { return false }, nil
+}
+
+// item is what a takeover has to know of an object. A ServiceEntry or a DestinationRule is the agent's when the agent has written it.
 func (t *takeover) item(o *unstructured.Unstructured, clusters []string) legacy.Item {
 	i := legacy.Item{Kind: o.GetKind(), Namespace: o.GetNamespace(), Name: o.GetName()}
 	i.Ours = o.GetLabels()[v1alpha1.LabelManagedBy] == networkManager
@@ -154,12 +180,13 @@ func (t *takeover) item(o *unstructured.Unstructured, clusters []string) legacy.
 		i.Private = len(to) == 1 && to[0] == "."
 		i.Ours = i.Ours && written(o)
 	case "DestinationRule":
+		i.Ours = i.Ours && written(o)
 		if host, _, _ := unstructured.NestedString(o.Object, "spec", "host"); host != "" {
 			i.Hosts = []string{host}
 		}
 	}
 	i.Old = !i.Ours && (legacy.IsOutput(o) ||
-		i.Kind == "ServiceEntry" && i.Namespace == t.mesh.Spec.Istio.RootNamespace && legacy.IsFederatedName(i.Name, clusters))
+		(i.Kind == "ServiceEntry" || i.Kind == "DestinationRule") && i.Namespace == t.mesh.Spec.Istio.RootNamespace && legacy.IsFederatedName(i.Name, clusters))
 	return i
 }
 
@@ -169,15 +196,18 @@ func written(o metav1.Object) bool { return o.GetAnnotations()[v1alpha1.Annotati
 // carryOut does what can be done now. It stops after what was handed over, since more can be done then, and reports whether
 // anything was done.
 func (t *takeover) carryOut(ctx context.Context, steps []legacy.Step) (done bool, err error) {
-	for _, s := range steps {
-		if s.Act == legacy.HandOver {
-			if err := t.handOver(ctx, s); err != nil {
-				return false, err
-			}
-			done = true
+	give := slices.DeleteFunc(slices.Clone(steps), func(s legacy.Step) bool { return s.Act != legacy.HandOver })
+	for _, s := range give {
+		if err := t.handOver(ctx, s); err != nil {
+			return false, err
 		}
 	}
-	if done {
+	for _, s := range give {
+		if err := t.taken(ctx, s); err != nil {
+			return false, err
+		}
+	}
+	if len(give) > 0 {
 		return true, nil
 	}
 	for _, s := range steps {
@@ -201,7 +231,7 @@ func (t *takeover) carryOut(ctx context.Context, steps []legacy.Step) (done bool
 	return done, nil
 }
 
-// handOver gives an object to the agent and waits until that has put its own in its place.
+// handOver gives an object to the agent.
 func (t *takeover) handOver(ctx context.Context, s legacy.Step) error {
 	o := object(s)
 	if err := t.member.Get(ctx, client.ObjectKeyFromObject(o), o); err != nil {
@@ -210,8 +240,13 @@ func (t *takeover) handOver(ctx context.Context, s legacy.Step) error {
 	if err := kube.HandOver(ctx, t.member, networkManager, o); err != nil {
 		return fmt.Errorf("%s: %w", t.member.role, err)
 	}
+	return nil
+}
+
+// taken waits until the agent has put its own in the place of what was handed over.
+func (t *takeover) taken(ctx context.Context, s legacy.Step) error {
 	list := &metav1.PartialObjectMetadataList{}
-	list.SetGroupVersionKind(o.GroupVersionKind())
+	list.SetGroupVersionKind(object(s).GroupVersionKind())
 	named := []client.ListOption{client.InNamespace(s.Namespace), client.MatchingFields{metav1.ObjectNameField: s.Name}}
 	err := t.member.until(ctx, func(ctx context.Context) (string, error) {
 		if err := t.member.List(ctx, list, named...); err != nil {

@@ -77,6 +77,7 @@ func TestMeshTakeover(t *testing.T) {
 		o.SetLabels(map[string]string{"cluster.multicluster.solo.io": "east", "owner.networking.mesh.gloo.solo.io": "gloo-mesh"})
 		if i == len(documents)-1 {
 			o.SetLabels(map[string]string{v1alpha1.LabelManagedBy: "isthmus-agent-network"})
+			o.SetAnnotations(map[string]string{v1alpha1.AnnotationDestination: "isthmus-west/ratings.default"})
 		}
 		if err := w.member.Client.Create(t.Context(), o, client.FieldOwner("networking")); err != nil {
 			t.Fatal(err)
@@ -164,12 +165,75 @@ func TestMeshTakeover(t *testing.T) {
 	w.fails(t, 1, "is a member of no VirtualMesh", apply...)
 }
 
+// TestMeshTakeoverOfTheFirstGeneration: what it made for a name that services keep is handed over, both objects, and what it made for
+// another is left alone.
+func TestMeshTakeoverOfTheFirstGeneration(t *testing.T) {
+	w := newWorld(t, testenv.IstioCRDs(t))
+	w.federated(t)
+	m := &clusterOf{w.member}
+	for _, ns := range []string{"isthmus-agent", "istio-system"} {
+		m.Namespace(t, ns, nil)
+	}
+	m.create(t, deployment("isthmus-agent", "isthmus-agent", corev1.Container{Name: "agent", Image: "x", Args: []string{"--cluster=east", "--short-hostname-clusters=north,west"}}))
+	object := func(kind, name string, spec map[string]any) *unstructured.Unstructured {
+		return &unstructured.Unstructured{Object: map[string]any{
+			"apiVersion": "networking.istio.io/v1", "kind": kind, "metadata": map[string]any{"namespace": "istio-system", "name": name}, "spec": spec,
+		}}
+	}
+	entry := func(host string) *unstructured.Unstructured {
+		return object("ServiceEntry", host, map[string]any{
+			"hosts": []any{host}, "resolution": "DNS", "location": "MESH_INTERNAL", "ports": []any{map[string]any{"number": int64(80), "name": "http", "protocol": "HTTP"}},
+		})
+	}
+	rule := func(host string) *unstructured.Unstructured {
+		return object("DestinationRule", host, map[string]any{"host": host, "trafficPolicy": map[string]any{"tls": map[string]any{"mode": "ISTIO_MUTUAL"}}})
+	}
+	ours := entry(ratings)
+	ours.SetLabels(map[string]string{v1alpha1.LabelManagedBy: "isthmus-agent-network"})
+	ours.SetAnnotations(map[string]string{v1alpha1.AnnotationDestination: "isthmus-west/ratings.default"})
+	kept, left := []*unstructured.Unstructured{entry("ratings.default.west"), rule("ratings.default.west")}, []*unstructured.Unstructured{entry("unknown.default.west"), rule("unknown.default.west")}
+	for _, o := range slices.Concat(kept, left, []*unstructured.Unstructured{ours}) {
+		if err := w.member.Client.Create(t.Context(), o, client.FieldOwner("networking")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	takeover := []string{"mesh", "takeover", eastMesh, "--member-context", "member"}
+	if out := w.ok(t, takeover...); strings.Contains(out, "hand over") || !strings.Contains(out, "the service is called "+ratings+" here") {
+		t.Errorf("nobody has asked for short hostnames:\n%s", out)
+	}
+	vm := &v1alpha1.VirtualMesh{}
+	if err := w.hub.Client.Get(t.Context(), client.ObjectKey{Namespace: "isthmus-system", Name: "virtual-mesh"}, vm); err != nil {
+		t.Fatal(err)
+	}
+	vm.Status.Accepted.Spec.Federation.ShortHostnames = true
+	if err := w.hub.Client.Status().Update(t.Context(), vm); err != nil {
+		t.Fatal(err)
+	}
+	go writeWhatIsHandedOver(t.Context(), w.member.Client)
+	out := w.ok(t, slices.Concat(takeover, []string{"--apply"})...)
+	if !strings.Contains(out, "unknown.default.west") {
+		t.Errorf("what is left is not listed:\n%s", out)
+	}
+	for _, o := range slices.Concat(kept, left) {
+		is := o.DeepCopy()
+		if err := w.member.Client.Get(t.Context(), client.ObjectKeyFromObject(o), is); err != nil {
+			t.Fatal(err)
+		}
+		if handedOver := is.GetLabels()[v1alpha1.LabelManagedBy] != ""; is.GetUID() != o.GetUID() || handedOver != slices.Contains(kept, o) {
+			t.Errorf("%s %s: handed over: %t, made anew: %t", o.GetKind(), o.GetName(), handedOver, is.GetUID() != o.GetUID())
+		}
+	}
+}
+
 // writeWhatIsHandedOver does as the agent: what carries its label it writes, here only to be recognised.
 func writeWhatIsHandedOver(ctx context.Context, c client.Client) {
 	for ctx.Err() == nil {
-		list := &metav1.PartialObjectMetadataList{}
-		list.SetGroupVersionKind(schema.GroupVersionKind{Group: "networking.istio.io", Version: "v1", Kind: "ServiceEntryList"})
-		if err := c.List(ctx, list, client.MatchingLabels{v1alpha1.LabelManagedBy: "isthmus-agent-network"}); err == nil {
+		for _, kind := range []string{"DestinationRuleList", "ServiceEntryList"} {
+			list := &metav1.PartialObjectMetadataList{}
+			list.SetGroupVersionKind(schema.GroupVersionKind{Group: "networking.istio.io", Version: "v1", Kind: kind})
+			if err := c.List(ctx, list, client.MatchingLabels{v1alpha1.LabelManagedBy: "isthmus-agent-network"}); err != nil {
+				continue
+			}
 			for i := range list.Items {
 				patch := fmt.Sprintf(`{"metadata": {"annotations": {%q: "isthmus-west/ratings.default"}}}`, v1alpha1.AnnotationDestination)
 				if err := c.Patch(ctx, &list.Items[i], client.RawPatch("application/merge-patch+json", []byte(patch))); err != nil && !apierrors.IsNotFound(err) {

@@ -17,6 +17,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
 	"github.com/isthmus-mesh/isthmus/internal/agent/certificates"
 	"github.com/isthmus-mesh/isthmus/internal/agent/restart"
+	"github.com/isthmus-mesh/isthmus/internal/membership"
 	"github.com/isthmus-mesh/isthmus/internal/pki"
 	"github.com/isthmus-mesh/isthmus/internal/pki/pkitest"
 	"github.com/isthmus-mesh/isthmus/internal/version"
@@ -311,6 +312,29 @@ func TestMeshRelease(t *testing.T) {
 		t.Errorf("cacerts: labels %v, %d bytes", cacerts.Labels, len(cacerts.Data["ca-key.pem"]))
 	}
 	w.ok(t, "mesh", "release", meshName, "--member-context", "member") // again
+
+	// Under limited trust the CA of a member is no matter of the others, and the certificate of its gateways is.
+	spec.MTLSConfig = &v1alpha1.MTLSConfig{Limited: &v1alpha1.LimitedTrust{}}
+	limited := &v1alpha1.VirtualMesh{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "isthmus-system", Name: "limited"}, Spec: spec,
+		Status: v1alpha1.VirtualMeshStatus{Accepted: &v1alpha1.AcceptedVirtualMesh{Generation: 1, Spec: spec}},
+	}
+	gateways := membership.GatewayOrder(meshName)
+	orderOf := func(name string) *v1alpha1.IssuedCertificate {
+		return &v1alpha1.IssuedCertificate{ObjectMeta: metav1.ObjectMeta{Namespace: "isthmus-east", Name: name}, Spec: v1alpha1.IssuedCertificateSpec{
+			VirtualMesh: v1alpha1.ObjectRef{Name: "limited", Namespace: "isthmus-system"}, Issuance: 1, Hosts: []string{"spiffe://x/y"},
+			Signer: strings.Repeat("a", 64), Roots: []v1alpha1.RootCertificate{{Fingerprint: strings.Repeat("a", 64), Certificate: "x"}},
+			IssuedCertificateSecret: v1alpha1.SecretRef{Name: "x", Namespace: "x"},
+		}}
+	}
+	h.create(t, limited, orderOf(meshName), orderOf(gateways))
+	w.ok(t, "mesh", "release", meshName, "--member-context", "member")
+	if err := exists(w.hub.Client, &v1alpha1.IssuedCertificate{}, "isthmus-east", meshName); !apierrors.IsNotFound(err) {
+		t.Errorf("the order for the CA of a member under limited trust is left: %v", err)
+	}
+	if err := exists(w.hub.Client, &v1alpha1.IssuedCertificate{}, "isthmus-east", gateways); err != nil {
+		t.Errorf("the order for its gateways: %v", err)
+	}
 }
 
 // TestDescribeAndCheck on objects as hub and agents leave them.

@@ -99,7 +99,7 @@ func (r *registrar) run(ctx context.Context) (err error) {
 	if err := r.registerInHub(ctx); err != nil {
 		return err
 	}
-	if err := r.prepareNamespace(ctx); err != nil {
+	if err := r.member.prepareNamespace(ctx, restrictedNamespace(v1alpha1.AgentNamespace)); err != nil {
 		return err
 	}
 	secret, err := credential(ctx, r.hub, at, r.name)
@@ -244,33 +244,6 @@ func (r *registrar) kubernetesCluster() *v1alpha1.KubernetesCluster {
 	return kc
 }
 
-// agentNamespace is the namespace of the agent, whose pods need no privileges.
-func agentNamespace() *corev1.Namespace {
-	ns := &corev1.Namespace{}
-	ns.Name = v1alpha1.AgentNamespace
-	ns.Labels = map[string]string{
-		v1alpha1.LabelManagedBy:              owner,
-		"pod-security.kubernetes.io/enforce": "restricted",
-	}
-	return ns
-}
-
-// prepareNamespace makes the agent's namespace. One that a user made is left as it is; one that is being deleted is waited
-// for.
-func (r *registrar) prepareNamespace(ctx context.Context) error {
-	return r.member.until(ctx, func(ctx context.Context) (string, error) {
-		ns := &corev1.Namespace{}
-		err := r.member.Get(ctx, client.ObjectKey{Name: v1alpha1.AgentNamespace}, ns)
-		switch {
-		case apierrors.IsNotFound(err):
-			return "", client.IgnoreAlreadyExists(r.member.Create(ctx, agentNamespace(), client.FieldOwner(owner)))
-		case err == nil && ns.DeletionTimestamp != nil:
-			return "namespace " + ns.Name + " of the member cluster is being deleted", nil
-		}
-		return "", err
-	}, changesOf(&corev1.NamespaceList{}, client.MatchingFields{"metadata.name": v1alpha1.AgentNamespace}))
-}
-
 // connected waits until the agent's heartbeat has reached the hub.
 func (r *registrar) connected(ctx context.Context) error {
 	key := client.ObjectKey{Namespace: r.namespace, Name: r.name}
@@ -300,7 +273,7 @@ func (r *registrar) print(ctx context.Context, agent release, at endpoint) error
 	if err != nil {
 		return err
 	}
-	objects := []client.Object{agentNamespace()}
+	objects := []client.Object{restrictedNamespace(v1alpha1.AgentNamespace)}
 	note := "# The agent's credential is not in here: run `meshctl cluster rotate-credentials " + r.name + "` once this is applied.\n"
 	if r.credential {
 		if err := r.registerInHub(ctx); err != nil {

@@ -106,6 +106,7 @@ Exit codes: 0 success, 1 failure (or check found errors), 2 wrong command line.`
 		group("cluster", "Register clusters, list them, part with them",
 			newClusterRegister(c), newClusterDeregister(c), newClusterEvict(c), newClusterList(c), newClusterRotateCredentials(c)),
 		group("mesh", "Act on one mesh", newMeshRestart(c), newMeshRelease(c), newMeshTakeover(c)),
+		group("gateway", "The gateways of a member for limited trust", newGatewayInstall(c), newGatewayUninstall(c)),
 		group("rotation", "Replace the root of a virtual mesh, and see how far that has come",
 			newRotationStatus(c), newRotationStart(c), newRotationApprove(c), newRotationRollback(c)),
 		newCheck(c),

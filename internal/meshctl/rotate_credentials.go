@@ -10,6 +10,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
 	"github.com/isthmus-mesh/isthmus/internal/hub/registration"
 	"github.com/isthmus-mesh/isthmus/internal/kube"
 )
@@ -39,7 +40,7 @@ until the hub has made it anew, and writes a kubeconfig with a new token into th
 				return err
 			}
 			// Whether the member can be written is found out before its credential is revoked.
-			if err := member.may(ctx, right{"patch", "", "secrets", agentNamespace().Name}); err != nil {
+			if err := member.may(ctx, right{"patch", "", "secrets", restrictedNamespace(v1alpha1.AgentNamespace).Name}); err != nil {
 				return err
 			}
 			if err := hub.revoke(ctx, name); err != nil {

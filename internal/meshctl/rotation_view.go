@@ -14,6 +14,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/internal/kube"
 	"github.com/isthmus-mesh/isthmus/internal/membership"
 	"github.com/isthmus-mesh/isthmus/internal/meshctl/diagnosis"
+	"github.com/isthmus-mesh/isthmus/internal/rotation"
 )
 
 // rotationView is where the rotation of a virtual mesh stands.
@@ -137,10 +138,14 @@ func (m *meshView) fill(o *v1alpha1.IssuedCertificate) {
 	if !m.CarriedOut {
 		return
 	}
+	observed, err := rotation.Observe(o)
+	if err != nil { // nobody follows what makes no sense
+		observed = rotation.Evidence{Order: &rotation.Order{}}
+	}
 	if seen := o.Status.ControlPlane; seen != nil {
 		m.Istiod = &v1alpha1.Progress{Total: int32(len(seen.Replicas))}
-		for _, replica := range seen.Replicas {
-			if asOrdered(replica, &o.Spec) {
+		for _, replica := range observed.Replicas {
+			if replica.AsOrdered(observed.Order) {
 				m.Istiod.Done++
 			}
 		}
@@ -148,7 +153,7 @@ func (m *meshView) fill(o *v1alpha1.IssuedCertificate) {
 	}
 	if p := o.Status.Proxies; p != nil {
 		done := min(p.SignedByNew, p.TrustsNew)
-		if dropped(r) != "" {
+		if _, drops := observed.Order.Dropped(); drops {
 			done = min(done, p.RefusesOld)
 		}
 		m.Proxies = &proxyView{
@@ -156,28 +161,6 @@ func (m *meshView) fill(o *v1alpha1.IssuedCertificate) {
 			Live: p.Live, Behind: p.Behind, Unknown: p.Unknown, Laggards: p.Laggards,
 		}
 	}
-}
-
-// asOrdered tells whether a replica of istiod signs and trusts as ordered, and lets nobody in under a root that was dropped.
-func asOrdered(r v1alpha1.IstiodReplica, order *v1alpha1.IssuedCertificateSpec) bool {
-	ordered, held := fingerprints(order.Roots), slices.Clone(r.Roots)
-	slices.Sort(ordered)
-	slices.Sort(held)
-	root := dropped(order.Rotation)
-	return r.Signer == order.Signer && slices.Equal(ordered, held) && (root == "" || !slices.Contains(r.Clients, root))
-}
-
-// dropped is the root that is not trusted any more at the order's stage; "" if all are.
-func dropped(r *v1alpha1.OrderRotation) string {
-	switch {
-	case r == nil || r.Closed:
-		return ""
-	case r.Stage == v1alpha1.StageNewOnly:
-		return r.Old
-	case r.Stage == v1alpha1.StageOldOnly && !r.Half:
-		return r.New
-	}
-	return ""
 }
 
 // asked is what a stage asks of proxies, to be read after a number of them.

@@ -117,6 +117,17 @@ func federates(f *v1alpha1.Federation) []string {
 	return out
 }
 
+// trust says in words how members trust each other.
+func trust(m *v1alpha1.MTLSConfig) string {
+	switch {
+	case m == nil:
+		return "as it is managed elsewhere"
+	case m.Limited != nil:
+		return "limited: members know each other by their gateways, and share no root"
+	}
+	return "shared: one root for all members"
+}
+
 // entrances says in words which gateways are chosen.
 func entrances(f *v1alpha1.Federation) string {
 	switch {

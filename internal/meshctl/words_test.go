@@ -151,6 +151,7 @@ func TestByHand(t *testing.T) {
 	const label = " -A -l 'isthmus.dev/managed-by in (isthmus-agent-network,isthmus-agent-evidence)'"
 	want := "kubectl delete authorizationpolicy.security.istio.io" + label + " --field-selector metadata.name=isthmus-global-access; " +
 		"kubectl delete gateway.networking.istio.io" + label + "; " +
+		"kubectl delete virtualservice.networking.istio.io" + label + "; " +
 		"kubectl delete serviceentry.networking.istio.io" + label + "; " +
 		"kubectl delete destinationrule.networking.istio.io" + label + "; " +
 		"kubectl delete peerauthentication.security.istio.io" + label + "; " +

@@ -17,6 +17,35 @@ import (
 	"github.com/isthmus-mesh/isthmus/internal/pki/pkitest"
 )
 
+// What is under a root is under the same one re-issued as well: which of them is meant is told by the chain.
+func TestCACertsUnderAReissuedRoot(t *testing.T) {
+	old := pkitest.NewRoot(t, "root", now)
+	again := pkitest.NewRootOf(t, "root", old.Key, now)
+	if !again.Root().Reissues(old.Root()) || old.Root().Reissues(old.Root()) || pkitest.NewRoot(t, "root", now).Root().Reissues(old.Root()) {
+		t.Error("a re-issued root is told wrongly")
+	}
+	for name, ca := range map[string]*pkitest.CA{
+		"an intermediate under the old one": old.Intermediate(t, "mesh"), "an intermediate under the new one": again.Intermediate(t, "mesh"),
+		"the old one itself": old, "the new one itself": again,
+	} {
+		for _, bundle := range []pki.Bundle{pki.NewBundle(old.Root(), again.Root()), pki.NewBundle(again.Root(), old.Root())} {
+			c := pki.CACerts{Material: ca.Material(t)}
+			c.Roots = bundle
+			data, err := c.Data()
+			if err != nil {
+				t.Fatal(err)
+			}
+			read, err := pki.ReadCACerts(data, now)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if read.Root.ID() != ca.Root().ID() || len(read.Cross) > 0 || string(read.CertChain().PEM()) != string(c.CertChain().PEM()) {
+				t.Errorf("%s: read as under %s, with %d cross-certificates", name, read.Root.ID().Short(), len(read.Cross))
+			}
+		}
+	}
+}
+
 // caCerts is istiod's CA below a signer.
 func caCerts(t testing.TB, signer *pkitest.CA, more ...pki.Root) pki.CACerts {
 	t.Helper()

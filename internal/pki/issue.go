@@ -1,7 +1,6 @@
 package pki
 
 import (
-	"bytes"
 	"context"
 	"crypto/x509"
 	"fmt"
@@ -154,6 +153,7 @@ func CrossSign(other Root, signer Material, now time.Time) (*x509.Certificate, e
 		SerialNumber:          newSerial(),
 		RawSubject:            root.RawSubject,
 		SubjectKeyId:          root.SubjectKeyId,
+		AuthorityKeyId:        signer.Certificate.SubjectKeyId, // of the same subject, it would else pass for a root
 		NotBefore:             notBefore,
 		NotAfter:              notAfter,
 		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
@@ -185,8 +185,8 @@ func ParseCross(text []byte, root Root, others Bundle) (*x509.Certificate, error
 	return nil, fmt.Errorf("%s is signed by none of the other roots", describe(chain[0]))
 }
 
-// isCrossOf tells whether a certificate is for a root's subject and key without
-// being that root.
+// isCrossOf tells whether a certificate is for a root's subject and key and
+// signed by another one: it is neither that root nor a re-issued one.
 func isCrossOf(c *x509.Certificate, r Root) bool {
-	return RootOf(c).SameAnchor(r) && !bytes.Equal(c.Raw, r.cert.Raw)
+	return RootOf(c).SameAnchor(r) && !isSelfSigned(c)
 }

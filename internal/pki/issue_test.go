@@ -516,6 +516,39 @@ func TestCrossSign(t *testing.T) {
 	}
 }
 
+// Of the same subject, as the roots of cert-manager, a cross-certificate is told from a root by the key of its issuer.
+func TestCrossSignOfTheSameSubject(t *testing.T) {
+	old, fresh := pkitest.NewRoot(t, "root", now), pkitest.NewRoot(t, "root", now)
+	cross, err := pki.CrossSign(fresh.Root(), old.Material(t), now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(cross.AuthorityKeyId, old.Cert.SubjectKeyId) || !bytes.Equal(cross.SubjectKeyId, fresh.Cert.SubjectKeyId) {
+		t.Errorf("of key %x, under key %x", cross.SubjectKeyId, cross.AuthorityKeyId)
+	}
+	if _, err := pki.ParseCross(pki.Chain{cross}.PEM(), fresh.Root(), pki.NewBundle(old.Root(), fresh.Root())); err != nil {
+		t.Error(err)
+	}
+	again := pkitest.NewRootOf(t, "root", fresh.Key, now)
+	if _, err := pki.ParseCross(pki.Chain{again.Cert}.PEM(), fresh.Root(), pki.NewBundle(old.Root(), fresh.Root(), again.Root())); err == nil {
+		t.Error("a re-issued root passes for a cross-certificate")
+	}
+	alike := func(c *x509.Certificate) { c.SubjectKeyId = []byte("one for all") }
+	for name, c := range map[string]struct {
+		by, of *pkitest.CA
+		may    bool
+	}{
+		"another subject":              {old, pkitest.NewRoot(t, "other", now), true},
+		"the same subject":             {old, fresh, true},
+		"re-issued":                    {fresh, again, false},
+		"the same subject and key ids": {pkitest.NewRoot(t, "root", now, alike), pkitest.NewRoot(t, "root", now, alike), false},
+	} {
+		if may := c.by.Root().MayCertify(c.of.Root()); may != c.may {
+			t.Errorf("%s: may certify is %v", name, may)
+		}
+	}
+}
+
 func BenchmarkIssue(b *testing.B) {
 	csr := request(b, pkitest.RSAKey(b, 2048))
 	for _, c := range []struct {

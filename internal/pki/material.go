@@ -99,8 +99,9 @@ func newMaterial(path []*x509.Certificate, key crypto.Signer, roots Bundle) Mate
 }
 
 // buildPath finds the shortest path from the first certificate over the others
-// to a root; among equals, the one whose root comes first in the bundle. istiod
-// verifies a CA for server authentication.
+// to a root; among equals, which lead to a root and to the same one re-issued,
+// the one whose root comes first among the others, else first in the bundle.
+// istiod verifies a CA for server authentication.
 func buildPath(certs []*x509.Certificate, roots Bundle, usage x509.ExtKeyUsage, now time.Time) ([]*x509.Certificate, error) {
 	intermediates := x509.NewCertPool()
 	for _, c := range certs[1:] {
@@ -117,9 +118,16 @@ func buildPath(certs []*x509.Certificate, roots Bundle, usage x509.ExtKeyUsage, 
 	if err != nil {
 		return nil, err
 	}
+	named := func(path []*x509.Certificate) int {
+		if i := slices.IndexFunc(certs, path[len(path)-1].Equal); i >= 0 {
+			return i
+		}
+		return len(certs)
+	}
 	return slices.MinFunc(paths, func(a, b []*x509.Certificate) int {
 		return cmp.Or(
 			cmp.Compare(len(a), len(b)),
+			cmp.Compare(named(a), named(b)),
 			cmp.Compare(roots.index(RootOf(a[len(a)-1]).ID()), roots.index(RootOf(b[len(b)-1]).ID())),
 		)
 	}), nil

@@ -93,6 +93,20 @@ func (r Root) SameAnchor(o Root) bool {
 		bytes.Equal(r.cert.RawSubjectPublicKeyInfo, o.cert.RawSubjectPublicKeyInfo)
 }
 
+// Reissues tells whether two roots are different certificates of one anchor.
+func (r Root) Reissues(o Root) bool {
+	return r.SameAnchor(o) && !bytes.Equal(r.cert.Raw, o.cert.Raw) && isSelfSigned(r.cert) && isSelfSigned(o.cert)
+}
+
+// MayCertify tells whether proxies take a certificate of another root under this one for that, as [CrossSign] makes it: those of one
+// subject they tell by their key identifiers alone, and a root that was re-issued would certify itself.
+func (r Root) MayCertify(o Root) bool {
+	if !bytes.Equal(r.cert.RawSubject, o.cert.RawSubject) {
+		return true
+	}
+	return !r.SameAnchor(o) && len(r.cert.SubjectKeyId) > 0 && len(o.cert.SubjectKeyId) > 0 && !bytes.Equal(r.cert.SubjectKeyId, o.cert.SubjectKeyId)
+}
+
 // RootOptions says what a new root shall be.
 type RootOptions struct {
 	// Organization is the subject's O.

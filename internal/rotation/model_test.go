@@ -353,7 +353,7 @@ func (m *model) look(s *state, i int) seen {
 		return out
 	}
 	roots, signer, other := setOf(o.Roots...), setOf(o.Signer), set(0)
-	if root, ok := droppedBy(o); ok {
+	if root, ok := o.Dropped(); ok {
 		other = setOf(root)
 	}
 	for r := range setup.replicas {

@@ -1,6 +1,7 @@
 package rotation
 
 import (
+	"cmp"
 	"slices"
 	"time"
 
@@ -49,7 +50,7 @@ func (s *steering) lacks(m *member) *finding.Finding {
 	case g.hold(guardFresh) && !o.answeredBy(m.Carried):
 		return lack(ReasonNotCarriedOut, "its agent has not carried out the order yet")
 	case !controlPlane(o, m.Evidence, g):
-		return lack(ReasonControlPlane, "not every istiod is seen to use what was ordered")
+		return lack(ReasonControlPlane, "not every "+cmp.Or(m.Member.Replicas, "istiod")+" is seen to use what was ordered")
 	case g.hold(guardPublished) && !m.Published:
 		return lack(ReasonRoots, "not every namespace holds the ordered roots yet")
 	case s.firstNudge(m):
@@ -67,11 +68,10 @@ func controlPlane(o *Order, e Evidence, g guards) bool {
 		return false
 	}
 	good := func(r Replica) bool {
-		if r.Signer != o.Signer || !sameSet(r.Roots, o.Roots) {
-			return false
+		if !g.hold(guardClients) {
+			r.Clients = nil
 		}
-		root, ok := droppedBy(o)
-		return !ok || !g.hold(guardClients) || !slices.Contains(r.Clients, root)
+		return r.AsOrdered(o)
 	}
 	if !g.hold(guardReplicas) {
 		return slices.ContainsFunc(e.Replicas, good)
@@ -79,8 +79,15 @@ func controlPlane(o *Order, e Evidence, g guards) bool {
 	return !slices.ContainsFunc(e.Replicas, func(r Replica) bool { return !good(r) })
 }
 
-// droppedBy is the root that an order drops.
-func droppedBy(o *Order) (pki.RootID, bool) {
+// AsOrdered tells whether a replica serves under the ordered signer, holds the ordered roots and no others, and lets in no clients
+// under a root that was dropped.
+func (r Replica) AsOrdered(o *Order) bool {
+	root, drops := o.Dropped()
+	return r.Signer == o.Signer && sameSet(r.Roots, o.Roots) && !(drops && slices.Contains(r.Clients, root))
+}
+
+// Dropped is the root that an order drops.
+func (o *Order) Dropped() (pki.RootID, bool) {
 	if !isOpen(o.Position) {
 		return pki.RootID{}, false
 	}
@@ -99,7 +106,7 @@ func proxies(o *Order, p *Proxies, g guards) bool {
 	if p == nil {
 		return false
 	}
-	_, drops := droppedBy(o)
+	_, drops := o.Dropped()
 	return (!g.hold(guardLeaf) || p.Leaf == p.Total) && (!g.hold(guardTrust) || p.Trust == p.Total) &&
 		(!g.hold(guardRefusal) || !drops || p.Refuse == p.Total)
 }

@@ -185,6 +185,8 @@ type Member struct {
 	Ratio pki.Ratio
 	// Retained: it is no member any more. What it holds is renewed; in rotations, it takes no part.
 	Retained bool
+	// Replicas is what the mesh's replicas are called; empty stands for istiod.
+	Replicas string
 }
 
 // Evidence is what is known of one mesh.

@@ -42,6 +42,7 @@ func TestE2E(t *testing.T) {
 		{"APIServerRestarted", apiServerRestarted},
 		{"Restored", restored},
 		{"ProvidedRoot", providedRoot},
+		{"CertManager", certManager},
 		{"Deregister", deregister},
 	}
 	for _, s := range scenarios {

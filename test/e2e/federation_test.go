@@ -366,6 +366,17 @@ func federationOptions(t *testing.T, w *world) {
 	w.want(t, remote, caller, answeredBy("reviews", management), "http://reviews.default.svc.management-plane.mesh.example:9080/")
 	w.gone(t, remote, host)
 
+	// The names of the first generation, beside the others, and no more when nobody asks for them.
+	federate(t, w, `{"selectors":[{}],"shortHostnames":true}`)
+	short := "reviews.default." + cluster(management)
+	w.want(t, remote, caller, answeredBy("reviews", management), "http://"+short+":9080/")
+	w.want(t, remote, caller, answered, "tcp://"+short+":9000")
+	w.want(t, remote, caller, answeredBy("reviews", management), "grpc://"+short+":9090")
+	w.want(t, remote, caller, answeredBy("reviews", management), url)
+	federate(t, w, everything)
+	w.gone(t, remote, short)
+	w.want(t, remote, caller, answeredBy("reviews", management), url)
+
 	// A flat network: pods are asked directly, and no gateway opens.
 	federate(t, w, `{"selectors":[{}],"flatNetwork":true}`)
 	w.want(t, remote, caller, answeredBy("reviews", management), url)

@@ -67,7 +67,7 @@ func refused(t *testing.T, w *world) {
 	}
 }
 
-// providedRoot: a root of the user's own, in each form of its Secret, is what the mesh then uses. istiod and the workloads
+// providedRoot: a root of the user's own, in each form of its Secret but that of cert-manager, is what the mesh then uses. istiod and the workloads
 // are restarted by the agent, as autoRestartPods allows.
 func providedRoot(t *testing.T, w *world) {
 	patchVM(t, w, `{"spec":{"meshes":[{"name":"istiod-istio-system-management-plane"}]}}`)
@@ -79,7 +79,6 @@ func providedRoot(t *testing.T, w *world) {
 	}{
 		"root-and-key": {pkitest.NewRoot(t, "root-and-key", now), func(c *pkitest.CA) map[string][]byte { return c.RootSecret(t) }},
 		"istio":        {pkitest.NewRoot(t, "istio", now).Intermediate(t, "issuing"), func(c *pkitest.CA) map[string][]byte { return c.IstioSecret(t) }},
-		"cert-manager": {pkitest.NewRoot(t, "cert-manager", now).Intermediate(t, "issuing"), func(c *pkitest.CA) map[string][]byte { return c.CertManagerSecret(t) }},
 	}
 	for name, form := range forms {
 		w.selfSigned(t)

@@ -42,6 +42,7 @@ func TestCertificates(t *testing.T) {
 	t.Run("a lost key", testKeyLost)
 	t.Run("bad orders", testBadOrders)
 	t.Run("rotation", testRotation)
+	t.Run("re-issued root", testReissuedRoot)
 	t.Run("Vault", testVault)
 }
 

@@ -1,11 +1,14 @@
 package certificates
 
 import (
+	"context"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
+	"github.com/isthmus-mesh/isthmus/internal/kube"
 	"github.com/isthmus-mesh/isthmus/internal/pki"
 	"github.com/isthmus-mesh/isthmus/internal/testenv"
 )
@@ -49,3 +52,36 @@ func (m Member) Serves() (out pki.CACerts) {
 
 // Restarts counts those of istiod.
 func (m Member) Restarts() int { return m.w.rolls }
+
+// HubNamespace is that of the cluster in the hub.
+func (m Member) HubNamespace() string { return kube.ClusterNamespace(m.w.cluster) }
+
+// HasCACerts tells whether cacerts exists.
+func (m Member) HasCACerts() bool { return m.w.cacerts() != nil }
+
+// Gateway makes a Service and a pod of a gateway of limited trust, and returns the pod's address.
+func (m Member) Gateway(role string) string {
+	w, labels := m.w, map[string]string{v1alpha1.LabelGateway: role}
+	service := &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{Namespace: v1alpha1.GatewaysNamespace, Name: "isthmus-" + role, Labels: labels},
+		Spec: corev1.ServiceSpec{
+			Selector: labels, ExternalIPs: []string{"192.0.2.1"}, Ports: []corev1.ServicePort{{Name: "tls", Port: 15443}},
+		},
+	}
+	w.create(service)
+	pod := &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: v1alpha1.GatewaysNamespace, Name: "isthmus-" + role, Labels: labels},
+		Spec: corev1.PodSpec{ServiceAccountName: "isthmus-" + role, Containers: []corev1.Container{{
+			Name: "istio-proxy", Image: "istio/proxyv2:1.31.1", Args: []string{"proxy", "router"},
+			Env: []corev1.EnvVar{{Name: "CA_ADDR", Value: "istiod." + w.rootNS + ".svc:15012"}},
+		}}},
+	}
+	w.create(pod)
+	pod.Status = corev1.PodStatus{Phase: corev1.PodRunning, PodIP: address(), ContainerStatuses: []corev1.ContainerStatus{{
+		Name: "istio-proxy", State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: metav1.Now()}},
+	}}}
+	if err := w.member.Status().Update(context.Background(), pod); err != nil {
+		w.t.Fatal(err)
+	}
+	return pod.Status.PodIP
+}

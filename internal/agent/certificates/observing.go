@@ -76,6 +76,12 @@ func (w *wanted) dropped() string {
 	return ""
 }
 
+// reissued tells whether the root that the order drops is the same as the signer's but for the certificate: then nobody can refuse
+// what is under it, and need not.
+func (w *wanted) reissued() bool {
+	return w.dropped() != "" && w.Spare != nil && w.Spare.Root.Reissues(w.CA.Root)
+}
+
 // replicaView is what one replica of istiod was seen to use.
 type replicaView struct {
 	evidence.Replica
@@ -121,7 +127,7 @@ func viewReplica(r evidence.Replica, seen evidence.Sight, w *wanted, now time.Ti
 			}
 		}
 	}
-	if dropped := w.dropped(); dropped != "" {
+	if dropped := w.dropped(); dropped != "" && !w.reissued() {
 		answer := seen.Answers[pki.RootIDOrZero(dropped)]
 		// What was started since has read its roots anew, should it not be possible to ask it.
 		v.lets = answer == evidence.Accepted || answer == evidence.Unknown && r.Pod.Annotations[restart.Annotation] != w.token()
@@ -243,7 +249,7 @@ func viewProxy(p evidence.ProxyPod, seen evidence.Sight, w *wanted, now time.Tim
 		}
 	}
 	if dropped := w.dropped(); dropped != "" {
-		if v.refuses = answer(dropped) == evidence.Refused; !v.refuses && v.why == "" {
+		if v.refuses = w.reissued() || answer(dropped) == evidence.Refused; !v.refuses && v.why == "" {
 			v.why = "it is not seen to refuse leaves under root " + pki.RootIDOrZero(dropped).Short()
 		}
 	}

@@ -134,13 +134,15 @@ func (w *wanted) first(live *corev1.Secret) *wanted {
 	if !before.CA.Roots.Contains(w.CA.Root.ID()) || before.CA.Roots.Len() == w.CA.Roots.Len() {
 		return nil
 	}
-	if live != nil && live.Labels[v1alpha1.LabelManagedBy] == managedBy && string(live.Data[pki.RootCertKey]) != string(before.CA.Roots.PEM()) {
-		return nil
+	if live == nil {
+		return &before
 	}
-	if live != nil && live.Labels[v1alpha1.LabelManagedBy] != managedBy {
-		if _, generated := live.Data[pki.IstioGeneratedKey]; !generated {
-			return nil // it uses a plug-in CA
-		}
+	_, generated := live.Data[pki.IstioGeneratedKey]
+	switch ours := live.Labels[v1alpha1.LabelManagedBy] == managedBy; {
+	case ours && string(live.Data[pki.RootCertKey]) != string(before.CA.Roots.PEM()):
+		return nil
+	case !ours && !generated:
+		return nil // it uses a plug-in CA
 	}
 	return &before
 }

@@ -16,6 +16,7 @@ import (
 	"math/big"
 	"net"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -430,6 +431,9 @@ func (w *world) invariants() error {
 	} {
 		if err := w.hub.List(context.Background(), list); err != nil {
 			return err
+		}
+		if secrets, ok := list.(*corev1.SecretList); ok {
+			secrets.Items = slices.DeleteFunc(secrets.Items, func(s corev1.Secret) bool { return s.Type == v1alpha1.SecretTypeRoot }) // its own
 		}
 		if err := noKey(list); err != nil {
 			return err

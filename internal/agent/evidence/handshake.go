@@ -1,6 +1,7 @@
 package evidence
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -92,13 +93,23 @@ func (p *Presented) watch(name string, alpn []string, offer *tls.Certificate) *t
 	}
 }
 
-// Signer is the root among the candidates to which the leaf chains; false if it chains to none of them at that time.
+// Signer is the root among the candidates to which the leaf chains; false if it chains to none of them at that time. If it chains
+// to several, it is that which comes first in what was presented, else among the candidates: what is under a root is under the
+// same one re-issued as well.
 func (p Presented) Signer(candidates pki.Bundle, now time.Time) (pki.RootID, bool) {
 	intermediates := x509.NewCertPool()
 	for _, c := range p.Chain[1:] {
 		intermediates.AddCert(c)
 	}
-	for _, root := range candidates.Roots() {
+	presented := func(r pki.Root) int {
+		if i := slices.IndexFunc(p.Chain, r.Certificate().Equal); i >= 0 {
+			return i
+		}
+		return len(p.Chain)
+	}
+	roots := candidates.Roots()
+	slices.SortStableFunc(roots, func(a, b pki.Root) int { return cmp.Compare(presented(a), presented(b)) })
+	for _, root := range roots {
 		pool := x509.NewCertPool()
 		pool.AddCert(root.Certificate())
 		if _, err := p.Chain[0].Verify(x509.VerifyOptions{

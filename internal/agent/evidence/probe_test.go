@@ -203,6 +203,45 @@ func TestRootsThatAreAlike(t *testing.T) {
 	})
 }
 
+// A leaf under a re-issued root is under the former one as well. Since when it is there is told by what comes with it.
+func TestLeavesUnderAReissuedRoot(t *testing.T) {
+	from := newAuthority(t, "root")
+	to := under(t, pkitest.NewRootOf(t, "root", from.root.Key, time.Now()))
+	for _, a := range []authority{from, to} {
+		other := from
+		if a.id() == from.id() {
+			other = to
+		}
+		leaf := a.leaf(t, web)
+		seen := func(above ...*pkitest.CA) Seen {
+			var s Seen
+			for _, der := range leaf.Certificate {
+				c, err := x509.ParseCertificate(der)
+				if err != nil {
+					t.Fatal(err)
+				}
+				s.Chain = append(s.Chain, c)
+			}
+			for _, c := range above {
+				s.Chain = append(s.Chain, c.Cert)
+			}
+			return s
+		}
+		s := seen(a.root, other.root)
+		if !s.SignedBy(a.root.Root(), time.Now()) || s.SignedBy(other.root.Root(), time.Now()) {
+			t.Error("the root that comes first with a leaf is not taken for its own")
+		}
+		for _, candidates := range []pki.Bundle{pki.NewBundle(from.root.Root(), to.root.Root()), pki.NewBundle(to.root.Root(), from.root.Root())} {
+			if signer, ok := s.Signer(candidates, time.Now()); !ok || signer != a.id() {
+				t.Errorf("its signer is %s", signer.Short())
+			}
+		}
+		if alone := seen(); !alone.SignedBy(a.root.Root(), time.Now()) || !alone.SignedBy(other.root.Root(), time.Now()) {
+			t.Error("without a root, it is not under both")
+		}
+	}
+}
+
 // What is no evidence, or is evidence of something else.
 func TestFalseEvidence(t *testing.T) {
 	from, to := newAuthority(t, "old"), newAuthority(t, "new")

@@ -25,13 +25,20 @@ func AskReplicas(ctx context.Context, replicas []Replica) []Seen {
 	})
 }
 
-// SignedBy reports whether the leaf chains to the root.
+// SignedBy reports whether the leaf chains to the root, and was issued since the root is this certificate, should it be a
+// re-issued one.
 func (s Seen) SignedBy(root pki.Root, now time.Time) bool {
 	if s.Err != nil {
 		return false
 	}
-	_, ok := s.Signer(pki.NewBundle(root), now)
-	return ok
+	candidates := pki.NewBundle(root)
+	for _, c := range s.Chain[1:] {
+		if other := pki.RootOf(c); other.Reissues(root) {
+			candidates = candidates.Append(other)
+		}
+	}
+	signer, ok := s.Signer(candidates, now)
+	return ok && signer == root.ID()
 }
 
 // each calls f for every item, several at a time.

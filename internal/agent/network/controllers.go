@@ -91,7 +91,7 @@ func (n *network) addControllers() error {
 			}
 			moved := n.addresses.reserve(client.ObjectKeyFromObject(o).String(), o.Spec.Addresses)
 			n.enqueue(nameController, 0, n.names.ofHosts(moved)...)
-			return append(n.imports.ofHosts(moved), n.blocked.by(importController, o)...)
+			return slices.Concat(n.imports.ofHosts(moved), n.imports.ofHosts(o.Spec.Hosts), n.blocked.by(importController, o))
 		}),
 		watch(istio, &networkingv1.DestinationRule{}, versionChanged, func(o *networkingv1.DestinationRule) []ctrl.Request {
 			if isOurs(o) {

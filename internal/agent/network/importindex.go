@@ -16,7 +16,8 @@ const averageSize = 4096
 type importIndex struct {
 	mu     sync.Mutex
 	byHost map[string]string // "<namespace>/<name>" of the Destination
-	hostOf map[string]string // the reverse
+	hostOf map[string]string // the reverse, of full hostnames
+	short  map[string]string // short hostnames, by Destination
 	sizeOf map[string]int    // bytes of its objects, by Destination
 	byHome map[string]*share // by namespace
 }
@@ -29,10 +30,10 @@ type share struct {
 }
 
 func newImportIndex() *importIndex {
-	return &importIndex{byHost: map[string]string{}, hostOf: map[string]string{}, sizeOf: map[string]int{}, byHome: map[string]*share{}}
+	return &importIndex{byHost: map[string]string{}, hostOf: map[string]string{}, short: map[string]string{}, sizeOf: map[string]int{}, byHome: map[string]*share{}}
 }
 
-// recall says that there is an object of a Destination: its ServiceEntry, with a hostname, or with "" another one.
+// recall says that there is an object of a Destination: its ServiceEntry, with a full hostname, or with "" another one.
 func (x *importIndex) recall(destination, host string, size int) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -63,6 +64,13 @@ func (x *importIndex) admit(key types.NamespacedName, host string, size, limit i
 	}
 	home.waiting[key.Name] = struct{}{}
 	return reason
+}
+
+// also says that a Destination has a short hostname too.
+func (x *importIndex) also(destination, short string) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.byHost[short], x.short[destination] = destination, short
 }
 
 // full reports whether so many destinations of a cluster are imported that there is no room for another one. If so, it waits.
@@ -137,22 +145,30 @@ func (x *importIndex) drop(destination, host string) bool {
 		return false
 	}
 	delete(x.byHost, host)
+	if x.short[destination] == host {
+		delete(x.short, destination)
+	}
 	if x.hostOf[destination] == host {
 		x.forget(destination)
 	}
 	return true
 }
 
-// remove says that a Destination is not imported; it returns the hostname as which it was.
-func (x *importIndex) remove(destination string) (host string) {
+// remove says that a Destination is not imported; it returns the hostnames as which it was.
+func (x *importIndex) remove(destination string) (hosts []string) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	host, ok := x.hostOf[destination]
-	if ok {
+	if short, ok := x.short[destination]; ok {
+		delete(x.byHost, short)
+		delete(x.short, destination)
+		hosts = append(hosts, short)
+	}
+	if host, ok := x.hostOf[destination]; ok {
 		delete(x.byHost, host)
 		x.forget(destination)
+		hosts = append(hosts, host)
 	}
-	return host
+	return hosts
 }
 
 func (x *importIndex) forget(destination string) {

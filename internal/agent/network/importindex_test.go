@@ -2,6 +2,7 @@ package network
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 
 	"k8s.io/apimachinery/pkg/types"
@@ -56,7 +57,12 @@ func TestShares(t *testing.T) {
 	if reason := x.admit(next[0].NamespacedName, "new.shop.svc.west.global", 1, limit); reason != "" {
 		t.Error(reason)
 	}
-	if x.remove(next[0].String()) != "new.shop.svc.west.global" || x.remove(next[0].String()) != "" {
+	x.also(next[0].String(), "new.shop.west")
+	if got := x.ofHosts([]string{"new.shop.west"}); !slices.Equal(got, next) {
+		t.Errorf("of the short hostname: %v", got)
+	}
+	if got := x.remove(next[0].String()); !slices.Equal(got, []string{"new.shop.west", "new.shop.svc.west.global"}) || x.remove(next[0].String()) != nil ||
+		x.ofHosts([]string{"new.shop.west"}) != nil {
 		t.Error("removed not once")
 	}
 }
@@ -71,11 +77,12 @@ func TestSharesAddUp(t *testing.T) {
 			size int
 		}
 		have := map[types.NamespacedName]imported{}
+		short := map[types.NamespacedName]bool{}
 		for range rapid.IntRange(1, 100).Draw(t, "steps") {
 			key := importKey(rapid.SampledFrom([]string{"west", "north"}).Draw(t, "cluster"), rapid.IntRange(0, 9).Draw(t, "service"))
 			host := key.Name + "." + key.Namespace + "." + rapid.SampledFrom([]string{"global", "example"}).Draw(t, "suffix")
 			was, there := have[key]
-			switch rapid.IntRange(0, 3).Draw(t, "what") {
+			switch rapid.IntRange(0, 5).Draw(t, "what") {
 			case 0:
 				size := rapid.IntRange(0, 3*averageSize).Draw(t, "size")
 				if x.admit(key, host, size, limit) == "" {
@@ -92,13 +99,29 @@ func TestSharesAddUp(t *testing.T) {
 					delete(have, key)
 				}
 			case 2:
-				if got := x.remove(key.String()); got != was.host {
-					t.Fatalf("removed %q, want %q", got, was.host)
+				var want []string
+				if short[key] {
+					want = append(want, key.String())
+				}
+				if there {
+					want = append(want, was.host)
+				}
+				if got := x.remove(key.String()); !slices.Equal(got, want) {
+					t.Fatalf("removed %q, want %q", got, want)
 				}
 				delete(have, key)
+				delete(short, key)
 			case 3:
 				x.full(key, limit)
 				x.come(key)
+			case 4:
+				x.also(key.String(), key.String())
+				short[key] = true
+			case 5:
+				if x.drop(key.String(), key.String()) != short[key] {
+					t.Fatalf("drop of the short hostname of %s", key)
+				}
+				delete(short, key)
 			}
 		}
 		count, size := map[string]int{}, map[string]int{}

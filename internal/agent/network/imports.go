@@ -95,7 +95,7 @@ func isLimited(o client.Object) bool { return o.GetAnnotations()[annotationClien
 // makeRoom gives up what was kept for a destination of which there is nothing here.
 func (n *network) makeRoom(key types.NamespacedName) {
 	n.turns.forget(key)
-	if host := n.imports.remove(key.String()); host != "" {
+	for _, host := range n.imports.remove(key.String()) {
 		n.addresses.release(host)
 		n.enqueue(importController, 0, n.imports.next(key.Namespace, n.MaxImports)...)
 	}
@@ -164,8 +164,9 @@ func (i *importing) run(ctx context.Context) (outcome, error) {
 	if !imported && i.imports.full(i.key, i.MaxImports) {
 		return i.noRoom(ReasonTooManyImports), nil
 	}
-	cl := federation.Client{Mesh: i.mesh, Imported: imported && len(former) == 0, Forbidden: i.isForbidden}
-	out, refusal := federation.Import(vm, cl, home, i.destination)
+	out, refusal := federation.Import(vm, federation.Client{
+		Mesh: i.mesh, Imported: imported && len(former) == 0, Forbidden: i.isForbidden, ShortHostnameClusters: i.ShortHostnameClusters,
+	}, home, i.destination)
 	if refusal != nil && !refusal.Withdraw && len(former) > 0 {
 		settled.settled = false // what there is was made for another trust, and stays as long as there is nothing instead
 	}
@@ -194,6 +195,12 @@ func (i *importing) run(ctx context.Context) (outcome, error) {
 		return settled, nil //nolint:nilerr // it is reported, and nothing changes by trying again
 	}
 	out.ServiceEntry.Spec.Addresses = []string{address}
+	if out.Short != nil {
+		if err := i.short(ctx, out); err != nil {
+			return settled, err
+		}
+		objects = i.objectsOf(vm, home, out) // it may be left out
+	}
 	settled.holds = true
 	if wait, err := i.turn(ctx, objects, labelOf(vm)); err != nil || wait > 0 {
 		i.report(finding.Finding{Reason: ReasonTooManyChanges, Message: "destinations of the cluster change so often that they are followed slowly: see what changes them"})
@@ -253,6 +260,9 @@ func (i *importing) objectsOf(vm *membership.VirtualMesh, home *v1alpha1.Mesh, o
 		objects = append(objects, e.Gateway)
 	}
 	objects = append(objects, out.DestinationRule, out.ServiceEntry)
+	if out.Short != nil {
+		objects = append(objects, out.Short.DestinationRule, out.Short.ServiceEntry)
+	}
 	for _, o := range objects {
 		annotate(o, membership.MeshKey(home))
 		if out.Egress != nil {
@@ -282,26 +292,38 @@ func (i *importing) apply(ctx context.Context, vm *membership.VirtualMesh, home 
 	former := i.former(vm)
 	settled := outcome{settled: len(former) == 0, holds: true}
 	notes := out.Notes
+	rules := []*networkingv1.DestinationRule{out.DestinationRule}
 	for _, o := range objects {
 		err := i.objects.apply(ctx, o, labelOf(vm))
-		if f, ok := i.blocked.foreign(err, importController, ctrl.Request{NamespacedName: i.key}); ok {
-			i.report(append(notes, f)...)
-			settled.again = unseen(o)
-			return settled, nil
+		f, inTheWay := i.blocked.foreign(err, importController, ctrl.Request{NamespacedName: i.key})
+		switch {
+		case inTheWay:
+			settled.again = sooner(settled.again, unseen(o))
+		case refused(err), apierrors.IsNotFound(err): // as where there is no such namespace any more
+			f = finding.Finding{Reason: ReasonRefused, Message: err.Error()}
+		case err != nil:
+			return settled, err
+		default:
+			continue
 		}
-		if refused(err) || apierrors.IsNotFound(err) { // as where there is no such namespace any more
-			i.report(append(notes, finding.Finding{Reason: ReasonRefused, Message: err.Error()})...)
-			return settled, nil
+		notes = append(notes, f)
+		if isShort(out, o) { // the last ones, and a further name
+			break
 		}
+		i.report(notes...)
+		return settled, nil
+	}
+	if out.Short != nil {
+		rules = append(rules, out.Short.DestinationRule)
+	}
+	for _, rule := range rules {
+		shadows, err := i.shadows(ctx, rule)
 		if err != nil {
 			return settled, err
 		}
+		notes = append(notes, shadows...)
 	}
-	shadows, err := i.shadows(ctx, out.DestinationRule)
-	if err != nil {
-		return settled, err
-	}
-	i.report(append(notes, shadows...)...)
+	i.report(notes...)
 	if wait, err := i.leave(ctx, vm, home, former); err != nil || wait > 0 {
 		settled.settled = wait > 0 && !slices.ContainsFunc(former, func(o client.Object) bool { _, ok := o.(*networkingv1.ServiceEntry); return ok })
 		settled.again = wait
@@ -312,6 +334,11 @@ func (i *importing) apply(ctx context.Context, vm *membership.VirtualMesh, home 
 	return settled, i.remove(ctx, "it is not called for any more", func(o client.Object) bool {
 		return slices.ContainsFunc(objects, func(w client.Object) bool { return sameObject(w, o) && sameKind(w, o) })
 	})
+}
+
+// isShort reports whether an object is of the short hostname.
+func isShort(out *federation.Imported, o client.Object) bool {
+	return out.Short != nil && (o == client.Object(out.Short.DestinationRule) || o == client.Object(out.Short.ServiceEntry))
 }
 
 // leave leaves the way of a former trust, which is there beside the one that was just written. It returns how long to wait before

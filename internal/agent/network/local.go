@@ -52,7 +52,7 @@ const (
 	byMesh = "mesh"
 	// byOthers finds Gateways of others, as "true".
 	byOthers = "others"
-	// byHost finds DestinationRules of others by their host as it is written.
+	// byHost finds DestinationRules of others by their host as it is written, and ServiceEntries of others by theirs.
 	byHost = "host"
 )
 
@@ -113,6 +113,11 @@ func addIndexes(ctx context.Context, c cache.Cache) error {
 	errs = append(errs, c.IndexField(ctx, &networkingv1.DestinationRule{}, byHost, func(o client.Object) []string {
 		if rule, ok := o.(*networkingv1.DestinationRule); ok && !isOurs(o) {
 			return []string{rule.Spec.Host}
+		}
+		return nil
+	}), c.IndexField(ctx, &networkingv1.ServiceEntry{}, byHost, func(o client.Object) []string {
+		if e, ok := o.(*networkingv1.ServiceEntry); ok && !isOurs(o) {
+			return e.Spec.Hosts
 		}
 		return nil
 	}))

@@ -53,6 +53,8 @@ type Options struct {
 	AddressRange netip.Prefix
 	// MaxImports is how many destinations of one cluster are imported. Defaults to DefaultMaxImports.
 	MaxImports int
+	// ShortHostnameClusters are those whose services may have short hostnames here although these could be names of the internet.
+	ShortHostnameClusters []string
 	// GatewayProbeInterval is how often the way to other meshes is tried, by a handshake through their gateways; 0 means never.
 	GatewayProbeInterval time.Duration
 	// Now is the clock; nil means time.Now.
@@ -269,7 +271,11 @@ func (n *network) recall() {
 			if isPrefixed(e.Annotations[v1alpha1.AnnotationDestination]) {
 				continue
 			}
-			n.imports.recall(e.Annotations[v1alpha1.AnnotationDestination], e.Spec.Hosts[0], sizeOf(e))
+			if host := e.Spec.Hosts[0]; federation.IsShortHostname(host) {
+				n.imports.also(e.Annotations[v1alpha1.AnnotationDestination], host)
+			} else {
+				n.imports.recall(e.Annotations[v1alpha1.AnnotationDestination], host, sizeOf(e))
+			}
 		}
 	}
 	for _, e := range more {

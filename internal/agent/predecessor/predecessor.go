@@ -175,7 +175,7 @@ func (r *Reporter) outputs(ctx context.Context, kind schema.GroupVersionKind, ro
 	if err := add(legacy.IsOutput, client.HasLabels{legacy.LabelOutput}); err != nil {
 		return nil, err
 	}
-	if kind.Kind == serviceEntry {
+	if kind.Kind == serviceEntry || kind.Kind == "DestinationRule" {
 		named := func(o metav1.Object) bool {
 			return !legacy.IsOutput(o) && legacy.IsFederatedName(o.GetName(), clusters)
 		}

@@ -121,7 +121,8 @@ func TestReporter(t *testing.T) {
 		return fmt.Sprintf("{hosts: [%q], ports: [{number: 80, name: http, protocol: HTTP}], resolution: STATIC, location: MESH_INTERNAL}", host)
 	}
 	create(object(net, "ServiceEntry", "istio-system", "reviews.bookinfo.svc.west.global", entry("reviews.bookinfo.svc.west.global"), gloo))
-	create(object(net, "ServiceEntry", "istio-system", "ratings.default.west", entry("ratings.default.west"), nil)) // of the first generation
+	create(object(net, "ServiceEntry", "istio-system", "ratings.default.west", entry("ratings.default.west"), nil))     // of the first generation
+	create(object(net, "DestinationRule", "istio-system", "ratings.default.west", "{host: ratings.default.west}", nil)) // the same
 	create(object(net, "ServiceEntry", "istio-system", "api.example.com", entry("api.example.com"), nil))
 	create(object(net, "ServiceEntry", "bookinfo", "ratings.default.west", entry("ratings.default.west"), nil))
 	create(object(net, "ServiceEntry", "istio-system", "reviews.bookinfo.svc.east.global", entry("reviews.bookinfo.svc.east.global"), gloo)) // for its own gateway
@@ -146,12 +147,12 @@ func TestReporter(t *testing.T) {
 		Running: []string{"gloo-mesh/cert-agent"},
 		CACerts: true,
 		Kinds: []v1alpha1.PredecessorKind{
-			{Kind: "ServiceEntry", Count: 3}, {Kind: "DestinationRule", Count: 1}, {Kind: "VirtualService", Count: 1},
+			{Kind: "ServiceEntry", Count: 3}, {Kind: "DestinationRule", Count: 2}, {Kind: "VirtualService", Count: 1},
 			{Kind: "EnvoyFilter", Count: 1}, {Kind: "AuthorizationPolicy", Count: 1},
 		},
 		Imports: 2,
 		Objects: []string{
-			"ServiceEntry istio-system/ratings.default.west", "ServiceEntry istio-system/reviews.bookinfo.svc.east.global", "ServiceEntry istio-system/reviews.bookinfo.svc.west.global", "DestinationRule bookinfo/reviews",
+			"ServiceEntry istio-system/ratings.default.west", "ServiceEntry istio-system/reviews.bookinfo.svc.east.global", "ServiceEntry istio-system/reviews.bookinfo.svc.west.global", "DestinationRule bookinfo/reviews", "DestinationRule istio-system/ratings.default.west",
 			"VirtualService bookinfo/reviews", "EnvoyFilter istio-system/vm.gloo-mesh", "AuthorizationPolicy istio-system/global-access-control",
 		},
 	}

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -74,7 +75,7 @@ func (r *VirtualMeshes) Reconcile(ctx context.Context, req reconcile.Request) (r
 	if !vm.DeletionTimestamp.IsZero() {
 		return reconcile.Result{}, r.deleting(ctx, vm, fleet)
 	}
-	world, orders, err := r.world(ctx, vm, fleet)
+	world, orders, again, err := r.world(ctx, vm, fleet)
 	if err != nil {
 		return reconcile.Result{}, err
 	}
@@ -99,7 +100,7 @@ func (r *VirtualMeshes) Reconcile(ctx context.Context, req reconcile.Request) (r
 	}
 	ready := meta.FindStatusCondition(conditions, v1alpha1.ConditionReady)
 	finding.Announce(r.Events, vm, vm.Status.Conditions, actionAccept, *ready)
-	return reconcile.Result{}, nil
+	return reconcile.Result{RequeueAfter: again}, nil
 }
 
 // asAccepted returns meshes as other members know them.
@@ -163,24 +164,24 @@ func (r *VirtualMeshes) destinations(ctx context.Context, vm *v1alpha1.VirtualMe
 	return &sum, nil
 }
 
-// world reads all that vm is judged against, and the orders made for it.
-func (r *VirtualMeshes) world(ctx context.Context, vm *v1alpha1.VirtualMesh, f fleet) (w accept.World, own []v1alpha1.IssuedCertificate, err error) {
+// world reads all that vm is judged against, and the orders made for it. It says when to look again, if time alone changes anything.
+func (r *VirtualMeshes) world(ctx context.Context, vm *v1alpha1.VirtualMesh, f fleet) (w accept.World, own []v1alpha1.IssuedCertificate, again time.Duration, err error) {
 	w.Namespace, w.Meshes, w.Leaving = r.Namespace, f.meshes, f.leaving()
 	settings := &v1alpha1.Settings{}
 	err = r.Reader.Get(ctx, client.ObjectKey{Namespace: r.Namespace, Name: v1alpha1.SettingsName}, settings)
 	if client.IgnoreNotFound(err) != nil {
-		return w, nil, err
+		return w, nil, 0, err
 	}
 	if a := settings.Status.Accepted; a != nil {
 		w.Settings = &a.Spec
 	}
 	var virtualMeshes v1alpha1.VirtualMeshList
 	if err := r.Reader.List(ctx, &virtualMeshes, client.InNamespace(r.Namespace)); err != nil {
-		return w, nil, err
+		return w, nil, 0, err
 	}
 	var orders v1alpha1.IssuedCertificateList
 	if err := r.Client.List(ctx, &orders); err != nil {
-		return w, nil, err
+		return w, nil, 0, err
 	}
 	for i := range orders.Items {
 		if ref := orders.Items[i].Spec.VirtualMesh; ref.Name == vm.Name && ref.Namespace == vm.Namespace {
@@ -188,14 +189,15 @@ func (r *VirtualMeshes) world(ctx context.Context, vm *v1alpha1.VirtualMesh, f f
 		}
 	}
 	w.Holders = accept.Holders(vm, virtualMeshes.Items, w.Meshes, orders.Items)
-	return w, own, r.trust(ctx, vm, &w, own)
+	again, err = r.trust(ctx, vm, &w, own)
+	return w, own, again, err
 }
 
 // trust adds what is known of the root in use and of the one that the spec provides.
-func (r *VirtualMeshes) trust(ctx context.Context, vm *v1alpha1.VirtualMesh, w *accept.World, orders []v1alpha1.IssuedCertificate) error {
+func (r *VirtualMeshes) trust(ctx context.Context, vm *v1alpha1.VirtualMesh, w *accept.World, orders []v1alpha1.IssuedCertificate) (again time.Duration, err error) {
 	list, err := r.Roots.List(ctx, client.ObjectKeyFromObject(vm))
 	if err != nil {
-		return err
+		return 0, err
 	}
 	inUse := rootsInUse(vm, orders, w.Meshes)
 	trust := accept.TrustOf(vm.Spec.MTLSConfig)
@@ -206,14 +208,16 @@ func (r *VirtualMeshes) trust(ctx context.Context, vm *v1alpha1.VirtualMesh, w *
 	}
 	secret := trust.Secret()
 	if secret == nil {
-		return nil
+		return 0, nil
 	}
 	_, err = r.Roots.Provided(ctx, *secret)
 	if unusable, ok := errors.AsType[*roots.ProblemError](err); ok {
-		w.ProvidedCAProblem = unusable.Error()
-		return nil
+		if w.ProvidedCAProblem = unusable.Error(); unusable.Passes {
+			again = roots.LookAgain
+		}
+		return again, nil
 	}
-	return err
+	return 0, err
 }
 
 // rootsInUse are the fingerprints of the roots that orders distribute, or, without any, that agents report as made for vm.

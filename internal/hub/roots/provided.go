@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -18,10 +19,17 @@ import (
 // secretTypes are the types of Secrets in which people keep certificate authorities. In no other does the hub look.
 var secretTypes = []corev1.SecretType{"", corev1.SecretTypeOpaque, corev1.SecretTypeTLS, "istio.io/ca-root"}
 
+// LookAgain is after how long a Secret is looked at again whose problem passes by itself.
+const LookAgain = 5 * time.Second
+
 // ProblemError says why a provided Secret cannot be used. Whoever may write a VirtualMesh reads it, and that may be somebody
 // who may not read Secrets: it tells which key of the Secret is at fault and what kind of fault it is, and nothing that is
 // in it; and of a Secret that holds no certificate authority it does not even tell whether there is one.
-type ProblemError struct{ message string }
+type ProblemError struct {
+	message string
+	// Passes: time alone mends it.
+	Passes bool
+}
 
 func (e *ProblemError) Error() string { return e.message }
 
@@ -30,10 +38,10 @@ func (s Store) Provided(ctx context.Context, ref v1alpha1.SecretRef) (pki.Materi
 	ref = accept.SecretRef(ref, s.Namespace)
 	name := ref.Namespace + "/" + ref.Name
 	if ref.Namespace != s.Namespace && !slices.Contains(s.SecretNamespaces, ref.Namespace) {
-		return pki.Material{}, &ProblemError{fmt.Sprintf(
+		return pki.Material{}, &ProblemError{message: fmt.Sprintf(
 			"the hub may not read Secrets of namespace %s: put the Secret into %s, or add the namespace to the hub's secretNamespaces", ref.Namespace, s.Namespace)}
 	}
-	unusable := &ProblemError{fmt.Sprintf("Secret %s does not exist or holds no certificate authority: it must be of type Opaque or kubernetes.io/tls, not be one of "+
+	unusable := &ProblemError{message: fmt.Sprintf("Secret %s does not exist or holds no certificate authority: it must be of type Opaque or kubernetes.io/tls, not be one of "+
 		"Isthmus, and have either root-cert.pem and key.pem, or ca-cert.pem, ca-key.pem, cert-chain.pem and root-cert.pem, or tls.crt, tls.key and ca.crt", name)}
 	secret := &corev1.Secret{}
 	if err := s.Reader.Get(ctx, types.NamespacedName{Namespace: ref.Namespace, Name: ref.Name}, secret); err != nil {
@@ -50,7 +58,10 @@ func (s Store) Provided(ctx context.Context, ref v1alpha1.SecretRef) (pki.Materi
 		if invalid.Key == "" {
 			return pki.Material{}, unusable
 		}
-		return pki.Material{}, &ProblemError{fmt.Sprintf("Secret %s, key %s: %s (%s)", name, invalid.Key, faults[invalid.Reason], invalid.Reason)}
+		return pki.Material{}, &ProblemError{
+			message: fmt.Sprintf("Secret %s, key %s: %s (%s)", name, invalid.Key, faults[invalid.Reason], invalid.Reason),
+			Passes:  invalid.Reason == pki.ReasonNotYetValid,
+		}
 	}
 	return m, err
 }

@@ -107,6 +107,9 @@ func (s *state) newOrder(id rotation.MeshID, o rotation.Order) (*v1alpha1.Issued
 		ic.Spec.AutoRestartPods = s.accepted.Spec.MTLSConfig.AutoRestartPods
 		ic.Spec.AdoptExistingCA = s.accepted.Spec.MTLSConfig.AdoptExistingCA
 	}
+	if s.apart[id] != nil {
+		ic.Spec.AutoRestartPods = s.accepted.Spec.MTLSConfig.AutoRestartPods
+	}
 	o.Write(&ic.Spec)
 	for i, root := range o.Roots {
 		var ok bool

@@ -38,6 +38,7 @@ func (r *Reconciler) provideRoot(ctx context.Context, s *state) (*problem, error
 		var err error
 		root.Material, err = r.Roots.Provided(ctx, *ref)
 		if unusable, ok := errors.AsType[*roots.ProblemError](err); ok {
+			s.passes = unusable.Passes
 			if s.root = s.current(); s.root != nil {
 				return nil, nil //nolint:nilnil // it stays until there is another one
 			}
@@ -107,6 +108,17 @@ func (r *Reconciler) makeRoot(ctx context.Context, s *state, root roots.Root) (e
 	if !root.Foreign() {
 		root.Certificate = root.Material.Root
 	}
+	if err := r.keepRoot(ctx, s, root, reason); err != nil {
+		return err
+	}
+	if s.root = s.made(root.Source); s.root == nil {
+		return fmt.Errorf("root %s was made and is not there", root.ID().Short())
+	}
+	return nil
+}
+
+// keepRoot stores a root, and says so.
+func (r *Reconciler) keepRoot(ctx context.Context, s *state, root roots.Root, reason string) (err error) {
 	if err := r.Roots.Create(ctx, s.name, root); err != nil {
 		return err
 	}
@@ -114,13 +126,8 @@ func (r *Reconciler) makeRoot(ctx context.Context, s *state, root roots.Root) (e
 	log.FromContext(ctx).Info("Root made", "reason", reason, "generation", root.Generation, "fingerprint", id.String())
 	r.Events.Eventf(s.vm, nil, corev1.EventTypeNormal, reason, "MakeRoot", "root %d, fingerprint %s, valid until %s",
 		root.Generation, id.Short(), root.NotAfter().UTC().Format(time.RFC3339))
-	if s.roots, err = r.Roots.List(ctx, s.name); err != nil {
-		return err
-	}
-	if s.root = s.made(root.Source); s.root == nil {
-		return fmt.Errorf("root %s was made and is not there", id.Short())
-	}
-	return nil
+	s.roots, err = r.Roots.List(ctx, s.name)
+	return err
 }
 
 // made is the newest root that was made from a source, can sign, and is not to be replaced because of its age; nil if there
@@ -316,6 +323,9 @@ func (s *state) role(root *roots.Root, plan rotation.Plan) v1alpha1.RootRole {
 	for id, o := range plan.Orders {
 		signs[o.Signer] = signs[o.Signer] || s.listed[id]
 	}
+	if root.Source.Mesh != "" {
+		return s.ownRole(root, plan)
+	}
 	wanted := s.root.ID()
 	others := slices.ContainsFunc(s.roots, func(r roots.Root) bool { return r.ID() != wanted && signs[r.ID()] })
 	switch {
@@ -355,7 +365,7 @@ func (s *state) rests(plan rotation.Plan) bool {
 // isRotating tells whether a member is on its way from one root to another.
 func (s *state) isRotating(plan rotation.Plan) bool {
 	for id, o := range plan.Orders {
-		if s.listed[id] && o.Position != nil && !o.Position.Closed {
+		if (s.listed[id] || s.apart[id] != nil) && o.Position != nil && !o.Position.Closed {
 			return true
 		}
 	}

@@ -140,6 +140,9 @@ func (r *Reconciler) steer(ctx context.Context, s *state, p *problem) (*rotation
 		return nil, r.answer(ctx, s, nil)
 	}
 	plan := rotation.Next(s.intent(), s.evidence, s.now)
+	if err := r.separate(ctx, s, &plan); err != nil {
+		return nil, err
+	}
 	plan.Findings = append(plan.Findings, s.held...)
 	for i, f := range plan.Findings {
 		plan.Findings[i].Mesh = meshKey(f.Mesh)
@@ -172,17 +175,32 @@ func meshKey(order string) string {
 
 // again is when time alone calls for another look: as planned, or when the root is to be replaced.
 func (s *state) again(plan *rotation.Plan) reconcile.Result {
-	if plan == nil {
-		return reconcile.Result{}
+	var at time.Time
+	if s.passes {
+		at = s.now.Add(roots.LookAgain)
 	}
-	at := plan.Next
+	if plan == nil {
+		return after(at, s.now)
+	}
+	if next := plan.Next; at.IsZero() || !next.IsZero() && next.Before(at) {
+		at = next
+	}
+	for _, root := range s.own {
+		if old := s.replaceAt(root); s.now.Before(old) && (at.IsZero() || old.Before(at)) {
+			at = old
+		}
+	}
 	if old := s.replaceAt(s.root); s.now.Before(old) && (at.IsZero() || old.Before(at)) {
 		at = old
 	}
+	return after(at, s.now)
+}
+
+func after(at, now time.Time) reconcile.Result {
 	if at.IsZero() {
 		return reconcile.Result{}
 	}
-	return reconcile.Result{RequeueAfter: max(time.Second, at.Sub(s.now))}
+	return reconcile.Result{RequeueAfter: max(time.Second, at.Sub(now))}
 }
 
 // delete lets a VirtualMesh go when nothing is left in its members of what was applied for it: from then on nobody would know

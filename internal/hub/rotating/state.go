@@ -35,9 +35,12 @@ type state struct {
 	orders   map[rotation.MeshID]*orderOf  // the orders of members, and those retained
 	listed   map[rotation.MeshID]bool      // the members, as all that follows by the names of their orders
 	members  map[rotation.MeshID]*memberOf // those to which the trust applies
+	apart    map[rotation.MeshID]*memberOf // members that are to have roots of their own, by the orders of their CAs
+	own      map[rotation.MeshID]*roots.Root
 	evidence map[rotation.MeshID]rotation.Evidence
 	held     finding.Findings // members to which nothing can be ordered yet, and why
 	notice   *problem         // why another root than root is not taken, although it may be wanted
+	passes   bool             // what is wrong with the provided one passes by itself
 	words    []v1alpha1.CertificateVerification
 }
 
@@ -53,6 +56,8 @@ func (r *Reconciler) observe(ctx context.Context, name types.NamespacedName, vm 
 		orders:   map[rotation.MeshID]*orderOf{},
 		listed:   map[rotation.MeshID]bool{},
 		members:  map[rotation.MeshID]*memberOf{},
+		apart:    map[rotation.MeshID]*memberOf{},
+		own:      map[rotation.MeshID]*roots.Root{},
 		evidence: map[rotation.MeshID]rotation.Evidence{},
 	}
 	if vm.DeletionTimestamp.IsZero() {
@@ -108,6 +113,9 @@ func (r *Reconciler) observeMembers(ctx context.Context, s *state) error {
 			continue // it keeps the order that it has
 		}
 		s.members[id] = mesh
+		if ca := (rotation.MeshID{Namespace: ref.Namespace, Name: ref.Name}); ca != id && s.orders[ca] != nil && s.accepted.Spec.MTLSConfig.Limited.OwnRoots {
+			s.apart[ca] = mesh
+		}
 		if s.orders[id] != nil {
 			continue
 		}
@@ -435,23 +443,24 @@ func (s *state) intent() rotation.Intent {
 			}
 		}
 	}
-	for i := range s.roots {
-		if r := &s.roots[i]; canCrossSign(r) {
-			in.Rotation.Keys = append(in.Rotation.Keys, r.ID())
-		}
-	}
+	in.Rotation.Keys = s.keysFor(s.root)
 	for id, ic := range s.orders {
-		in.Members[id] = rotation.Member{
-			Contents: rotation.ContentsOf(ic.Spec.Hosts, ic.Spec.CertOptions),
-			Ratio:    ratio(ic.Spec.CertOptions.SecretRotationGracePeriodRatio),
-			Retained: !s.listed[id],
+		if s.apart[id] != nil {
+			continue
 		}
+		m := retained(ic)
+		m.Retained = !s.listed[id]
+		in.Members[id] = m
 	}
 	if s.trust == nil {
 		return in
 	}
 	in.Rotation.Strategy = s.accepted.Spec.MTLSConfig.RotationStrategy
 	in.Rotation.Verification = verification(s.accepted.Spec.MTLSConfig.RotationVerificationMethod)
+	replicas := ""
+	if s.trust.Purpose == v1alpha1.PurposeGateway {
+		replicas = "gateway"
+	}
 	for id, mesh := range s.members {
 		if len(s.held.About(id.String())) > 0 {
 			continue
@@ -459,9 +468,19 @@ func (s *state) intent() rotation.Intent {
 		in.Members[id] = rotation.Member{
 			Contents: rotation.ContentsOf(s.hosts(mesh), s.trust.Options),
 			Ratio:    ratio(s.trust.Options.SecretRotationGracePeriodRatio),
+			Replicas: replicas,
 		}
 	}
 	return in
+}
+
+// retained is what is wanted of a mesh that goes on with what it has.
+func retained(ic *orderOf) rotation.Member {
+	return rotation.Member{
+		Contents: rotation.ContentsOf(ic.Spec.Hosts, ic.Spec.CertOptions),
+		Ratio:    ratio(ic.Spec.CertOptions.SecretRotationGracePeriodRatio),
+		Retained: true,
+	}
 }
 
 // rootRatio is the part of the validity of a root that is left when it is to be replaced.

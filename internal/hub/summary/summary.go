@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -21,6 +22,10 @@ import (
 
 // ReasonRotationFailed says in the condition Rotating that a rotation holds until somebody helps.
 const ReasonRotationFailed = "RotationFailed"
+
+// ReasonWasShared says in the condition MembersRetained that members still have CAs under a root that they shared before trust was
+// limited.
+const ReasonWasShared = "WasShared"
 
 // Input is what there is to sum up.
 type Input struct {
@@ -342,7 +347,7 @@ func (in Input) retained() *metav1.Condition {
 		switch listed := in.Accepted != nil && slices.Contains(in.Accepted.Spec.Meshes, ref); {
 		case !listed:
 			removed = append(removed, accept.MeshKey(ref.Name, ref.Namespace))
-		case trust != nil && trust.Purpose == v1alpha1.PurposeGateway && purpose == v1alpha1.PurposeMeshCA:
+		case trust != nil && trust.Purpose == v1alpha1.PurposeGateway && purpose == v1alpha1.PurposeMeshCA && in.sharesRoot(&in.Orders[i]):
 			shared = append(shared, accept.MeshKey(ref.Name, ref.Namespace))
 		}
 	}
@@ -355,13 +360,39 @@ func (in Input) retained() *metav1.Condition {
 			strings.Join(slices.Compact(removed), ", "))
 	}
 	if len(shared) > 0 {
-		c.Reason = "WasShared"
-		texts = append(texts, "members that shared a root before trust was limited, and still have CAs under it, which are renewed: until each has a CA of its own, "+
-			"their workloads go on trusting each other: "+strings.Join(shared, ", "))
+		c.Reason = ReasonWasShared
+		texts = append(texts, "members that shared a root before trust was limited, and still have CAs under it, which are renewed"+in.sharedUntil()+
+			": until each has a root of its own (spec.mtlsConfig.limited.ownRoots), their workloads go on trusting each other: "+strings.Join(shared, ", "))
 	}
 	if len(texts) == 0 {
 		return nil
 	}
 	c.Message = strings.Join(texts, "; ")
 	return c
+}
+
+// sharesRoot tells whether a root that a mesh is ordered to trust is that of another one as well.
+func (in Input) sharesRoot(ic *v1alpha1.IssuedCertificate) bool {
+	return slices.ContainsFunc(in.Orders, func(other v1alpha1.IssuedCertificate) bool {
+		_, purpose := membership.OrderedFor(other.Name)
+		return purpose == v1alpha1.PurposeMeshCA && (other.Name != ic.Name || other.Namespace != ic.Namespace) &&
+			slices.ContainsFunc(other.Spec.Roots, func(r v1alpha1.RootCertificate) bool {
+				return slices.ContainsFunc(ic.Spec.Roots, func(own v1alpha1.RootCertificate) bool { return own.Fingerprint == r.Fingerprint })
+			})
+	})
+}
+
+// sharedUntil is until when CAs can be renewed under the root that was shared before trust was limited; "" if that is not known.
+func (in Input) sharedUntil() string {
+	for i := range in.Orders {
+		if _, purpose := membership.OrderedFor(in.Orders[i].Name); purpose != v1alpha1.PurposeMeshCA {
+			continue
+		}
+		for _, r := range in.VirtualMesh.Status.Roots {
+			if r.Fingerprint == in.Orders[i].Spec.Signer {
+				return " until it ends, on " + r.NotAfter.UTC().Format(time.DateOnly)
+			}
+		}
+	}
+	return ""
 }

@@ -119,6 +119,7 @@ func Examine(s State) Findings {
 	s.examineVirtualMeshes(&fs)
 	s.examineOrders(&fs)
 	s.examineFederation(&fs)
+	s.examineLimited(&fs)
 	s.examinePolicies(&fs)
 	return fs
 }
@@ -197,23 +198,24 @@ func (s *State) examineMeshes(fs *Findings) {
 		m := &s.Meshes[i]
 		object, istio := "mesh "+kube.Qualified(m.Name, m.Namespace), &m.Spec.Istio
 		member := s.isMember(m)
+		byCA := member && !s.isLimited(m) // its CA is what the others trust
 		for _, r := range istio.Revisions {
 			if err := s.SupportedIstio(r.Version); err != nil {
 				fs.add("ISTH3001", Warning, object, fmt.Sprintf("revision %s: Istio %v", r.Name, err), "Upgrade Istio, or use a version of Isthmus that supports it.")
 			}
-			if member && istio.CertificateAuthority == v1alpha1.CertificateAuthorityIstiod && (!r.MultiRootMesh || !r.ProxyConfigXDSAgent) {
+			if byCA && istio.CertificateAuthority == v1alpha1.CertificateAuthorityIstiod && (!r.MultiRootMesh || !r.ProxyConfigXDSAgent) {
 				fs.add("ISTH3002", Info, object, "revision "+r.Name+" does not take changed roots without restarts", s.savings(m, r))
 			}
 		}
-		if member && istio.CertificateAuthority == v1alpha1.CertificateAuthorityExternal {
-			fs.add("ISTH3003", Error, object, "its certificates do not come from istiod: "+istio.CertificateAuthorityMessage, "Shared trust needs istiod as CA; take the mesh out of the VirtualMesh, or have istiod sign.")
+		if byCA && istio.CertificateAuthority == v1alpha1.CertificateAuthorityExternal {
+			fs.add("ISTH3003", Error, object, "its certificates do not come from istiod: "+istio.CertificateAuthorityMessage, "Shared trust needs istiod as CA; take the mesh out of the VirtualMesh, have istiod sign, or use limited trust: "+limitedGuide+".")
 		}
 		ca := m.Status.CertificateAuthority
-		if member && ca == nil {
+		if ca == nil && (byCA || member && istio.CertificateAuthority != v1alpha1.CertificateAuthorityExternal) {
 			fs.add("ISTH3004", Warning, object, "its CA has not been seen yet", "If this lasts, see the agent's log.")
 		}
 		if ca != nil && ca.NotAfter != nil {
-			s.examineEnd(fs, object+", CA certificate", ca.NotAfter.Time, "Give the mesh a new CA before that; in a VirtualMesh with shared trust Isthmus renews it.")
+			s.examineEnd(fs, object+", CA certificate", ca.NotAfter.Time, "Give the mesh a new CA before that; one that Isthmus has made it renews while hub and agent work.")
 		}
 		if ca != nil && ca.Source == v1alpha1.CASourceIsthmus && len(ca.InUse) > 0 && ca.Signer != "" && slices.ContainsFunc(ca.InUse, func(r string) bool { return r != ca.Signer }) {
 			fs.add("ISTH3005", Error, object, "istiod serves under another root than cacerts holds: it has not taken up the change",
@@ -330,6 +332,9 @@ func (s *State) examineOrders(fs *Findings) {
 		if o.Status.State == v1alpha1.IssuedCertificateFailed {
 			fs.add("ISTH5001", Error, object, cmp.Or(o.Status.Error, "failed"), "")
 		}
+		if o.Spec.Purpose == v1alpha1.PurposeGateway {
+			continue // the rest is told of the mesh, as it was seen
+		}
 		if c := o.Status.Certificate; c != nil {
 			s.examineEnd(fs, object, c.NotAfter.Time, "Isthmus renews it while hub and agent work.")
 		}
@@ -349,6 +354,10 @@ const soon = 14 * 24 * time.Hour
 
 // examineEnd tells of a certificate that has ended or will soon.
 func (s *State) examineEnd(fs *Findings, object string, end time.Time, hint string) {
+	s.examineEndWithin(fs, object, end, soon, hint)
+}
+
+func (s *State) examineEndWithin(fs *Findings, object string, end time.Time, soon time.Duration, hint string) {
 	if end.IsZero() {
 		return
 	}
@@ -373,6 +382,8 @@ type Member struct {
 	Kubernetes string
 	// Agent is nil if none is installed.
 	Agent *appsv1.Deployment
+	// Gateways are the Deployments of those of limited trust.
+	Gateways []appsv1.Deployment
 	// Credential says that the agent has one.
 	Credential bool
 	// Cluster is the registered name under which the agent was installed.
@@ -407,6 +418,7 @@ func ExamineMember(m Member, s State) Findings {
 	if !m.Credential && m.Agent != nil && m.Unreadable == nil {
 		fs.add("ISTH6006", Error, object, "the agent has no credential for the hub", "Run `meshctl cluster register`.")
 	}
+	m.examineGateways(&fs)
 	m.examineHosts(&fs, &s)
 	return fs
 }

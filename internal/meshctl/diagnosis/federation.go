@@ -35,7 +35,7 @@ func (s *State) examineFederation(fs *Findings) {
 	for _, vm := range s.virtualMeshes() {
 		selected, hosts := s.federated(vm)
 		for _, m := range vm.Members {
-			if f := vm.Spec.Federation; selected[m] && f != nil && !f.FlatNetwork {
+			if f := vm.Spec.Federation; selected[m] && f != nil && !f.FlatNetwork && !vm.Limited() {
 				examineGateways(fs, vm, m)
 			}
 			examineDNS(fs, m, hosts[m])

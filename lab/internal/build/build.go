@@ -25,7 +25,7 @@ type Options struct {
 }
 
 // Ensure builds the parts that are missing and returns where they lie. The
-// sample and the images are also brought up to date with what they are made of.
+// programs of the checkout and the images are also brought up to date with what they are made of.
 // With everything in place it takes about a second. Only one Ensure works at a
 // time on one version; others wait for it.
 func Ensure(ctx context.Context, o Options) (Parts, error) {
@@ -92,8 +92,8 @@ func (b *builder) ensure(ctx context.Context, chosen []target) error {
 	if err := context.Cause(ctx); err != nil {
 		return err
 	}
-	for _, t := range ofKind(chosen, sample) {
-		if err := b.compileSample(ctx, t); err != nil {
+	for _, t := range ofKind(chosen, own) {
+		if err := b.compileOwn(ctx, t); err != nil {
 			return err
 		}
 	}
@@ -124,7 +124,7 @@ func (b *builder) fetch(ctx context.Context, ts []target) error {
 
 // missing returns those targets of which a file is not there.
 func (b *builder) missing(ts []target) []target {
-	names := b.parts.Missing()
+	names := b.parts.missing(ts)
 	var found []target
 	for _, t := range ts {
 		if slices.Contains(names, t.name) {

@@ -54,7 +54,7 @@ func printParts(cmd *cobra.Command) error {
 		return err
 	}
 	absent := map[string]bool{}
-	for _, name := range parts.Missing() {
+	for _, name := range parts.missing(targets) {
 		absent[name] = true
 	}
 	w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)

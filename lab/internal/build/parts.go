@@ -4,8 +4,8 @@
 //
 // What is pinned lies in lab/parts of the checkout: a Go module (go.mod,
 // go.sum) and the requirements of Python's package index for Envoy, which is
-// published there as a wheel; and in lab/wheels for what tests run beside
-// clusters: OpenBao. Compiled packages are kept in Go's own build
+// published there as a wheel; and in lab/wheels and lab/certmanager for what tests
+// run beside clusters or in them: OpenBao and cert-manager. Compiled packages are kept in Go's own build
 // cache, so that an interrupted build goes on where it stopped and a changed
 // pin compiles only what depends on it. Only Debian's packages are taken in the
 // version that the machine has.
@@ -21,7 +21,7 @@ import (
 // Parts says where the built things lie.
 type Parts struct {
 	Dir    string // everything of one set of pins
-	Bin    string // etcd, kube-apiserver, kubelet, containerd, runc, kubectl, istioctl, envoy, bao-VERSION ...
+	Bin    string // etcd, kube-apiserver, kubelet, containerd, runc, kubectl, istioctl, envoy, bao-VERSION, cert-manager-VERSION ...
 	CNI    string // the network plugins: bridge, host-local, loopback, portmap
 	Images string // NAME.tar, and its reference in NAME.tar.ref
 }
@@ -49,11 +49,16 @@ func at(dir string) Parts {
 // parts.
 func (p Parts) Version() string { return filepath.Base(p.Dir) }
 
-// Missing returns the names of the parts that are not there yet, as Options.Only
-// takes them.
+// Missing returns the names of the parts of a lab that are not there yet, as
+// Options.Only takes them.
 func (p Parts) Missing() []string {
+	all, _ := selected(nil)
+	return p.missing(all)
+}
+
+func (p Parts) missing(ts []target) []string {
 	var missing []string
-	for _, t := range targets {
+	for _, t := range ts {
 		for _, f := range t.files() {
 			if _, err := os.Stat(filepath.Join(p.Dir, f)); err != nil {
 				missing = append(missing, t.name)

