@@ -215,7 +215,40 @@ func TestAgentWritesItsOwnNetwork(t *testing.T) {
 	own := entry("MESH_INTERNAL", "reviews.default.svc.global", id)
 	delete(own, "endpoints")
 	own["workloadSelector"] = map[string]any{"labels": map[string]any{"app": "reviews"}}
+	// beside is of limited trust, in the namespace of its gateways.
+	beside := func(kind, name string, s spec) *unstructured.Unstructured {
+		o := object(kind, "default", name, s)
+		o.SetAnnotations(map[string]string{"isthmus.dev/client-mesh": "istiod-istio-system-east.isthmus-east"})
+		return o
+	}
+	const west, sni = "reviews.default.svc.west.global", "p9080.reviews.default.svc.west.global"
+	through := entry("MESH_INTERNAL", west, id)
+	delete(through, "endpoints")
+	through["workloadSelector"] = map[string]any{"labels": map[string]any{"isthmus.dev/gateway": "egress"}}
+	onward := entry("MESH_INTERNAL", west+".isthmus.invalid", id)
+	onward["exportTo"] = []any{"."}
+	ends := func(host string, port int64, protocol string, tls spec) spec {
+		g := gateway("", host)
+		server := g["servers"].([]any)[0].(map[string]any)
+		server["port"], server["tls"] = map[string]any{"number": port, "name": "tls", "protocol": protocol}, tls
+		return g
+	}
+	credential := func(names ...any) spec {
+		return spec{"mode": "MUTUAL", "credentialName": "isthmus-gateway", "subjectAltNames": names}
+	}
+	route := func(gateway, host string) spec {
+		return spec{"hosts": []any{host}, "gateways": []any{gateway}, "exportTo": []any{"."}, "tcp": []any{map[string]any{"route": []any{map[string]any{
+			"destination": map[string]any{"host": west, "port": map[string]any{"number": int64(9080)}},
+		}}}}}
+	}
 	good := []*unstructured.Unstructured{
+		beside("ServiceEntry", west, through),
+		beside("ServiceEntry", west+".isthmus.invalid", onward),
+		beside("DestinationRule", west, rule(west)),
+		beside("Gateway", "isthmus-reviews", ends(sni, 15443, "TLS", spec{"mode": "ISTIO_MUTUAL"})),
+		object("Gateway", "default", "isthmus-ratings", ends(sni, 15443, "TLS", credential("spiffe://x/y"))),
+		object("Gateway", "default", "isthmus-credential-egress", ends("canary.isthmus.invalid", 15445, "HTTPS", credential("spiffe://x/y"))),
+		beside("VirtualService", sni, route("isthmus-reviews", sni)),
 		named("isthmus-own-reviews.default.svc.global", own),
 		named("reviews.default.svc.global", entry("MESH_INTERNAL", "reviews.default.svc.global", id)),
 		named("reviews.shop.svc.mesh.example", entry("MESH_INTERNAL", "reviews.shop.svc.mesh.example", id)),
@@ -311,6 +344,14 @@ func TestAgentWritesItsOwnNetwork(t *testing.T) {
 		"a virtual host of the cluster itself":  named("x", entry("MESH_INTERNAL", "reviews.default.svc.cluster.local", id)),
 		"a virtual host of the internet":        named("x", entry("MESH_INTERNAL", "api.example.com", id)),
 		"own pods whose identity nobody knows":  named("x", entry("MESH_INTERNAL", "reviews.default.svc.global")),
+		"a server for any host":                 object("Gateway", "default", "x", ends("*", 15443, "TLS", credential("spiffe://x/y"))),
+		"a server for anybody":                  object("Gateway", "default", "x", ends(sni, 15443, "TLS", credential())),
+		"a server with a website's certificate": object("Gateway", "default", "x", ends(sni, 15443, "TLS", spec{"mode": "SIMPLE", "credentialName": "website"})),
+		"a route in the mesh":                   beside("VirtualService", "x", route("mesh", sni)),
+		"a route of an own host":                beside("VirtualService", "x", route("isthmus-reviews", "reviews.default.svc.cluster.local")),
+		"an own host beside a gateway":          beside("ServiceEntry", "x", entry("MESH_INTERNAL", "reviews.default.svc.cluster.local", id)),
+		"endpoints beside a gateway for all":    beside("ServiceEntry", "x", entry("MESH_INTERNAL", west, id)),
+		"how an own host is, beside a gateway":  beside("DestinationRule", "x", rule("reviews.default.svc.cluster.local")),
 		"a DestinationRule in that of users":    object("DestinationRule", "default", "x", rule("reviews.default.svc.west.global")),
 		"how an own host is connected to":       object("DestinationRule", "istio-system", "x", rule("reviews.default.svc.cluster.local")),
 		"how a host of the internet is":         object("DestinationRule", "istio-system", "x", rule("api.example.com")),
@@ -324,7 +365,7 @@ func TestAgentWritesItsOwnNetwork(t *testing.T) {
 			t.Errorf("%s: err = %v", name, err)
 		}
 	}
-	for _, kind := range []string{"VirtualService", "EnvoyFilter", "Sidecar"} { // to which it has no right at all
+	for _, kind := range []string{"EnvoyFilter", "Sidecar"} { // to which it has no right at all
 		o := object(kind, "default", "x", spec{})
 		o.SetAPIVersion("networking.istio.io/v1alpha3")
 		if err := agent.Create(ctx, o); !apierrors.IsForbidden(err) {

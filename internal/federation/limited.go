@@ -82,7 +82,7 @@ func limitedGateways(m *v1alpha1.Mesh, class v1alpha1.GatewayClass) (usable []Ga
 			continue
 		}
 		port := slices.IndexFunc(g.Ports, func(p v1alpha1.GatewayPort) bool { return p.Name == defaultTLSPort })
-		lack := ""
+		var lack string
 		switch {
 		case port < 0:
 			lack = "has no port named " + defaultTLSPort
