@@ -39,6 +39,7 @@ var intruder = program{name: "intruder", namespace: "default", annotations: []st
 // moves to shared trust and back, while workloads talk across. Every mesh has the trust domain cluster.local and a self-signed root.
 func TestLimited(t *testing.T) {
 	w := newWorld(t, "e2e-limited", "--clusters", "management-plane,remote-cluster,third-cluster")
+	w.contexts = []string{management, remote}
 	for _, s := range []struct {
 		name string
 		run  func(*testing.T, *world)
@@ -86,7 +87,7 @@ func limitedInstall(t *testing.T, w *world) {
 			return nil
 		})
 	}
-	w.contexts = []string{management, remote}
+	w.contexts = all[:2]
 }
 
 // limitedStrangers is the control: nothing has connected the meshes yet.
@@ -136,7 +137,7 @@ func limitedHops(t *testing.T, w *world) {
 		name := serverName("ratings.default", other(context), 9080)
 		presents := func(what, identity string, args ...string) {
 			t.Helper()
-			o := w.want(t, context, intruder, func(o outcome) bool { return o.Handshake != nil && answeredBy("ratings", other(context))(o) }, append(args, "-sni", name)...)
+			o := w.want(t, context, intruder, func(o outcome) bool { return o.Handshake != nil && answeredBy("ratings", other(context))(o) }, append([]string{"-sni", name}, args...)...)
 			if !slices.Equal(o.Handshake.Identities, []string{identity}) {
 				t.Errorf("%s presents %v, want %s", what, o.Handshake.Identities, identity)
 			}
@@ -510,10 +511,8 @@ func (w *world) stealGatewayKey(t *testing.T, context string) {
 	keys := w.gatewayKeys(t, context)
 	for file, key := range map[string]string{"gateway.crt": "tls.crt", "gateway.key": "tls.key"} {
 		text := base64.StdEncoding.EncodeToString(keys[key])
-		if _, err := w.pipe(time.Minute, text, "kubectl", "--context", context, "exec", "-i", "deploy/intruder", "-c", "istio-proxy", "--",
-			"sh", "-c", "base64 -d > /certs/"+file); err != nil {
-			t.Fatal(err)
-		}
+		w.run(t, time.Minute, "kubectl", "--context", context, "exec", "deploy/intruder", "-c", "istio-proxy", "--",
+			"sh", "-c", "echo "+text+" | base64 -d > /certs/"+file)
 	}
 }
 
@@ -533,7 +532,7 @@ func (w *world) trusted(t *testing.T, context, namespace, deployment string) map
 				} `json:"ca_cert"`
 			}
 		}
-		if err := json.Unmarshal([]byte(out), &seen); err != nil {
+		if err := json.Unmarshal([]byte(out[max(0, strings.Index(out, "\n{")):]), &seen); err != nil {
 			return err
 		}
 		clear(serials)
