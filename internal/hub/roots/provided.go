@@ -12,10 +12,12 @@ import (
 
 	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
 	"github.com/isthmus-mesh/isthmus/internal/accept"
+	"github.com/isthmus-mesh/isthmus/internal/legacy"
 	"github.com/isthmus-mesh/isthmus/internal/pki"
 )
 
-// secretTypes are the types of Secrets in which people keep certificate authorities. In no other does the hub look.
+// secretTypes are the types of Secrets in which people keep certificate authorities. In no other does the hub look, but for those in
+// which installations of older generations kept theirs.
 var secretTypes = []corev1.SecretType{"", corev1.SecretTypeOpaque, corev1.SecretTypeTLS, "istio.io/ca-root"}
 
 // ProblemError says why a provided Secret cannot be used. Whoever may write a VirtualMesh reads it, and that may be somebody
@@ -42,7 +44,7 @@ func (s Store) Provided(ctx context.Context, ref v1alpha1.SecretRef) (pki.Materi
 		}
 		return pki.Material{}, fmt.Errorf("reading Secret %s: %w", name, err)
 	}
-	if _, ours := secret.Labels[v1alpha1.LabelManagedBy]; ours || !slices.Contains(secretTypes, secret.Type) {
+	if _, ours := secret.Labels[v1alpha1.LabelManagedBy]; ours || !slices.Contains(secretTypes, secret.Type) && !legacy.IsRoot(string(secret.Type)) {
 		return pki.Material{}, unusable
 	}
 	m, err := pki.ReadMaterial(secret.Data, s.Now())
