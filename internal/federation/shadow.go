@@ -26,11 +26,15 @@ func Shadows(rule *networkingv1.DestinationRule, rootNamespace string, imported 
 	switch {
 	case private(rule): // the first that proxies of its namespace look at, also where that is the root namespace
 	case rule.Namespace == rootNamespace:
-		// Beside ours, istiod takes no less specific one, and merges one for the same host, of which the older keeps its say.
+		// Beside ours, istiod takes no less specific one. One for the same host it merges, if both are exported alike, and the older keeps
+		// its say; else the later counts.
 		if rule.Spec.Host != host || rule.Spec.TrafficPolicy == nil {
 			return nil
 		}
 		where = "in all namespaces, if it is the older"
+		if !slices.Equal(rule.Spec.ExportTo, imported.Spec.ExportTo) {
+			where = "in all namespaces, if it is the later"
+		}
 	case !exportedTo(rule, rule.Namespace):
 		return nil
 	}

@@ -180,12 +180,36 @@ func (i *importing) run(ctx context.Context) (outcome, error) {
 	}
 	out.ServiceEntry.Spec.Addresses = []string{address}
 	settled.holds = true
+	if err := i.yield(ctx, vm, out); err != nil {
+		return settled, err
+	}
 	if wait, err := i.turn(ctx, out, labelOf(vm)); err != nil || wait > 0 {
 		i.report(finding.Finding{Reason: ReasonTooManyChanges, Message: "destinations of the cluster change so often that they are followed slowly: see what changes them"})
 		settled.again = wait
 		return settled, err
 	}
 	return settled, i.apply(ctx, vm, out)
+}
+
+// yield has our rule say nothing beside one that somebody else has for the host, as long as the host's entry is his too: connections are
+// to go as he wants, to where he wants. Of rules in one namespace istiod merges those that are exported alike, and the oldest keeps its
+// say; of others the last counts.
+func (i *importing) yield(ctx context.Context, vm *membership.VirtualMesh, out *federation.Imported) error {
+	foreign, err := i.objects.foreign(ctx, out.ServiceEntry, labelOf(vm))
+	if err != nil || !foreign {
+		return err
+	}
+	ours := out.DestinationRule
+	var list networkingv1.DestinationRuleList
+	if err := i.istio.GetCache().List(ctx, &list, client.MatchingFields{byHost: ours.Spec.Host}, client.UnsafeDisableDeepCopy); err != nil {
+		return err
+	}
+	for _, theirs := range list.Items {
+		if theirs.Namespace == ours.Namespace && !isOurs(theirs) {
+			ours.Spec.ExportTo = slices.Clone(theirs.Spec.ExportTo)
+		}
+	}
+	return nil
 }
 
 func (i *importing) report(fs ...finding.Finding) { i.reports.set(i.mesh.Name, i.key, fs) }

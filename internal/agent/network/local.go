@@ -252,6 +252,15 @@ func (o *objects) is(ctx context.Context, want client.Object, virtualMesh string
 	return isOurs(have) && have.GetAnnotations()[annotationHash] == hashOf(want), nil
 }
 
+// foreign reports whether the cache shows an object of somebody else in the place of one that is wanted.
+func (o *objects) foreign(ctx context.Context, want client.Object, virtualMesh string) (bool, error) {
+	have, err := o.cached(ctx, want, virtualMesh)
+	if err != nil {
+		return false, client.IgnoreNotFound(err)
+	}
+	return !isOurs(have), nil
+}
+
 // apply makes an object be as want says. What the cache shows to be so is not read; what it does not show is created.
 func (o *objects) apply(ctx context.Context, want client.Object, virtualMesh string) error {
 	gvk, err := o.GroupVersionKindFor(want)
