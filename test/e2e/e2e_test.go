@@ -97,7 +97,7 @@ func (w *world) installAs(t *testing.T, install, register []string, contexts ...
 		w.run(t, 3*time.Minute, "meshctl", slices.Concat([]string{"cluster", "register", cluster(context), "--context", hub, "--member-context", context}, images, register)...)
 	}
 	for _, context := range contexts {
-		w.created(t, hub, "-n", "isthmus-"+cluster(context), "mesh/istiod-istio-system-"+cluster(context))
+		w.created(t, hub, "-n", "isthmus-"+cluster(context), "mesh.isthmus.dev/istiod-istio-system-"+cluster(context))
 	}
 }
 

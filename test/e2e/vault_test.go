@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -66,15 +65,7 @@ type vault struct {
 // startVault runs OpenBao as a Deployment behind a load balancer, with a certificate for the address of that.
 func startVault(t *testing.T, w *world) *vault {
 	t.Helper()
-	kubectl, err := exec.LookPath("kubectl")
-	if err != nil {
-		t.Fatal(err)
-	}
-	programs, err := filepath.Glob(filepath.Join(filepath.Dir(kubectl), "bao-*"))
-	if err != nil || len(programs) == 0 {
-		t.Fatalf("the lab has no OpenBao: run `lab build --only bao` (%v)", err)
-	}
-	v := &vault{world: w, program: programs[len(programs)-1], dir: t.TempDir()}
+	v := &vault{world: w, program: labProgram(t, "bao-*"), dir: t.TempDir()}
 	w.run(t, 2*time.Minute, "lab", "load", "--name", w.name, "--cluster", cluster(management), "--ref", "lab.local/bao:1", "--binary", v.program)
 	w.apply(t, management, `
 apiVersion: v1
