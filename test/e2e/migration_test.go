@@ -337,8 +337,15 @@ func migration(t *testing.T, w *world) {
 	}
 	w.ready(t, olderMesh, 2*time.Minute)
 
-	for _, l := range lasting { // Envoy ends connections to a TCP port when the port's policies change
-		l.stopUnfailing(t)
+	// Envoy ends connections to a TCP port when the port's policies change, and so at step 8. And the host has another address since
+	// it was taken over: a connection to the old one ends once, when Envoy has drained that.
+	for i, l := range lasting {
+		s := l.stop(t)
+		t.Logf("lasting load in %s: %d sent, %d failed: %v", l.cluster, s.Sent, s.Failed, s.URLs)
+		ended := s.URLs["tcp://"+federated("ratings.default", other(w.contexts[i]))+":9000"]["eof"]
+		if ended > 1 || s.Failed > ended {
+			t.Errorf("%s: %d of %d requests failed, and %d connections ended: %s", l.cluster, s.Failed, s.Sent, ended, tail(string(s.Failures), 3000))
+		}
 	}
 
 	// 8. What is left.
