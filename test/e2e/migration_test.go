@@ -253,8 +253,9 @@ func migration(t *testing.T, w *world) {
 	}
 	proxies := w.proxies(t)
 	roots := map[string]string{}
+	var guards []func()
 	for _, context := range w.contexts {
-		defer w.guard(t, context)()
+		guards = append(guards, w.guard(t, context))
 		roots[context] = w.jsonpath(context, `{.data.root-cert\.pem}`, "-n", "default", "configmap", "istio-ca-root-cert")
 	}
 	meshes := func(context string) string { return "istiod-istio-system-" + cluster(context) }
@@ -372,6 +373,9 @@ func migration(t *testing.T, w *world) {
 	w.run(t, time.Minute, "meshctl", "check", "--context", management)
 	for _, l := range fresh {
 		l.stopUnfailing(t)
+	}
+	for _, check := range guards {
+		check()
 	}
 	w.unchanged(t, proxies)
 	w.ready(t, olderMesh, time.Minute)
