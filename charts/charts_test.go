@@ -260,9 +260,11 @@ func TestLegacyDefinitionsOfOthers(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	patch(`{"annotations": {"isthmus.dev/follow": "true"}}`)
-	if out, err := rendered(); err != nil || strings.Contains(out, "networking.smh.solo.io") || !strings.Contains(out, "networking.zephyr.solo.io") {
-		t.Errorf("%v in\n%s", err, out)
+	for _, follow := range []string{"false", "true"} {
+		patch(`{"annotations": {"isthmus.dev/follow": "` + follow + `"}}`)
+		if out, err := rendered(); err != nil || strings.Contains(out, "networking.smh.solo.io") || !strings.Contains(out, "networking.zephyr.solo.io") {
+			t.Errorf("%v in\n%s", err, out)
+		}
 	}
 	patch(`{"labels": {"isthmus.dev/managed-by": "isthmus-crds"}}`)
 	if out, err := rendered(); err != nil || !strings.Contains(out, "networking.smh.solo.io") {

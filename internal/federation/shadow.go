@@ -28,11 +28,15 @@ func Shadows(rule *networkingv1.DestinationRule, rootNamespace string, imported 
 	case rule.Namespace == rootNamespace && imported.Namespace != rootNamespace: // comes after ours, which is in the service's namespace
 		return nil
 	case rule.Namespace == imported.Namespace:
-		// Beside ours, istiod takes no less specific one, and merges one for the same host, of which the older keeps its say.
+		// Beside ours, istiod takes no less specific one. One for the same host it merges, if both are exported alike, and the older keeps
+		// its say; else the later counts.
 		if rule.Spec.Host != host || rule.Spec.TrafficPolicy == nil {
 			return nil
 		}
 		where = "in all namespaces, if it is the older"
+		if !slices.Equal(rule.Spec.ExportTo, imported.Spec.ExportTo) {
+			where = "in all namespaces, if it is the later"
+		}
 	case !exportedTo(rule, rule.Namespace):
 		return nil
 	}

@@ -183,6 +183,8 @@ func TestProvidedRoot(t *testing.T) {
 		"guide":        {root, root.RootSecret(t), "", ""},
 		"istio":        {root, nil, "", "ca"},
 		"cert-manager": {root, nil, corev1.SecretTypeTLS, ""},
+		"zephyr":       {root, root.RootSecret(t), "solo.io/ca-root", "ca"},
+		"gloo":         {root, root.RootSecret(t), "certificates.mesh.gloo.solo.io/generated_signing_cert", "ca"},
 	}
 	intermediate := root.Intermediate(t, "provided intermediate")
 	istio, certManager := forms["istio"], forms["cert-manager"]

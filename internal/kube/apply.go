@@ -78,6 +78,9 @@ func Apply(ctx context.Context, c client.Client, owner string, obj *unstructured
 // HandOver makes an object of somebody else one of owner's, as if owner had applied it as it is: it gets the label
 // isthmus.dev/managed-by, and what others have written of it is owner's, so that the next Apply changes it in place and leaves
 // nothing of what it does not want. live is the object as it was read; that it was changed since is a conflict, and worth a retry.
+//
+// All of that is one write, by somebody else than owner: what is left for owner to write is what it wants alone, which an admission
+// policy may demand of it.
 func HandOver(ctx context.Context, c client.Client, owner string, live *unstructured.Unstructured) error {
 	writers := sets.New[string]()
 	for _, m := range live.GetManagedFields() {
@@ -85,24 +88,21 @@ func HandOver(ctx context.Context, c client.Client, owner string, live *unstruct
 			writers.Insert(m.Manager)
 		}
 	}
-	patch, err := csaupgrade.UpgradeManagedFieldsPatch(live, writers, owner)
-	if err != nil {
+	was := live.DeepCopy()
+	if err := csaupgrade.UpgradeManagedFields(live, writers, owner); err != nil {
 		return err
 	}
-	if patch != nil {
-		if err := c.Patch(ctx, live, client.RawPatch(types.JSONPatchType, patch)); err != nil {
-			return err
-		}
-	}
-	was := live.DeepCopy()
 	labels := live.GetLabels()
 	if labels == nil {
 		labels = map[string]string{}
 	}
 	labels[v1alpha1.LabelManagedBy] = owner
 	live.SetLabels(labels)
-	return c.Patch(ctx, live, client.MergeFromWithOptions(was, client.MergeFromWithOptimisticLock{}), client.FieldOwner(owner))
+	return c.Patch(ctx, live, client.MergeFromWithOptions(was, client.MergeFromWithOptimisticLock{}), client.FieldOwner(handingOver))
 }
+
+// handingOver is the field manager of what is written to hand an object over: the label.
+const handingOver = "isthmus-hand-over"
 
 // ToUnstructured converts obj to what Apply takes: with apiVersion and kind, without status.
 func ToUnstructured(scheme *runtime.Scheme, obj client.Object) (*unstructured.Unstructured, error) {

@@ -21,6 +21,13 @@ var caCertsTypes = []string{
 	"certificates.mesh.gloo.solo.io/issued_certificate",
 }
 
+// rootTypes are the types that each generation gave to the Secrets of the roots that it generated.
+var rootTypes = []string{
+	"solo.io/ca-root",
+	"certificates.smh.solo.io/generated_signing_cert",
+	"certificates.mesh.gloo.solo.io/generated_signing_cert",
+}
+
 var controllers = []string{"csr-agent", "cert-agent", "enterprise-agent"}
 
 // OutputKinds are the kinds of Istio of which such installations made objects in member clusters.
@@ -66,6 +73,9 @@ func IsImport(name, cluster string) bool {
 
 // IsCACerts reports whether a Secret cacerts of a type was made by an installation of an older generation.
 func IsCACerts(secretType string) bool { return slices.Contains(caCertsTypes, secretType) }
+
+// IsRoot reports whether a Secret of a type holds a root that an installation of an older generation generated.
+func IsRoot(secretType string) bool { return slices.Contains(rootTypes, secretType) }
 
 // IsController reports whether a Deployment of a name is what an older generation ran in member clusters, by the images of its
 // containers.

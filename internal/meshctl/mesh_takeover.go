@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	appsv1 "k8s.io/api/apps/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -91,9 +92,13 @@ func (t *takeover) run(ctx context.Context, name string) (err error) {
 
 // allowed refuses where two controllers would write the same, and where nothing of Isthmus's can be in force.
 func (t *takeover) allowed(ctx context.Context) error {
-	if p := t.mesh.Status.Predecessor; p != nil && len(p.Running) > 0 {
-		return fmt.Errorf("an older installation still runs in the member, and would make again what is removed: %s; scale these Deployments to 0, and try again in a minute",
-			strings.Join(p.Running, ", "))
+	running, err := t.running(ctx)
+	if err != nil {
+		return err
+	}
+	if len(running) > 0 {
+		return fmt.Errorf("an older installation still runs in the member, and would make again what is removed: %s; scale these Deployments to 0, and try again",
+			strings.Join(running, ", "))
 	}
 	virtualMeshes := &v1alpha1.VirtualMeshList{}
 	if err := t.hub.List(ctx, virtualMeshes); err != nil {
@@ -105,6 +110,28 @@ func (t *takeover) allowed(ctx context.Context) error {
 		}
 	}
 	return fmt.Errorf("mesh %s is a member of no VirtualMesh, so that nothing takes the place of what is there: make it one first", t.mesh.Name)
+}
+
+// running are those of the controllers that the agent has seen which have replicas now: its report is up to a minute old.
+func (t *takeover) running(ctx context.Context) (out []string, err error) {
+	if t.mesh.Status.Predecessor == nil {
+		return nil, nil
+	}
+	for _, name := range t.mesh.Status.Predecessor.Running {
+		var key client.ObjectKey
+		key.Namespace, key.Name, _ = strings.Cut(name, "/")
+		d := &appsv1.Deployment{}
+		if err := t.member.Get(ctx, key, d); err != nil {
+			if client.IgnoreNotFound(err) == nil {
+				continue
+			}
+			return nil, fmt.Errorf("%s: %w", t.member.role, err)
+		}
+		if d.Spec.Replicas == nil || *d.Spec.Replicas > 0 {
+			out = append(out, name)
+		}
+	}
+	return out, nil
 }
 
 // plan reads what there is.

@@ -8,11 +8,13 @@ import (
 	"testing"
 	"time"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/yaml"
 
@@ -62,9 +64,10 @@ func TestMeshTakeover(t *testing.T) {
 	w := newWorld(t, testenv.IstioCRDs(t))
 	w.federated(t)
 	m := &clusterOf{w.member}
-	for _, ns := range []string{"isthmus-agent", "istio-system"} {
+	for _, ns := range []string{"isthmus-agent", "istio-system", "gloo-mesh"} {
 		m.Namespace(t, ns, nil)
 	}
+	m.create(t, deployment("gloo-mesh", "cert-agent", corev1.Container{Name: "cert-agent", Image: "x"}))
 	m.create(t, deployment("isthmus-agent", "isthmus-agent", corev1.Container{Name: "agent", Image: "x", Args: []string{"--cluster=east"}}))
 	uids := map[string]string{}
 	documents := strings.Split(older, "\n---\n")
@@ -121,7 +124,10 @@ func TestMeshTakeover(t *testing.T) {
 	}
 	w.fails(t, 1, "gloo-mesh/cert-agent; scale these Deployments to 0", apply...)
 	w.fails(t, 2, "--member-context", "mesh", "takeover", eastMesh)
-	status(eastMesh, "east", nil)
+	agent := &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: "gloo-mesh", Name: "cert-agent"}}
+	if err := w.member.Client.Patch(t.Context(), agent, client.RawPatch(types.MergePatchType, []byte(`{"spec": {"replicas": 0}}`))); err != nil {
+		t.Fatal(err)
+	}
 	w.fails(t, 1, "handed over to the agent, and is as it was: gave up", slices.Concat(apply, []string{"--timeout", "2s"})...) // there is no agent
 	if !there("DestinationRule", "ratings-default-west") {
 		t.Fatal("the rule went before ours was in force")

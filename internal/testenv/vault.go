@@ -269,6 +269,21 @@ func (v *Vault) Policy(t testing.TB, name, mount string) {
 // certify writes a certificate for the server, under a CA of its own.
 func (v *Vault) certify(t testing.TB) (cert, key string) {
 	t.Helper()
+	write := func(name string, text []byte) string {
+		file := filepath.Join(v.dir, name)
+		if err := os.WriteFile(file, text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return file
+	}
+	ca, certPEM, keyPEM := ServerCertificate(t, net.IPv4(127, 0, 0, 1))
+	v.CABundle = ca
+	return write("cert.pem", certPEM), write("key.pem", keyPEM)
+}
+
+// ServerCertificate makes a certificate for a server at an address, under a CA of its own. All is PEM.
+func ServerCertificate(t testing.TB, address net.IP) (ca, cert, key []byte) {
+	t.Helper()
 	issue := func(template, parent *x509.Certificate, parentKey *ecdsa.PrivateKey) (*x509.Certificate, *ecdsa.PrivateKey) {
 		k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 		if err != nil {
@@ -288,23 +303,16 @@ func (v *Vault) certify(t testing.TB) (cert, key string) {
 		}
 		return c, k
 	}
-	write := func(name, kind string, der []byte) string {
-		file := filepath.Join(v.dir, name)
-		if err := os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		return file
-	}
-	ca, caKey := issue(&x509.Certificate{
+	above, aboveKey := issue(&x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "CA of the server"}, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
 	}, nil, nil)
 	leaf, leafKey := issue(&x509.Certificate{
-		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "server"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-	}, ca, caKey)
-	v.CABundle = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: ca.Raw})
+		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "server"}, IPAddresses: []net.IP{address}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	}, above, aboveKey)
 	der, err := x509.MarshalPKCS8PrivateKey(leafKey)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return write("cert.pem", "CERTIFICATE", leaf.Raw), write("key.pem", "PRIVATE KEY", der)
+	encode := func(kind string, der []byte) []byte { return pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}) }
+	return encode("CERTIFICATE", above.Raw), encode("CERTIFICATE", leaf.Raw), encode("PRIVATE KEY", der)
 }

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -80,18 +81,24 @@ func (w *world) install(t *testing.T, contexts ...string) {
 // installWith does so with a value of the agent's chart.
 func (w *world) installWith(t *testing.T, value string, contexts ...string) {
 	t.Helper()
+	w.installAs(t, nil, []string{"--set", value}, contexts...)
+}
+
+// installAs does so with options of `meshctl install` and of `meshctl cluster register`.
+func (w *world) installAs(t *testing.T, install, register []string, contexts ...string) {
+	t.Helper()
 	w.contexts = contexts
 	hub := contexts[0]
 	for _, image := range []string{"isthmus-hub", "isthmus-agent"} {
 		w.run(t, 2*time.Minute, "lab", "load", "--name", w.name, "--ref", "lab.local/"+image+":dev", "--binary", w.bin+"/"+image)
 	}
-	w.run(t, 3*time.Minute, "meshctl", "install", "--context", hub, "--image-registry", "lab.local", "--image-tag", "dev")
+	images := []string{"--image-registry", "lab.local", "--image-tag", "dev"}
+	w.run(t, 3*time.Minute, "meshctl", slices.Concat([]string{"install", "--context", hub}, images, install)...)
 	for _, context := range contexts {
-		w.run(t, 3*time.Minute, "meshctl", "cluster", "register", cluster(context), "--context", hub, "--member-context", context,
-			"--image-registry", "lab.local", "--image-tag", "dev", "--set", value)
+		w.run(t, 3*time.Minute, "meshctl", slices.Concat([]string{"cluster", "register", cluster(context), "--context", hub, "--member-context", context}, images, register)...)
 	}
 	for _, context := range contexts {
-		w.created(t, hub, "-n", "isthmus-"+cluster(context), "mesh/istiod-istio-system-"+cluster(context))
+		w.created(t, hub, "-n", "isthmus-"+cluster(context), "mesh.isthmus.dev/istiod-istio-system-"+cluster(context))
 	}
 }
 

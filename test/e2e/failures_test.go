@@ -25,7 +25,7 @@ func cacertsVersion(w *world, context string) string {
 }
 
 func issuance(w *world, cluster string) string {
-	return w.jsonpath(management, "{.status.certificate.issuance}/{.status.state}", "-n", "isthmus-"+cluster, "issuedcertificate", "istiod-istio-system-"+cluster)
+	return w.jsonpath(management, "{.status.certificate.issuance}/{.status.state}", "-n", "isthmus-"+cluster, "issuedcertificate.isthmus.dev", "istiod-istio-system-"+cluster)
 }
 
 func patchVM(t *testing.T, w *world, patch string) {

@@ -79,6 +79,20 @@ func newWorld(t *testing.T, name string, options ...string) *world {
 	return w
 }
 
+// labProgram is the path of a program of the lab, the last by name of those that match.
+func labProgram(t *testing.T, pattern string) string {
+	t.Helper()
+	kubectl, err := exec.LookPath("kubectl") // one of them
+	if err != nil {
+		t.Fatal(err)
+	}
+	found, err := filepath.Glob(filepath.Join(filepath.Dir(kubectl), pattern))
+	if err != nil || len(found) == 0 {
+		t.Fatalf("the lab has no %s: run `lab build` (%v)", pattern, err)
+	}
+	return found[len(found)-1]
+}
+
 // try runs a program of bin/ or of the PATH and returns what it printed to stdout; the error holds what it printed to stderr.
 func (w *world) try(timeout time.Duration, name string, args ...string) (string, error) {
 	return w.pipe(timeout, "", name, args...)
@@ -162,7 +176,7 @@ func eventually(t *testing.T, timeout time.Duration, what string, f func() error
 func (w *world) ready(t *testing.T, name string, timeout time.Duration) {
 	t.Helper()
 	eventually(t, timeout, "VirtualMesh "+name+" is Ready", func() error {
-		out, err := w.try(time.Minute, "kubectl", "--context", management, "-n", "isthmus-system", "get", "virtualmesh", name, "-o", "json")
+		out, err := w.try(time.Minute, "kubectl", "--context", management, "-n", "isthmus-system", "get", "virtualmesh.isthmus.dev", name, "-o", "json")
 		if err != nil {
 			return err
 		}
@@ -189,7 +203,7 @@ func (w *world) ready(t *testing.T, name string, timeout time.Duration) {
 // condition returns the status, reason and message of a condition of the VirtualMesh.
 func (w *world) condition(name, kind string) (status, reason, message string) {
 	get := func(field string) string {
-		return w.jsonpath(management, fmt.Sprintf(`{.status.conditions[?(@.type=="%s")].%s}`, kind, field), "-n", "isthmus-system", "virtualmesh", name)
+		return w.jsonpath(management, fmt.Sprintf(`{.status.conditions[?(@.type=="%s")].%s}`, kind, field), "-n", "isthmus-system", "virtualmesh.isthmus.dev", name)
 	}
 	return get("status"), get("reason"), get("message")
 }

@@ -409,7 +409,11 @@ func (i *Installer) proxies(ctx context.Context, w *wanted, report *Report) (tim
 		report.Waiting = moving
 		return recheck, nil
 	}
-	due := due(behind, !i.Now().Before(w.InUse.Since.Add(liveProxies)))
+	fresh, err := i.freshListeners(ctx, w.Mesh)
+	if err != nil {
+		return 0, err
+	}
+	due := due(behind, !i.Now().Before(w.InUse.Since.Add(liveProxies)), fresh)
 	switch {
 	case len(due) == 0:
 		report.Waiting = moving
@@ -556,6 +560,21 @@ func (i *Installer) listeners(ctx context.Context, mesh string, gateways ...*net
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// freshListeners reports whether a gateway of the mesh was given its listener so lately that it may not have it yet.
+func (i *Installer) freshListeners(ctx context.Context, mesh string) (bool, error) {
+	var have metav1.PartialObjectMetadataList
+	have.SetGroupVersionKind(networkingv1.SchemeGroupVersion.WithKind("GatewayList"))
+	if err := i.Reader.List(ctx, &have, client.MatchingLabels{v1alpha1.LabelManagedBy: listenersManagedBy}); err != nil {
+		if meta.IsNoMatchError(err) {
+			return false, nil
+		}
+		return false, err
+	}
+	return slices.ContainsFunc(have.Items, func(g metav1.PartialObjectMetadata) bool {
+		return g.Annotations[AnnotationMesh] == mesh && i.Now().Before(g.CreationTimestamp.Add(liveProxies))
+	}), nil
 }
 
 // listenersManagedBy is the value of the label isthmus.dev/managed-by on the listeners in gateways, and the field manager of

@@ -298,10 +298,11 @@ func (s survey) evidence() *v1alpha1.ProxyEvidence {
 }
 
 // due are the laggards that will not follow without a restart, and those of which it could not be seen; live ones too, if they
-// have had the time.
-func due(behind []proxyView, live bool) (out []proxyView) {
+// have had the time. A gateway of which it could not be seen may yet answer while the listeners are fresh.
+func due(behind []proxyView, live, fresh bool) (out []proxyView) {
 	for _, v := range behind {
-		if !v.Live || !v.seen || live {
+		unseen := !v.seen && (v.Kind != evidence.Gateway || !fresh)
+		if !v.Live || unseen || live {
 			out = append(out, v)
 		}
 	}

@@ -13,6 +13,29 @@ import (
 	"github.com/isthmus-mesh/isthmus/internal/agent/restart"
 )
 
+func TestDue(t *testing.T) {
+	view := func(kind evidence.ProxyKind, live, seen bool) proxyView {
+		return proxyView{ProxyPod: evidence.ProxyPod{Kind: kind, Live: live}, seen: seen}
+	}
+	for _, tc := range []struct {
+		what             string
+		view             proxyView
+		live, fresh, due bool
+	}{
+		{"a live one may follow", view(evidence.Sidecar, true, true), false, false, false},
+		{"a live one has had the time", view(evidence.Sidecar, true, true), true, false, true},
+		{"one that is not live never follows", view(evidence.Sidecar, false, true), false, true, true},
+		{"one that does not answer", view(evidence.Sidecar, true, false), false, true, true},
+		{"a gateway that cannot answer yet", view(evidence.Gateway, true, false), false, true, false},
+		{"a gateway that does not answer", view(evidence.Gateway, true, false), false, false, true},
+		{"a gateway that has had the time", view(evidence.Gateway, true, false), true, true, true},
+	} {
+		if got := len(due([]proxyView{tc.view}, tc.live, tc.fresh)) > 0; got != tc.due {
+			t.Errorf("%s: due is %t", tc.what, got)
+		}
+	}
+}
+
 func TestPlanControlPlane(t *testing.T) {
 	now := time.Now()
 	view := func(seen, current, related bool, annotations map[string]string) replicaView {

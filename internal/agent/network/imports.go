@@ -195,6 +195,9 @@ func (i *importing) run(ctx context.Context) (outcome, error) {
 		return settled, nil //nolint:nilerr // it is reported, and nothing changes by trying again
 	}
 	out.ServiceEntry.Spec.Addresses = []string{address}
+	if err := i.keepAddresses(ctx, vm, out.ServiceEntry); err != nil {
+		return settled, err
+	}
 	if out.Short != nil {
 		if err := i.short(ctx, out); err != nil {
 			return settled, err
@@ -202,6 +205,9 @@ func (i *importing) run(ctx context.Context) (outcome, error) {
 		objects = i.objectsOf(vm, home, out) // it may be left out
 	}
 	settled.holds = true
+	if err := i.yield(ctx, vm, out); err != nil {
+		return settled, err
+	}
 	if wait, err := i.turn(ctx, objects, labelOf(vm)); err != nil || wait > 0 {
 		i.report(finding.Finding{Reason: ReasonTooManyChanges, Message: "destinations of the cluster change so often that they are followed slowly: see what changes them"})
 		settled.again = wait
@@ -225,6 +231,44 @@ func (i *importing) former(vm *membership.VirtualMesh) (out []client.Object) {
 		}
 	}
 	return out
+}
+
+// keepAddresses leaves an entry that was handed over the addresses that it came with: callers have looked them up.
+func (i *importing) keepAddresses(ctx context.Context, vm *membership.VirtualMesh, entry *networkingv1.ServiceEntry) error {
+	have, err := i.objects.cached(ctx, entry, labelOf(vm))
+	if err != nil {
+		return client.IgnoreNotFound(err)
+	}
+	theirs, ok := have.(*networkingv1.ServiceEntry)
+	a := have.GetAnnotations()
+	handedOver := a[v1alpha1.AnnotationDestination] == "" // we have not written it yet
+	if !ok || !isOurs(have) || len(theirs.Spec.Addresses) == 0 || !handedOver && a[annotationKept] == "" {
+		return nil
+	}
+	entry.Spec.Addresses = slices.Clone(theirs.Spec.Addresses)
+	entry.Annotations[annotationKept] = "true"
+	return nil
+}
+
+// yield has our rule say nothing beside one that somebody else has for the host, as long as the host's entry is his too: connections are
+// to go as he wants, to where he wants. Of rules in one namespace istiod merges those that are exported alike, and the oldest keeps its
+// say; of others the last counts.
+func (i *importing) yield(ctx context.Context, vm *membership.VirtualMesh, out *federation.Imported) error {
+	foreign, err := i.objects.foreign(ctx, out.ServiceEntry, labelOf(vm))
+	if err != nil || !foreign {
+		return err
+	}
+	ours := out.DestinationRule
+	var list networkingv1.DestinationRuleList
+	if err := i.istio.GetCache().List(ctx, &list, client.MatchingFields{byHost: ours.Spec.Host}, client.UnsafeDisableDeepCopy); err != nil {
+		return err
+	}
+	for _, theirs := range list.Items {
+		if theirs.Namespace == ours.Namespace && !isOurs(theirs) {
+			ours.Spec.ExportTo = slices.Clone(theirs.Spec.ExportTo)
+		}
+	}
+	return nil
 }
 
 func (i *importing) report(fs ...finding.Finding) { i.reports.set(i.mesh.Name, i.key, fs) }

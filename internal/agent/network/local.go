@@ -38,6 +38,8 @@ const (
 	// annotationClient names, on what was made under limited trust for a destination of another cluster, the mesh of this cluster that
 	// it was made for: "<name>.<namespace>". What is made under other trust lies in the root namespace of that mesh.
 	annotationClient = "isthmus.dev/client-mesh"
+	// annotationKept says of a ServiceEntry that its addresses are those with which it was handed over.
+	annotationKept = "isthmus.dev/address-kept"
 	// annotationHash is found in the cache only: the hash of the object as it was read, and its size.
 	annotationHash = "isthmus.dev/cached-hash"
 )
@@ -166,7 +168,7 @@ func stub(obj any) (any, error) {
 	o.SetManagedFields(nil)
 	annotations := map[string]string{}
 	if isOurs(o) {
-		for _, key := range []string{v1alpha1.AnnotationDestination, annotationMesh, annotationClient, annotationController} {
+		for _, key := range []string{v1alpha1.AnnotationDestination, annotationMesh, annotationClient, annotationController, annotationKept} {
 			if v, ok := o.GetAnnotations()[key]; ok {
 				annotations[key] = v
 			}
@@ -287,6 +289,15 @@ func (o *objects) is(ctx context.Context, want client.Object, virtualMesh string
 		return false, client.IgnoreNotFound(err)
 	}
 	return isOurs(have) && have.GetAnnotations()[annotationHash] == hashOf(want), nil
+}
+
+// foreign reports whether the cache shows an object of somebody else in the place of one that is wanted.
+func (o *objects) foreign(ctx context.Context, want client.Object, virtualMesh string) (bool, error) {
+	have, err := o.cached(ctx, want, virtualMesh)
+	if err != nil {
+		return false, client.IgnoreNotFound(err)
+	}
+	return !isOurs(have), nil
 }
 
 // apply makes an object be as want says. What the cache shows to be so is not read; what it does not show is created.

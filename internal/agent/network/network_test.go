@@ -205,8 +205,27 @@ func TestFederation(t *testing.T) {
 		theirs.Spec.Ports = []*networkingapi.ServicePort{{Number: 9080, Name: "theirs", Protocol: "TCP"}}
 		theirs.Spec.Endpoints = []*networkingapi.WorkloadEntry{{Address: "203.0.113.9", Ports: map[string]uint32{"theirs": 15443}, Labels: map[string]string{"app": "ratings"}}}
 		w.must(east.Client.Create(w.ctx, theirs, client.FieldOwner("networking")))
+		theirRule := &networkingv1.DestinationRule{ObjectMeta: metav1.ObjectMeta{Namespace: "istio-system", Name: "ratings-default-west", Labels: theirs.Labels}}
+		theirRule.Spec.Host = ratingsWest
+		theirRule.Spec.TrafficPolicy = &networkingapi.TrafficPolicy{Tls: &networkingapi.ClientTLSSettings{Mode: networkingapi.ClientTLSSettings_ISTIO_MUTUAL}}
+		w.must(east.Client.Create(w.ctx, theirRule))
+		// exportTo of our rule: as theirs, so that istiod merges them and the older counts, or to all.
+		exported := func(to ...string) {
+			w.Helper()
+			w.eventually("our rule's exportTo", func() error {
+				rule := &networkingv1.DestinationRule{}
+				if err := east.Client.Get(w.ctx, client.ObjectKeyFromObject(theirs), rule); err != nil {
+					return err
+				}
+				if !slices.Equal(rule.Spec.ExportTo, to) {
+					return fmt.Errorf("it is %v", rule.Spec.ExportTo)
+				}
+				return nil
+			})
+		}
 		edit(w, w.hub, vm, func(vm *v1alpha1.VirtualMesh) { vm.Spec.Federation = only("reviews", "ratings", "details") })
 		east.reports("ServiceEntry istio-system/" + ratingsWest)
+		exported()
 
 		live := &unstructured.Unstructured{}
 		live.SetGroupVersionKind(networkingv1.SchemeGroupVersion.WithKind("ServiceEntry"))
@@ -230,6 +249,8 @@ func TestFederation(t *testing.T) {
 			legacy.IsOutput(e) || len(e.Spec.Addresses) != 1 || !strings.HasPrefix(e.Spec.Addresses[0], "241.") {
 			w.Errorf("something is left of theirs: %v %v", e.Labels, &e.Spec)
 		}
+		exported("*")
+		w.must(east.Client.Delete(w.ctx, theirRule))
 		east.reports("")
 	})
 

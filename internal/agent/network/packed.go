@@ -22,6 +22,7 @@ type packed struct {
 	uid                    types.UID
 	destination, hash      string
 	hosts, addresses       []string // of a ServiceEntry
+	kept                   bool     // its addresses are those with which it was handed over
 }
 
 // pack packs the stubs of which there are as many as destinations.
@@ -33,6 +34,7 @@ func pack(o client.Object) compact.Packed {
 	p := &packed{
 		namespace: unique.Make(o.GetNamespace()), mesh: unique.Make(a[annotationMesh]), client: unique.Make(a[annotationClient]), virtualMesh: unique.Make(o.GetLabels()[v1alpha1.LabelVirtualMesh]),
 		name: o.GetName(), version: o.GetResourceVersion(), uid: o.GetUID(), destination: a[v1alpha1.AnnotationDestination], hash: a[annotationHash],
+		kept: a[annotationKept] != "",
 	}
 	switch o := o.(type) {
 	case *networkingv1.ServiceEntry:
@@ -66,6 +68,9 @@ func (p *packed) Unpack() client.Object {
 	annotations := map[string]string{v1alpha1.AnnotationDestination: p.destination, annotationMesh: p.mesh.Value(), annotationHash: p.hash}
 	if client := p.client.Value(); client != "" {
 		annotations[annotationClient] = client
+	}
+	if p.kept {
+		annotations[annotationKept] = "true"
 	}
 	o.SetAnnotations(annotations)
 	if e, ok := o.(*networkingv1.ServiceEntry); ok {

@@ -13,10 +13,12 @@ import (
 
 	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
 	"github.com/isthmus-mesh/isthmus/internal/accept"
+	"github.com/isthmus-mesh/isthmus/internal/legacy"
 	"github.com/isthmus-mesh/isthmus/internal/pki"
 )
 
-// secretTypes are the types of Secrets in which people keep certificate authorities. In no other does the hub look.
+// secretTypes are the types of Secrets in which people keep certificate authorities. In no other does the hub look, but for those in
+// which installations of older generations kept theirs.
 var secretTypes = []corev1.SecretType{"", corev1.SecretTypeOpaque, corev1.SecretTypeTLS, "istio.io/ca-root"}
 
 // LookAgain is after how long a Secret is looked at again whose problem passes by itself.
@@ -50,7 +52,7 @@ func (s Store) Provided(ctx context.Context, ref v1alpha1.SecretRef) (pki.Materi
 		}
 		return pki.Material{}, fmt.Errorf("reading Secret %s: %w", name, err)
 	}
-	if _, ours := secret.Labels[v1alpha1.LabelManagedBy]; ours || !slices.Contains(secretTypes, secret.Type) {
+	if _, ours := secret.Labels[v1alpha1.LabelManagedBy]; ours || !slices.Contains(secretTypes, secret.Type) && !legacy.IsRoot(string(secret.Type)) {
 		return pki.Material{}, unusable
 	}
 	m, err := pki.ReadMaterial(secret.Data, s.Now())
