@@ -61,12 +61,21 @@ type ServerName struct {
 // IsOnward reports whether a host is one by which an egress gateway alone knows a service.
 func IsOnward(host string) bool { return strings.HasSuffix(host, onwards) }
 
-// serverName is the server name of a port of the service under limited trust.
+// serverName is the server name by which workloads ask their egress gateway for a port of the service.
 func (s *service) serverName(number uint32) string { return fmt.Sprintf("p%d.%s", number, s.hostname) }
+
+// admittedName is the server name by which the gateways of a mesh ask those of the home mesh for a port of the service. Each mesh has
+// one of its own: Envoy ends connections, requests under way and all, some time after the settings for their server name have changed,
+// and nobody's are to end because another mesh comes or goes.
+func (s *service) admittedName(number uint32, client v1alpha1.ObjectRef) string {
+	return fmt.Sprintf("p%d.%s.%s", number, naming.Short(client.Name, maxLabel), s.hostname)
+}
+
+const maxLabel = 63 // of a DNS name (RFC 1035, 2.3.4)
 
 // tooLong says that names that limited trust needs are too long; "" if they are not.
 func (s *service) tooLong() string {
-	for _, name := range []string{s.serverName(65535), s.hostname + onwards} {
+	for _, name := range []string{s.admittedName(65535, v1alpha1.ObjectRef{Name: strings.Repeat("x", maxLabel)}), s.hostname + onwards} {
 		if !isFQDN(name) {
 			return name
 		}
@@ -163,30 +172,41 @@ func Admit(vm *membership.VirtualMesh, home *v1alpha1.Mesh, d *v1alpha1.Destinat
 	out := &Admission{}
 	inNamespace := map[string][]string{}
 	for _, g := range gateways {
-		o := s.gateway(s.hostname+"."+g.Name, home, g, func() *networkingapi.ServerTLSSettings {
-			return &networkingapi.ServerTLSSettings{
-				Mode: networkingapi.ServerTLSSettings_MUTUAL, CredentialName: v1alpha1.GatewaySecretName, SubjectAltNames: slices.Clone(callers),
+		o := s.gateway(s.hostname+"."+g.Name, g)
+		for _, p := range s.ports {
+			for _, c := range callers {
+				o.Spec.Servers = append(o.Spec.Servers, server(home, g, fmt.Sprintf("tls-%d-%s", p.number, c.Name), s.admittedName(p.number, c), &networkingapi.ServerTLSSettings{
+					Mode: networkingapi.ServerTLSSettings_MUTUAL, CredentialName: v1alpha1.GatewaySecretName,
+					SubjectAltNames: []string{membership.GatewayIdentity(vm.Name, c)},
+				}))
 			}
-		})
+		}
 		o.ObjectMeta = madeFor(d, o.Namespace, o.Name)
 		out.Gateways = append(out.Gateways, o)
 		inNamespace[g.Namespace] = append(inNamespace[g.Namespace], o.Name)
 	}
 	for _, namespace := range slices.Sorted(maps.Keys(inNamespace)) {
-		out.VirtualServices = append(out.VirtualServices, s.routes(d, namespace, inNamespace[namespace], s.host)...)
+		out.VirtualServices = append(out.VirtualServices, s.routes(d, namespace, inNamespace[namespace], s.host, func(number uint32) (names []string) {
+			for _, c := range callers {
+				names = append(names, s.admittedName(number, c))
+			}
+			return names
+		})...)
 	}
 	return out
 }
 
-// admitted are the identities of the gateways of those members to whom a destination is federated, sorted.
-func admitted(vm *membership.VirtualMesh, home *v1alpha1.Mesh, d *v1alpha1.Destination) (out []string) {
+// admitted are those members to whom a destination is federated, sorted.
+func admitted(vm *membership.VirtualMesh, home *v1alpha1.Mesh, d *v1alpha1.Destination) (out []v1alpha1.ObjectRef) {
 	to := federatedTo(vm, home, d)
 	for _, r := range vm.Spec.Meshes {
 		if r != refTo(home) && (slices.Contains(to, everyMember) || slices.Contains(to, r.Name+"."+r.Namespace)) {
-			out = append(out, membership.GatewayIdentity(vm.Name, r))
+			out = append(out, r)
 		}
 	}
-	slices.Sort(out)
+	slices.SortFunc(out, func(a, b v1alpha1.ObjectRef) int {
+		return cmp.Or(strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Name, b.Name))
+	})
 	return slices.Compact(out)
 }
 
@@ -199,34 +219,34 @@ func madeFor(d *v1alpha1.Destination, namespace, name string) metav1.ObjectMeta 
 	}
 }
 
-// gateway has a server for each port of the service at one gateway of a mesh. Its name, a DNS label, is made of what is unique.
-func (s *service) gateway(unique string, m *v1alpha1.Mesh, g Gateway, tls func() *networkingapi.ServerTLSSettings) *networkingv1.Gateway {
-	out := &networkingv1.Gateway{
+// gateway is of one gateway of a mesh, still without servers. Its name, a DNS label, is made of what is unique.
+func (s *service) gateway(unique string, g Gateway) *networkingv1.Gateway {
+	return &networkingv1.Gateway{
 		TypeMeta:   metav1.TypeMeta{APIVersion: apiVersion, Kind: "Gateway"},
 		ObjectMeta: metav1.ObjectMeta{Namespace: g.Namespace, Name: strings.ReplaceAll(naming.Hashed("isthmus-"+unique, maxGatewayNameSize), ".", "-")},
 		Spec:       networkingapi.Gateway{Selector: maps.Clone(g.Selector)},
 	}
-	for _, p := range s.ports {
-		out.Spec.Servers = append(out.Spec.Servers, &networkingapi.Server{
-			Port:  &networkingapi.Port{Number: uint32(serverPort(m, g)), Name: fmt.Sprintf("tls-%d", p.number), Protocol: "TLS"},
-			Hosts: []string{s.serverName(p.number)},
-			Tls:   tls(),
-		})
+}
+
+// server ends TLS at a gateway of a mesh for one server name. portName is another one for each server of a Gateway.
+func server(m *v1alpha1.Mesh, g Gateway, portName, name string, tls *networkingapi.ServerTLSSettings) *networkingapi.Server {
+	return &networkingapi.Server{
+		Port:  &networkingapi.Port{Number: uint32(serverPort(m, g)), Name: naming.Short(portName, maxPortName), Protocol: "TLS"},
+		Hosts: []string{name},
+		Tls:   tls,
 	}
-	return out
 }
 
 // routes lead from the servers of Gateways to a host. There is one for each port: of a VirtualService istiod takes, for a server
 // that ends TLS, the first route, whatever the server name (Istio: pilot/pkg/networking/core/gateway.go,
 // buildGatewayNetworkFiltersFromTCPRoutes).
-func (s *service) routes(d *v1alpha1.Destination, namespace string, gateways []string, host string) (out []*networkingv1.VirtualService) {
+func (s *service) routes(d *v1alpha1.Destination, namespace string, gateways []string, host string, names func(uint32) []string) (out []*networkingv1.VirtualService) {
 	for _, p := range s.ports {
-		name := s.serverName(p.number)
 		out = append(out, &networkingv1.VirtualService{
 			TypeMeta:   metav1.TypeMeta{APIVersion: apiVersion, Kind: "VirtualService"},
-			ObjectMeta: madeFor(d, namespace, ObjectName(name)),
+			ObjectMeta: madeFor(d, namespace, ObjectName(s.serverName(p.number))),
 			Spec: networkingapi.VirtualService{
-				Hosts: []string{name}, Gateways: slices.Clone(gateways), ExportTo: []string{"."},
+				Hosts: names(p.number), Gateways: slices.Clone(gateways), ExportTo: []string{"."},
 				Tcp: []*networkingapi.TCPRoute{{Route: []*networkingapi.RouteDestination{{
 					Destination: &networkingapi.Destination{Host: host, Port: &networkingapi.PortSelector{Number: p.number}},
 				}}}},
@@ -250,15 +270,20 @@ func (s *service) throughEgress(vm *membership.VirtualMesh, client Client, throu
 	}
 	out.ServiceEntry = onward.serviceEntry(madeFor(d, namespace, ObjectName(onward.hostname)), "", endpoints, byName)
 	out.ServiceEntry.Spec.ExportTo = []string{"."}
-	out.DestinationRule = onward.limitedRule(vm, madeFor(d, namespace, ObjectName(onward.hostname)), s, &networkingapi.ClientTLSSettings{
+	admittedAs := func(number uint32) string { return s.admittedName(number, refTo(client.Mesh)) }
+	out.DestinationRule = onward.limitedRule(vm, madeFor(d, namespace, ObjectName(onward.hostname)), admittedAs, &networkingapi.ClientTLSSettings{
 		Mode: networkingapi.ClientTLSSettings_MUTUAL, CredentialName: v1alpha1.GatewaySecretName, SubjectAltNames: onward.identities,
 	})
 	out.DestinationRule.Spec.ExportTo = []string{"."}
-	out.Gateway = s.gateway(s.hostname, client.Mesh, through, func() *networkingapi.ServerTLSSettings {
-		return &networkingapi.ServerTLSSettings{Mode: networkingapi.ServerTLSSettings_ISTIO_MUTUAL}
-	})
+	out.Gateway = s.gateway(s.hostname, through)
 	out.Gateway.ObjectMeta = madeFor(d, namespace, out.Gateway.Name)
-	out.VirtualServices = s.routes(d, namespace, []string{out.Gateway.Name}, onward.hostname)
+	for _, p := range s.ports {
+		out.Gateway.Spec.Servers = append(out.Gateway.Spec.Servers, server(client.Mesh, through, fmt.Sprintf("tls-%d", p.number), s.serverName(p.number),
+			&networkingapi.ServerTLSSettings{Mode: networkingapi.ServerTLSSettings_ISTIO_MUTUAL}))
+	}
+	out.VirtualServices = s.routes(d, namespace, []string{out.Gateway.Name}, onward.hostname, func(number uint32) []string {
+		return []string{s.serverName(number)}
+	})
 	return out
 }
 
@@ -278,14 +303,14 @@ func (s *service) nameAtEgress(vm *membership.VirtualMesh, client Client, throug
 	for _, p := range entry.Spec.Ports {
 		p.TargetPort = uint32(cmp.Or(through.TLSPort.TargetPort, through.TLSPort.Port))
 	}
-	return Named{entry, named.limitedRule(vm, meta(), s, &networkingapi.ClientTLSSettings{
+	return Named{entry, named.limitedRule(vm, meta(), s.serverName, &networkingapi.ClientTLSSettings{
 		Mode: networkingapi.ClientTLSSettings_ISTIO_MUTUAL, SubjectAltNames: named.identities,
 	})}
 }
 
-// limitedRule connects to each port as tls says, by the server name that the service named has for it. What stands at the top
+// limitedRule connects to each port as tls says, by the server name that it has. What stands at the top
 // level does not hold for a port that has settings of its own, so both have everything.
-func (s *service) limitedRule(vm *membership.VirtualMesh, meta metav1.ObjectMeta, named *service, tls *networkingapi.ClientTLSSettings) *networkingv1.DestinationRule {
+func (s *service) limitedRule(vm *membership.VirtualMesh, meta metav1.ObjectMeta, serverName func(uint32) string, tls *networkingapi.ClientTLSSettings) *networkingv1.DestinationRule {
 	keepalive := vm.Spec.Federation.TCPKeepalive
 	settings := func(sni string) *networkingapi.ClientTLSSettings {
 		return &networkingapi.ClientTLSSettings{
@@ -296,7 +321,7 @@ func (s *service) limitedRule(vm *membership.VirtualMesh, meta metav1.ObjectMeta
 	for _, p := range s.ports {
 		policy.PortLevelSettings = append(policy.PortLevelSettings, &networkingapi.TrafficPolicy_PortTrafficPolicy{
 			Port:           &networkingapi.PortSelector{Number: p.number},
-			Tls:            settings(named.serverName(p.number)),
+			Tls:            settings(serverName(p.number)),
 			ConnectionPool: connectionPool(keepalive),
 		})
 	}

@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+	networkingapi "istio.io/api/networking/v1alpha3"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
@@ -61,48 +63,59 @@ func TestLimited(t *testing.T) {
 		"hosts": ["`+host+`"], "addresses": ["241.0.0.1"], "location": "MESH_INTERNAL", "resolution": "STATIC", "exportTo": ["*"],
 		"workloadSelector": {"labels": {"istio": "isthmus-egress"}}, "subjectAltNames": ["`+egress+`"], "ports": [
 			{"number": 80, "name": "federated-port-80", "protocol": "HTTP", "targetPort": 15443}, {"number": 9090, "name": "federated-port-9090", "protocol": "HTTP2", "targetPort": 15443}]}}`)
-	rule := func(host, tls, exportTo string) string {
+	// admitted begins what gateways call each other's services by: each mesh by another name.
+	const admitted = "istiod-istio-system-west."
+	rule := func(host, asked, tls, exportTo string) string {
 		const pool = `"connectionPool": {"tcp": {"tcpKeepalive": {"time": "60s"}}}`
 		port := func(n int) string {
-			return fmt.Sprintf(`{"port": {"number": %d}, "tls": {%s, "sni": "p%d.reviews.default.svc.east.global"}, %s}`, n, tls, n, pool)
+			return fmt.Sprintf(`{"port": {"number": %d}, "tls": {%s, "sni": "p%d.%sreviews.default.svc.east.global"}, %s}`, n, tls, n, asked, pool)
 		}
 		return `{"apiVersion": "networking.istio.io/v1", "kind": "DestinationRule", ` + meta(host, "") + `, "status": {}, "spec": {"host": "` + host + `", "exportTo": ["` + exportTo + `"],
 			"trafficPolicy": {"tls": {` + tls + `}, ` + pool + `, "portLevelSettings": [` + port(80) + `, ` + port(9090) + `]}}}`
 	}
-	checkJSON(t, got.DestinationRule, rule(host, `"mode": "ISTIO_MUTUAL", "subjectAltNames": ["`+egress+`"]`, "*"))
-	checkJSON(t, e.DestinationRule, rule(onward, `"mode": "MUTUAL", "credentialName": "isthmus-gateway", "subjectAltNames": ["`+east+`"]`, "."))
+	checkJSON(t, got.DestinationRule, rule(host, "", `"mode": "ISTIO_MUTUAL", "subjectAltNames": ["`+egress+`"]`, "*"))
+	checkJSON(t, e.DestinationRule, rule(onward, admitted, `"mode": "MUTUAL", "credentialName": "isthmus-gateway", "subjectAltNames": ["`+east+`"]`, "."))
 	checkJSON(t, e.ServiceEntry, `{"apiVersion": "networking.istio.io/v1", "kind": "ServiceEntry", `+meta(onward, "")+`, "status": {}, "spec": {
 		"hosts": ["`+onward+`"], "location": "MESH_INTERNAL", "resolution": "DNS", "exportTo": ["."], "subjectAltNames": ["`+east+`"],
 		"ports": [{"number": 80, "name": "http-envoy-prom", "protocol": "TCP"}, {"number": 9090, "name": "port-9090", "protocol": "TCP"}],
 		"endpoints": [{"address": "192.0.2.2", "ports": {"http-envoy-prom": 15443, "port-9090": 15443}}, {"address": "gw.east.example", "ports": {"http-envoy-prom": 15443, "port-9090": 15443}}]}}`)
-	gateway := func(name, selector, tls string) string {
+	gateway := func(name, selector, asked, tls string) string {
 		server := func(n int) string {
-			return fmt.Sprintf(`{"port": {"number": 15443, "name": "tls-%d", "protocol": "TLS"}, "hosts": ["p%d.reviews.default.svc.east.global"], "tls": {%s}}`, n, n, tls)
+			port := strings.TrimSuffix(fmt.Sprintf("tls-%d-%s", n, strings.TrimSuffix(asked, ".")), "-")
+			return fmt.Sprintf(`{"port": {"number": 15443, "name": "%s", "protocol": "TLS"}, "hosts": ["p%d.%sreviews.default.svc.east.global"], "tls": {%s}}`, port, n, asked, tls)
 		}
 		return `{"apiVersion": "networking.istio.io/v1", "kind": "Gateway", ` + meta(name, "") + `, "status": {}, "spec": {"selector": {"istio": "` + selector + `"}, "servers": [` + server(80) + `, ` + server(9090) + `]}}`
 	}
-	route := func(n int, gateway, host string) string {
+	route := func(n int, asked, gateway, host string) string {
 		name := fmt.Sprintf("p%d.reviews.default.svc.east.global", n)
-		return `{"apiVersion": "networking.istio.io/v1", "kind": "VirtualService", ` + meta(name, "") + `, "status": {}, "spec": {"hosts": ["` + name + `"], "gateways": ["` + gateway + `"], "exportTo": ["."],
+		return `{"apiVersion": "networking.istio.io/v1", "kind": "VirtualService", ` + meta(name, "") + `, "status": {}, "spec": {"hosts": ["` + strings.Replace(name, ".", "."+asked, 1) + `"], "gateways": ["` + gateway + `"], "exportTo": ["."],
 			"tcp": [{"route": [{"destination": {"host": "` + host + `", "port": {"number": ` + fmt.Sprint(n) + `}}}]}]}}`
 	}
-	checkJSON(t, e.Gateway, gateway(name, "isthmus-egress", `"mode": "ISTIO_MUTUAL"`))
-	checkJSON(t, e.VirtualServices, `[`+route(80, name, onward)+`, `+route(9090, name, onward)+`]`)
+	checkJSON(t, e.Gateway, gateway(name, "isthmus-egress", "", `"mode": "ISTIO_MUTUAL"`))
+	checkJSON(t, e.VirtualServices, `[`+route(80, "", name, onward)+`, `+route(9090, "", name, onward)+`]`)
 	checkAccepted(t, got.ServiceEntry, got.DestinationRule, e.ServiceEntry, e.DestinationRule, e.Gateway)
 
 	a := federation.Admit(vm, home, d)
 	const ingress = "isthmus-reviews-default-svc-east-global-isthmus-ingr-8b3e7a1534"
-	checkJSON(t, a.Gateways, `[`+gateway(ingress, "isthmus-ingress", `"mode": "MUTUAL", "credentialName": "isthmus-gateway", "subjectAltNames": ["`+west+`"]`)+`]`)
-	checkJSON(t, a.VirtualServices, `[`+route(80, ingress, "reviews.default.svc.cluster.local")+`, `+route(9090, ingress, "reviews.default.svc.cluster.local")+`]`)
+	checkJSON(t, a.Gateways, `[`+gateway(ingress, "isthmus-ingress", admitted, `"mode": "MUTUAL", "credentialName": "isthmus-gateway", "subjectAltNames": ["`+west+`"]`)+`]`)
+	checkJSON(t, a.VirtualServices, `[`+route(80, admitted, ingress, "reviews.default.svc.cluster.local")+`, `+route(9090, admitted, ingress, "reviews.default.svc.cluster.local")+`]`)
 	checkAccepted(t, a.Gateways[0])
 
 	if f, fs := federation.Federate(vm, home, d); f == nil || !slices.Equal(f.FederatedToMeshes, []string{membership.MeshKey(client)}) {
 		t.Errorf("federated as %+v: %v", f, fs)
 	}
 	vm.Spec.Federation.Selectors = everything
-	if got := federation.Admit(vm, home, d).Gateways[0].Spec.Servers[0].GetTls().GetSubjectAltNames(); len(got) != 2 {
-		t.Errorf("everybody else is %v", got)
+	before, all := a.Gateways[0].Spec.Servers, federation.Admit(vm, home, d).Gateways[0]
+	if len(all.Spec.Servers) != 2*len(before) {
+		t.Errorf("everybody else is %v", all.Spec.Servers)
 	}
+	// Envoy ends connections whose settings change: nobody's do when another mesh comes or goes.
+	for _, s := range before {
+		if !slices.ContainsFunc(all.Spec.Servers, func(other *networkingapi.Server) bool { return proto.Equal(s, other) }) {
+			t.Errorf("another mesh changes the server %v", s)
+		}
+	}
+	checkAccepted(t, all)
 	// Without anybody else there is no server: one without names would admit whoever has a certificate.
 	if got := federation.Admit(limited(virtualMesh(vm.Spec.Federation, home)), home, d); got == nil || len(got.Gateways)+len(got.VirtualServices) > 0 {
 		t.Errorf("admitted: %v", asJSON(t, got))

@@ -99,7 +99,7 @@ func limitedStrangers(t *testing.T, w *world) {
 				t.Errorf("%s: %s: %s", context, u, o)
 			}
 		}
-		w.want(t, context, intruder, refusal, "-sni", serverName("ratings.default", other(context), 9080), "http://"+w.ingressAddress(t, other(context))+"/healthz")
+		w.want(t, context, intruder, refusal, "-sni", admittedName("ratings.default", other(context), context, 9080), "http://"+w.ingressAddress(t, other(context))+"/healthz")
 	}
 }
 
@@ -134,18 +134,17 @@ func limitedJoined(t *testing.T, w *world) {
 // of the virtual mesh.
 func limitedHops(t *testing.T, w *world) {
 	for _, context := range w.contexts {
-		name := serverName("ratings.default", other(context), 9080)
-		presents := func(what, identity string, args ...string) {
+		presents := func(what, identity, name string, args ...string) {
 			t.Helper()
 			o := w.want(t, context, intruder, func(o outcome) bool { return o.Handshake != nil && answeredBy("ratings", other(context))(o) }, append([]string{"-sni", name}, args...)...)
 			if !slices.Equal(o.Handshake.Identities, []string{identity}) {
 				t.Errorf("%s presents %v, want %s", what, o.Handshake.Identities, identity)
 			}
 		}
-		presents("the egress gateway of "+cluster(context), gatewayAccount+"isthmus-egress",
+		presents("the egress gateway of "+cluster(context), gatewayAccount+"isthmus-egress", serverName("ratings.default", other(context), 9080),
 			"-alpn", "istio", "-cert", "/certs/cert-chain.pem", "-key", "/certs/key.pem", "http://isthmus-egress."+v1alpha1.GatewaysNamespace+":15443/")
 		w.stealGatewayKey(t, context)
-		presents("the ingress gateway of "+cluster(other(context)), gatewayIdentity(other(context)),
+		presents("the ingress gateway of "+cluster(other(context)), gatewayIdentity(other(context)), admittedName("ratings.default", other(context), context, 9080),
 			"-cert", "/certs/gateway.crt", "-key", "/certs/gateway.key", "http://"+w.ingressAddress(t, other(context))+"/")
 	}
 }
@@ -194,7 +193,7 @@ func limitedRoots(t *testing.T, w *world) {
 // limitedAdmits: gateways let in what is federated, and nobody but the gateways to which it is.
 func limitedAdmits(t *testing.T, w *world) {
 	at := "http://" + w.ingressAddress(t, management) + "/healthz"
-	name := func(service string, port int) string { return serverName(service, management, port) }
+	name := func(service string, port int) string { return admittedName(service, management, remote, port) }
 	mesh := []string{"-cert", "/certs/cert-chain.pem", "-key", "/certs/key.pem"}
 	gateway := []string{"-cert", "/certs/gateway.crt", "-key", "/certs/gateway.key"}
 	w.want(t, remote, intruder, answered, append(gateway, "-sni", name("ratings.default", 9080), at)...)
@@ -206,7 +205,7 @@ func limitedAdmits(t *testing.T, w *world) {
 		"what is never federated":     append(gateway, "-sni", name("istio-eastwestgateway.istio-system", 15443), at),
 		"the gateway itself":          append(gateway, "-sni", name("isthmus-egress."+v1alpha1.GatewaysNamespace, 15443), at),
 		"a name of the home mesh":     append(gateway, "-sni", "ratings.default.svc.cluster.local", at),
-		"its own egress, no workload": {"-sni", name("ratings.default", 9080), "http://isthmus-egress." + v1alpha1.GatewaysNamespace + ":15443/healthz"},
+		"its own egress, no workload": {"-sni", serverName("ratings.default", management, 9080), "http://isthmus-egress." + v1alpha1.GatewaysNamespace + ":15443/healthz"},
 		"its own egress, a name that leads nowhere": append(mesh, "-alpn", "istio", "-sni", serverName("ratings.default", remote, 9080),
 			"http://isthmus-egress."+v1alpha1.GatewaysNamespace+":15443/healthz"),
 	} {
@@ -308,6 +307,14 @@ func limitedThirdJoins(t *testing.T, w *world) {
 	w.unchanged(t, proxies)
 }
 
+// other3 is the other one of the two clusters that call management.
+func other3(context string) string {
+	if context == third {
+		return remote
+	}
+	return third
+}
+
 // limitedLeftOut: a member to which something is not federated is kept out by the gateway, whatever name it asks for.
 func limitedLeftOut(t *testing.T, w *world) {
 	details := federated("details.default", management)
@@ -319,8 +326,9 @@ func limitedLeftOut(t *testing.T, w *world) {
 	for _, context := range []string{remote, third} {
 		w.stealGatewayKey(t, context)
 		ask := func(service string) []string {
-			return []string{"-cert", "/certs/gateway.crt", "-key", "/certs/gateway.key", "-sni", serverName(service, management, 9080), at}
+			return []string{"-cert", "/certs/gateway.crt", "-key", "/certs/gateway.key", "-sni", admittedName(service, management, context, 9080), at}
 		}
+		w.want(t, context, intruder, refusal, "-cert", "/certs/gateway.crt", "-key", "/certs/gateway.key", "-sni", admittedName("ratings.default", management, other3(context), 9080), at)
 		w.want(t, context, intruder, answered, ask("ratings.default")...)
 		if context == third {
 			w.want(t, context, intruder, refusal, ask("details.default")...)
@@ -460,7 +468,13 @@ func gatewayIdentity(context string) string {
 	return membership.GatewayIdentity("virtual-mesh.isthmus-system", v1alpha1.ObjectRef{Name: meshOf(context), Namespace: "isthmus-" + cluster(context)})
 }
 
-// serverName is what gateways ask each other for when they want a port of a service, "<service>.<namespace>".
+// admittedName is what the gateways of a client ask those of another cluster for when they want a port of a service,
+// "<service>.<namespace>".
+func admittedName(service, context, client string, port int) string {
+	return fmt.Sprintf("p%d.%s.%s", port, meshOf(client), federated(service, context))
+}
+
+// serverName is what workloads ask their egress gateway for when they want one.
 func serverName(service, context string, port int) string {
 	return fmt.Sprintf("p%d.%s", port, federated(service, context))
 }
