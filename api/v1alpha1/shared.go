@@ -41,8 +41,6 @@ const (
 	ReasonReady = "Ready"
 	// ReasonInvalid says that the spec was refused; what was accepted before stays in force.
 	ReasonInvalid = "Invalid"
-	// ReasonNotYetSupported says that a field was understood but has no effect in this version.
-	ReasonNotYetSupported = "NotYetSupported"
 	// ReasonProgressing goes with Reconciling=True.
 	ReasonProgressing = "Progressing"
 	// ReasonSuspended says that spec.suspend holds everything as it is.

@@ -115,7 +115,9 @@ func (m *member) callers(service string) (out []string) {
 	m.w.must(m.Client.List(m.w.ctx, &list, client.InNamespace(v1alpha1.GatewaysNamespace)))
 	for _, g := range list.Items {
 		for _, s := range g.Spec.Servers {
-			if slices.ContainsFunc(s.Hosts, func(h string) bool { return strings.HasPrefix(h, "p9080.") && strings.HasSuffix(h, "."+service+".global") }) {
+			if slices.ContainsFunc(s.Hosts, func(h string) bool {
+				return strings.HasPrefix(h, "p9080.") && strings.HasSuffix(h, "."+service+".global")
+			}) {
 				out = append(out, s.GetTls().GetSubjectAltNames()...)
 			}
 		}

@@ -194,7 +194,7 @@ func readyReason(ic *v1alpha1.IssuedCertificate) string {
 
 // invalid is what is wrong with the spec as a whole, or with an entry that is about no member.
 func (in Input) invalid() finding.Findings {
-	return in.Findings.About("").Without(v1alpha1.ReasonNotYetSupported).Without(v1alpha1.ReasonSuspended)
+	return in.Findings.About("").Without(v1alpha1.ReasonSuspended)
 }
 
 // state is the worst of all.
@@ -207,7 +207,7 @@ func (in Input) state(members []member) v1alpha1.State {
 		return v1alpha1.StateInvalid
 	case has(v1alpha1.StateFailed):
 		return v1alpha1.StateFailed
-	case in.Accepted == nil || has(v1alpha1.StatePending) || len(in.Findings.With(v1alpha1.ReasonNotYetSupported)) > 0:
+	case in.Accepted == nil || has(v1alpha1.StatePending):
 		return v1alpha1.StatePending
 	}
 	return v1alpha1.StateAccepted

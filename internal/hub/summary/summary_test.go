@@ -50,7 +50,6 @@ func restart(s *v1alpha1.IssuedCertificateStatus) {
 
 func TestOf(t *testing.T) {
 	missing := finding.Finding{Field: "spec.meshes[1]", Reason: accept.ReasonMeshNotFound, Message: "no Mesh", Mesh: "n.isthmus-system"}
-	unsupported := finding.Finding{Field: "spec.globalAccessPolicy", Reason: v1alpha1.ReasonNotYetSupported, Message: "no effect"}
 	invalid := finding.Finding{Field: "spec.mtlsConfig", Reason: v1alpha1.ReasonInvalid, Message: "wrong"}
 	suspended := finding.Finding{Field: "spec.suspend", Reason: v1alpha1.ReasonSuspended, Message: "frozen"}
 	lost := &metav1.Condition{Type: v1alpha1.ConditionRootReady, Status: metav1.ConditionFalse, Reason: v1alpha1.ReasonRootKeyLost, Message: "lost"}
@@ -79,8 +78,7 @@ func TestOf(t *testing.T) {
 		"failed":              {[]string{"a", "b"}, false, nil, []v1alpha1.IssuedCertificate{order("a", failed), order("b")}, nil, nil, v1alpha1.StateFailed, no, "ForeignCA", no, yes, no, no, ""},
 		"a member is missing": {[]string{"a"}, false, finding.Findings{missing}, []v1alpha1.IssuedCertificate{order("a")}, nil, nil, v1alpha1.StateInvalid, no, accept.ReasonMeshNotFound, no, yes, no, no, ""},
 		"all are missing":     {nil, false, finding.Findings{missing}, nil, nil, nil, v1alpha1.StateInvalid, no, accept.ReasonMeshNotFound, no, yes, "", no, ""},
-		"without effect":      {[]string{"a"}, false, finding.Findings{unsupported}, []v1alpha1.IssuedCertificate{order("a")}, nil, nil, v1alpha1.StatePending, no, v1alpha1.ReasonNotYetSupported, no, yes, yes, no, ""},
-		"invalid edit":        {[]string{"a"}, false, finding.Findings{unsupported, invalid}, []v1alpha1.IssuedCertificate{order("a")}, nil, nil, v1alpha1.StateInvalid, no, v1alpha1.ReasonInvalid, no, yes, yes, no, ""},
+		"invalid edit":        {[]string{"a"}, false, finding.Findings{invalid}, []v1alpha1.IssuedCertificate{order("a")}, nil, nil, v1alpha1.StateInvalid, no, v1alpha1.ReasonInvalid, no, yes, yes, no, ""},
 		"suspended":           {[]string{"a"}, false, finding.Findings{suspended}, []v1alpha1.IssuedCertificate{order("a")}, nil, nil, v1alpha1.StateAccepted, no, v1alpha1.ReasonSuspended, no, yes, yes, no, ""},
 		"root lost":           {[]string{"a"}, false, nil, []v1alpha1.IssuedCertificate{order("a")}, lost, nil, v1alpha1.StateAccepted, no, v1alpha1.ReasonRootKeyLost, no, yes, yes, no, ""},
 		"root awaited":        {[]string{"a"}, false, nil, nil, waiting, nil, v1alpha1.StatePending, no, v1alpha1.ReasonWaitingForAgents, yes, no, no, no, ""},

@@ -135,7 +135,7 @@ func examineCommonRoots(fs *Findings, vm *membership.VirtualMesh, m *v1alpha1.Me
 	}
 	if len(others) > 0 {
 		fs.add("ISTH9005", Warning, meshObject(m), "trusts a root that "+strings.Join(others, ", ")+" trusts too: whoever has the CA of one can pass for any workload of the other",
-			"Under limited trust each mesh should have a CA of its own: "+limitedGuide+"#to-share-nothing.")
+			"Set spec.mtlsConfig.limited.ownRoots: true, or give each mesh a CA of its own: "+limitedGuide+"#to-share-nothing.")
 	}
 }
 
