@@ -57,6 +57,7 @@ func TestLimited(t *testing.T) {
 		{"Renewal", limitedRenewal},
 		{"Rotation", limitedRotation},
 		{"Moving", limitedMoving},
+		{"OwnRoots", limitedOwnRoots},
 		{"Uninstall", limitedUninstall},
 	} {
 		if !t.Run(s.name, func(t *testing.T) {
@@ -345,15 +346,18 @@ func limitedRenewal(t *testing.T, w *world) {
 	stop := talk(t, w, caller, true)
 	proxies := w.proxies(t)
 	patchVM(t, w, `{"spec":{"mtlsConfig":{"limited":{"gatewayCertOptions":{"ttlDays":1,"secretRotationGracePeriodRatio":"0.9999"}}}}}`)
-	for _, context := range w.contexts {
-		seen := map[string]bool{}
-		eventually(t, 3*time.Minute, "certificates of the gateways of "+cluster(context)+" are renewed", func() error {
-			if seen[w.presented(t, context)] = true; len(seen) < 5 {
-				return fmt.Errorf("%d were seen", len(seen))
+	seen := map[string]map[string]bool{}
+	eventually(t, 3*time.Minute, "certificates of all gateways are renewed", func() (err error) {
+		for _, context := range w.contexts {
+			if seen[context] == nil {
+				seen[context] = map[string]bool{}
 			}
-			return nil
-		})
-	}
+			if seen[context][w.presented(t, context)] = true; len(seen[context]) < 6 {
+				err = fmt.Errorf("%d of %s were seen", len(seen[context]), cluster(context))
+			}
+		}
+		return err
+	})
 	patchVM(t, w, `{"spec":{"mtlsConfig":{"limited":{"gatewayCertOptions":null}}}}`)
 	w.ready(t, "virtual-mesh", 3*time.Minute)
 	stop()
@@ -411,6 +415,31 @@ func limitedMoving(t *testing.T, w *world) {
 	// They kept what they had in common, and it is told.
 	if out, _ := w.try(time.Minute, "meshctl", "check", "--context", management); !strings.Contains(out, "ISTH9005") {
 		t.Errorf("check does not tell of the common root:\n%s", out)
+	}
+}
+
+// limitedOwnRoots gives members that shared a root roots of their own, one after the other.
+func limitedOwnRoots(t *testing.T, w *world) {
+	stop := talk(t, w, caller, true)
+	start := time.Now()
+	patchVM(t, w, `{"spec":{"mtlsConfig":{"limited":{"ownRoots":true}}}}`)
+	own := map[string]bool{}
+	eventually(t, 10*time.Minute, "every mesh has a root of its own", func() error {
+		clear(own)
+		for _, context := range w.contexts {
+			roots := parse([]byte(w.jsonpath(context, `{.data.root-cert\.pem}`, "-n", "default", "configmap", "istio-ca-root-cert")))
+			if len(roots) != 1 || own[roots[0].SerialNumber.String()] {
+				return fmt.Errorf("%s has %d roots, or that of another mesh", cluster(context), len(roots))
+			}
+			own[roots[0].SerialNumber.String()] = true
+		}
+		return nil
+	})
+	w.ready(t, "virtual-mesh", 5*time.Minute)
+	t.Logf("apart after %.0f s", time.Since(start).Seconds())
+	stop()
+	if out, err := w.try(time.Minute, "meshctl", "check", "--context", management); err != nil || strings.Contains(out, "ISTH9005") {
+		t.Errorf("check: %v\n%s", err, out)
 	}
 }
 
