@@ -368,7 +368,7 @@ func (i *importing) apply(ctx context.Context, vm *membership.VirtualMesh, home 
 		notes = append(notes, shadows...)
 	}
 	i.report(notes...)
-	if wait, err := i.leave(ctx, vm, home, former); err != nil || wait > 0 {
+	if wait, err := i.leave(ctx, vm, home, out, former); err != nil || wait > 0 {
 		settled.settled = wait > 0 && !slices.ContainsFunc(former, func(o client.Object) bool { _, ok := o.(*networkingv1.ServiceEntry); return ok })
 		settled.again = wait
 		return settled, err
@@ -390,11 +390,14 @@ func isShort(out *federation.Imported, o client.Object) bool {
 //
 // Of ServiceEntries for one host istiod takes the oldest (Istio: pilot/pkg/model/push_context.go, initServiceRegistry): proxies go
 // the new way, all at once, when the former one is deleted. That waits until the home mesh has let in all that it federates under
-// the present trust. What else is of the former way goes later: were it to go before istiod has heard of the other, proxies would
+// the present trust, and gateways were seen to know it. What else is of the former way goes later: were it to go before istiod has heard of the other, proxies would
 // for a moment go the former way and not know how to connect.
-func (i *importing) leave(ctx context.Context, vm *membership.VirtualMesh, home *v1alpha1.Mesh, former []client.Object) (time.Duration, error) {
+func (i *importing) leave(ctx context.Context, vm *membership.VirtualMesh, home *v1alpha1.Mesh, out *federation.Imported, former []client.Object) (time.Duration, error) {
 	if len(former) == 0 {
 		return 0, nil
+	}
+	if !slices.ContainsFunc(former, isName) { // left already
+		return i.left.wait(i.key, i.Now()), nil
 	}
 	meshes, err := i.network.evidence.ask(ctx, home.Namespace)
 	if err != nil {
@@ -403,10 +406,13 @@ func (i *importing) leave(ctx context.Context, vm *membership.VirtualMesh, home 
 	if says, ok := meshes[home.Name]; !ok || says.Generation < vm.Generation {
 		return unsettled, nil
 	}
-	names := slices.DeleteFunc(slices.Clone(former), func(o client.Object) bool { _, ok := o.(*networkingv1.ServiceEntry); return !ok })
-	for _, o := range names {
-		if e, ok := o.(*networkingv1.ServiceEntry); ok && slices.ContainsFunc(e.Spec.Hosts, federation.IsOnward) {
-			continue // connections that there are go on by it
+	if open, err := i.isOpen(ctx, vm, home, out); err != nil || !open {
+		return openInterval, err
+	}
+	i.opened.forget(i.key)
+	for _, o := range former {
+		if !isName(o) {
+			continue // connections that there are go on by the rest
 		}
 		if err := i.objects.delete(ctx, o, "the virtual mesh has another trust now"); err != nil {
 			return 0, err
@@ -414,6 +420,12 @@ func (i *importing) leave(ctx context.Context, vm *membership.VirtualMesh, home 
 		i.left.set(i.key, i.Now().Add(unsettled))
 	}
 	return i.left.wait(i.key, i.Now()), nil
+}
+
+// isName reports whether an object is what gives workloads a name to call.
+func isName(o client.Object) bool {
+	e, ok := o.(*networkingv1.ServiceEntry)
+	return ok && !slices.ContainsFunc(e.Spec.Hosts, federation.IsOnward)
 }
 
 // refused reports whether an API server will never take what it was given.

@@ -132,6 +132,7 @@ type network struct {
 	nameTurns turns // of writes of virtual destinations, which they cause too
 	said      pace  // of reports about virtual destinations
 	left      leaving
+	opened    openings
 	evidence  *evidence
 	forbidden atomic.Pointer[map[string]bool] // addresses of API servers, "<address>:<port>"
 
