@@ -2,6 +2,7 @@ package network
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -95,9 +96,8 @@ func (i *importing) isOpen(ctx context.Context, vm *membership.VirtualMesh, home
 		entry, rule = e.ServiceEntry, e.DestinationRule
 	}
 	for _, e := range entry.Spec.Endpoints[:min(len(entry.Spec.Endpoints), openAddresses)] {
-		for _, port := range e.Ports {
+		for _, port := range slices.Compact(slices.Collect(maps.Values(e.Ports))) { // all lead to one of the gateway
 			targets = append(targets, reach.Target{Address: e.Address, Port: int32(port), SNI: sniOf(rule.Spec.TrafficPolicy)})
-			break //nolint:staticcheck // all ports lead to one of the gateway
 		}
 	}
 	problem := reach.Problem("")
