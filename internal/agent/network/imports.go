@@ -369,8 +369,7 @@ func (i *importing) apply(ctx context.Context, vm *membership.VirtualMesh, home 
 	}
 	i.report(notes...)
 	if wait, err := i.leave(ctx, vm, home, out, former); err != nil || wait > 0 {
-		settled.settled = wait > 0 && !slices.ContainsFunc(former, func(o client.Object) bool { _, ok := o.(*networkingv1.ServiceEntry); return ok })
-		settled.again = wait
+		settled.again = wait // not settled: the home mesh keeps the former way as long as proxies may still take it
 		return settled, err
 	}
 	// What else there is was made for a hostname that users have given up, or for a gateway that is gone.
@@ -417,7 +416,7 @@ func (i *importing) leave(ctx context.Context, vm *membership.VirtualMesh, home 
 		if err := i.objects.delete(ctx, o, "the virtual mesh has another trust now"); err != nil {
 			return 0, err
 		}
-		i.left.set(i.key, i.Now().Add(unsettled))
+		i.left.set(i.key, i.Now().Add(linger))
 	}
 	return i.left.wait(i.key, i.Now()), nil
 }

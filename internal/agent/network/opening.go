@@ -25,6 +25,8 @@ const (
 	openPatience = 2 * time.Minute
 	// openInterval lies between two looks.
 	openInterval = 2 * time.Second
+	// linger is how long the former way stays after its name is gone: proxies hear of that when istiod has pushed it.
+	linger = 15 * time.Second
 	// openAddresses are tried of one destination.
 	openAddresses = 16
 )
