@@ -338,14 +338,12 @@ func migration(t *testing.T, w *world) {
 	}
 	w.ready(t, olderMesh, 2*time.Minute)
 
-	// Envoy ends connections to a TCP port when the port's policies change, and so at step 8. And the host has another address since
-	// it was taken over: a connection to the old one ends once, when Envoy has drained that.
-	for i, l := range lasting {
+	// Envoy ends connections to a TCP port when the port's policies change, and so at step 8.
+	for _, l := range lasting {
 		s := l.stop(t)
 		t.Logf("lasting load in %s: %d sent, %d failed: %v", l.cluster, s.Sent, s.Failed, s.URLs)
-		ended := s.URLs["tcp://"+federated("ratings.default", other(w.contexts[i]))+":9000"]["eof"]
-		if ended > 1 || s.Failed > ended {
-			t.Errorf("%s: %d of %d requests failed, and %d connections ended: %s", l.cluster, s.Failed, s.Sent, ended, tail(string(s.Failures), 3000))
+		if s.Failed > 0 {
+			t.Errorf("%s: %d of %d requests failed: %s", l.cluster, s.Failed, s.Sent, tail(string(s.Failures), 3000))
 		}
 	}
 

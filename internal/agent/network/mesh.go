@@ -464,6 +464,7 @@ func (m *meshWork) applied(ctx context.Context, live *v1alpha1.Mesh) (out []v1al
 		}
 		if left {
 			out = append(out, was)
+			m.lookAtMeshes(unsettled) // the cache may be behind what was deleted, and nobody tells when it is not
 		}
 	}
 	if m.vm != nil && m.settled() && !m.view.frozen(m.mesh) {
