@@ -241,6 +241,9 @@ func (b Bundle) Lead(id RootID) Bundle {
 func (b Bundle) WithNudge(n int64) Bundle {
 	if n > 0 {
 		b = b.endLines()
+		for was := int64(1); was > 0; { // a line that had no end may have become one
+			b.tail, was = cutNudge(b.tail)
+		}
 	}
 	b.nudge = max(n, 0)
 	return b
