@@ -17,7 +17,6 @@ import (
 	securityv1 "istio.io/client-go/pkg/apis/security/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/labels"
 	toolscache "k8s.io/client-go/tools/cache"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
@@ -87,8 +86,6 @@ func newLocal(mgr ctrl.Manager, held *compact.Set) (cluster.Cluster, error) {
 		o.Logger = mgr.GetLogger()
 		o.Cache = cache.Options{NewInformer: held.NewInformer, DefaultTransform: stub, ByObject: map[client.Object]cache.ByObject{
 			&discoveryv1.EndpointSlice{}: {Transform: stripSlice},
-			// Nothing depends on those of others, of which there may be many.
-			&networkingv1.VirtualService{}: {Transform: stub, Label: labels.SelectorFromSet(labels.Set{v1alpha1.LabelManagedBy: fieldOwner})},
 		}}
 	})
 }
@@ -197,6 +194,11 @@ func stub(obj any) (any, error) {
 			o.Spec.Reset()
 			o.Status.Reset()
 		}
+	}
+	if v, theirs := o.(*networkingv1.VirtualService); theirs && !isOurs(o) { // nothing depends on what those of others say
+		v.SetLabels(nil)
+		v.Spec.Reset()
+		v.Status.Reset()
 	}
 	o.SetAnnotations(annotations)
 	return o, nil

@@ -107,8 +107,8 @@ func (n *network) reconcileOwn(ctx context.Context, req ctrl.Request) (ctrl.Resu
 // foreignInterval is when an object of somebody else is looked at again of whose changes no event tells.
 const foreignInterval = time.Minute
 
-// unseen is when to look again at an object of somebody else that has the name of one of ours: VirtualServices of others are not
-// watched.
+// unseen is when to look again at an object of somebody else that has the name of one of ours: VirtualServices of others wake
+// nobody.
 func unseen(o client.Object) time.Duration {
 	if _, ok := o.(*networkingv1.VirtualService); ok {
 		return foreignInterval
