@@ -27,7 +27,7 @@ func checkFederation(spec *v1alpha1.VirtualMeshSpec, w World) (fs finding.Findin
 	invalid := func(field, message string) {
 		fs = append(fs, finding.Finding{Field: field, Reason: v1alpha1.ReasonInvalid, Message: message})
 	}
-	if m := spec.MTLSConfig; m != nil && m.Limited != nil {
+	if TrustOf(spec.MTLSConfig).ByGateways() {
 		if f.FlatNetwork {
 			invalid(federationField+".flatNetwork", "under limited trust the way to other meshes leads through gateways alone, as pods do not know each other: "+
 				"leave flatNetwork out, or take mtlsConfig.shared")

@@ -5,6 +5,7 @@ import (
 
 	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
 	"github.com/isthmus-mesh/isthmus/internal/finding"
+	"github.com/isthmus-mesh/isthmus/internal/membership"
 )
 
 const (
@@ -77,14 +78,22 @@ func (t *Trust) rootField() string { return t.field + ".rootCertificateAuthority
 
 // Problem says why the hub cannot provide what the trust calls for in a mesh, or returns nil.
 func (t *Trust) Problem(m *v1alpha1.Mesh) *finding.Finding {
-	if t.byGateways() {
+	if t.ByGateways() {
 		return nil // it takes no more than gateways, and those may come later
 	}
 	return SharedTrustProblem(m)
 }
 
-// byGateways reports whether members know each other by their gateways alone.
-func (t *Trust) byGateways() bool { return t != nil && t.Purpose == v1alpha1.PurposeGateway }
+// ByGateways reports whether members know each other by their gateways alone. t may be nil.
+func (t *Trust) ByGateways() bool { return t != nil && t.Purpose == v1alpha1.PurposeGateway }
+
+// Order is the name of the order (IssuedCertificate) of a mesh for what is under the root. t may be nil.
+func (t *Trust) Order(mesh string) string {
+	if t.ByGateways() {
+		return membership.GatewayOrder(mesh)
+	}
+	return mesh
+}
 
 // Defaults of the certificates of gateways. They are short-lived, as the hub renews them by itself, and are renewed early, so that
 // it may be away for two weeks.

@@ -14,7 +14,7 @@ import (
 func trustDomains(members []v1alpha1.ObjectRef, known []v1alpha1.AcceptedTrustDomain, t *Trust, w World) (out []v1alpha1.AcceptedTrustDomain) {
 	for _, ref := range members {
 		td := trustDomainOf(known, ref)
-		if m := w.mesh(ref); td == "" && m != nil && checkIdentity(m) == nil && checkTrustDomain(known, m, t.byGateways()) == nil {
+		if m := w.mesh(ref); td == "" && m != nil && checkIdentity(m) == nil && checkTrustDomain(known, m, t.ByGateways()) == nil {
 			td = m.Spec.Istio.TrustDomain
 		}
 		if td != "" {
@@ -74,7 +74,7 @@ func checkTrustDomain(known []v1alpha1.AcceptedTrustDomain, mesh *v1alpha1.Mesh,
 // checkAliases finds members that do not accept the trust domains of others. Under limited trust none has to: there, clients have
 // identities of the server's own mesh.
 func checkAliases(a *v1alpha1.AcceptedVirtualMesh, w World) (fs finding.Findings) {
-	if TrustIn(a).byGateways() {
+	if TrustIn(a).ByGateways() {
 		return nil
 	}
 	for _, ref := range a.Spec.Meshes {

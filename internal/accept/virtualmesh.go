@@ -71,12 +71,11 @@ func VirtualMesh(prev *v1alpha1.AcceptedVirtualMesh, vm *v1alpha1.VirtualMesh, w
 	}
 
 	spec := vm.Spec.DeepCopy()
-	var fs finding.Findings
 	trust := checkTrust(spec.MTLSConfig)
 	secret := checkSecret(spec.MTLSConfig, w)
 	federation := checkFederation(spec, w)
 	refused := len(trust) > 0 || len(secret) > 0 && !w.copied(spec.MTLSConfig) || len(federation) > 0
-	fs = append(append(append(fs, trust...), secret...), federation...)
+	fs := slices.Concat(trust, secret, federation)
 
 	known := staying(spec, prev, w)
 	members, problems := resolveMembers(spec, prev, known, w)
@@ -137,7 +136,7 @@ func resolveMembers(spec *v1alpha1.VirtualMeshSpec, prev *v1alpha1.AcceptedVirtu
 			mesh := w.mesh(resolved)
 			problem = w.taken(resolved)
 			if problem == nil {
-				problem = cmp.Or(checkIdentity(mesh), checkTrustDomain(known, mesh, trust.byGateways()))
+				problem = cmp.Or(checkIdentity(mesh), checkTrustDomain(known, mesh, trust.ByGateways()))
 			}
 			if problem == nil && trust != nil {
 				problem = trust.Problem(mesh)

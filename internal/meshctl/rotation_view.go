@@ -12,7 +12,6 @@ import (
 	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
 	"github.com/isthmus-mesh/isthmus/internal/accept"
 	"github.com/isthmus-mesh/isthmus/internal/kube"
-	"github.com/isthmus-mesh/isthmus/internal/membership"
 	"github.com/isthmus-mesh/isthmus/internal/meshctl/diagnosis"
 	"github.com/isthmus-mesh/isthmus/internal/rotation"
 )
@@ -114,11 +113,7 @@ func viewRotation(vm *v1alpha1.VirtualMesh, orders *v1alpha1.IssuedCertificateLi
 	trust := accept.TrustIn(vm.Status.Accepted)
 	for _, ref := range vm.Status.Accepted.Spec.Meshes {
 		m := meshView{Mesh: kube.Qualified(ref.Name, ref.Namespace)}
-		order := ref.Name
-		if trust != nil && trust.Purpose == v1alpha1.PurposeGateway {
-			order = membership.GatewayOrder(ref.Name)
-		}
-		if o := orderOf(orders, order, ref.Namespace); o != nil {
+		if o := orderOf(orders, trust.Order(ref.Name), ref.Namespace); o != nil {
 			m.fill(o)
 			v.UnderWay = v.UnderWay || m.Stage != "" && !m.Closed
 		}

@@ -111,9 +111,7 @@ func (s *state) alone(id rotation.MeshID, root *roots.Root) rotation.Intent {
 	}
 	in.Rotation.ID = fmt.Sprintf("r%d-%.8s", root.Generation, root.ID().String())
 	in.Rotation.Keys = s.keysFor(root)
-	m := retained(s.orders[id])
-	m.Retained = false
-	in.Members = map[rotation.MeshID]rotation.Member{id: m}
+	in.Members = map[rotation.MeshID]rotation.Member{id: asOrdered(s.orders[id])}
 	return in
 }
 

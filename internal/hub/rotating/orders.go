@@ -129,7 +129,7 @@ func (s *state) newOrder(id rotation.MeshID, o rotation.Order) (*v1alpha1.Issued
 
 // address says where what is ordered goes to. Gateways that are out of sight for a moment are where they were.
 func (s *state) address(ic *v1alpha1.IssuedCertificate, mesh *v1alpha1.Mesh) {
-	if s.trust.Purpose != v1alpha1.PurposeGateway {
+	if !s.trust.ByGateways() {
 		ic.Spec.IssuedCertificateSecret = v1alpha1.SecretRef{Name: caCerts, Namespace: mesh.Spec.Istio.RootNamespace}
 		return
 	}

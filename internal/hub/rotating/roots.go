@@ -229,7 +229,7 @@ type namedRoot struct {
 // signerOf is the root that a mesh reports to have of this virtual mesh; "" if it has none.
 func (s *state) signerOf(mesh *v1alpha1.Mesh) string {
 	vm := kube.Qualified(s.name.Name, s.name.Namespace)
-	if s.trust.Purpose == v1alpha1.PurposeGateway {
+	if s.trust.ByGateways() {
 		if c := mesh.Status.GatewayCertificate; c != nil && c.VirtualMesh == vm {
 			return c.Signer
 		}

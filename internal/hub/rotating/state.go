@@ -178,11 +178,7 @@ func (r *Reconciler) observeEvidence(ctx context.Context, s *state) error {
 
 // order is that of a mesh under the trust that was accepted.
 func (s *state) order(mesh v1alpha1.ObjectRef) rotation.MeshID {
-	id := rotation.MeshID{Namespace: mesh.Namespace, Name: mesh.Name}
-	if s.trust != nil && s.trust.Purpose == v1alpha1.PurposeGateway {
-		id.Name = membership.GatewayOrder(mesh.Name)
-	}
-	return id
+	return rotation.MeshID{Namespace: mesh.Namespace, Name: s.trust.Order(mesh.Name)}
 }
 
 // concerns tells whether an order is for what the trust that was accepted is for. Those of another one, which a virtual mesh had
@@ -194,7 +190,7 @@ func (s *state) concerns(id rotation.MeshID) bool {
 
 // comesWith is what a mesh without an order has already. A finding says why nothing can be ordered yet.
 func (s *state) comesWith(mesh *v1alpha1.Mesh) (*rotation.Own, *finding.Finding) {
-	if s.trust.Purpose != v1alpha1.PurposeGateway {
+	if !s.trust.ByGateways() {
 		return ownCA(mesh)
 	}
 	if ingressOf(mesh) == nil {
@@ -448,7 +444,7 @@ func (s *state) intent() rotation.Intent {
 		if s.apart[id] != nil {
 			continue
 		}
-		m := retained(ic)
+		m := asOrdered(ic)
 		m.Retained = !s.listed[id]
 		in.Members[id] = m
 	}
@@ -458,7 +454,7 @@ func (s *state) intent() rotation.Intent {
 	in.Rotation.Strategy = s.accepted.Spec.MTLSConfig.RotationStrategy
 	in.Rotation.Verification = verification(s.accepted.Spec.MTLSConfig.RotationVerificationMethod)
 	replicas := ""
-	if s.trust.Purpose == v1alpha1.PurposeGateway {
+	if s.trust.ByGateways() {
 		replicas = "gateway"
 	}
 	for id, mesh := range s.members {
@@ -474,12 +470,11 @@ func (s *state) intent() rotation.Intent {
 	return in
 }
 
-// retained is what is wanted of a mesh that goes on with what it has.
-func retained(ic *orderOf) rotation.Member {
+// asOrdered is what is wanted of a mesh that goes on with what it has.
+func asOrdered(ic *orderOf) rotation.Member {
 	return rotation.Member{
 		Contents: rotation.ContentsOf(ic.Spec.Hosts, ic.Spec.CertOptions),
 		Ratio:    ratio(ic.Spec.CertOptions.SecretRotationGracePeriodRatio),
-		Retained: true,
 	}
 }
 
@@ -524,7 +519,7 @@ func verification(m *v1alpha1.RotationVerificationMethod) rotation.Verification 
 
 // hosts are the identities of a mesh's CA, which is the SPIFFE ID of its istiod, or of its gateways.
 func (s *state) hosts(m *v1alpha1.Mesh) []string {
-	if s.trust.Purpose == v1alpha1.PurposeGateway {
+	if s.trust.ByGateways() {
 		return []string{membership.GatewayIdentity(kube.Qualified(s.name.Name, s.name.Namespace), v1alpha1.ObjectRef{Name: m.Name, Namespace: m.Namespace})}
 	}
 	i := m.Spec.Istio

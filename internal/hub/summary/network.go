@@ -105,8 +105,7 @@ func (in Input) clientMeshEnforced() *metav1.Condition {
 		}
 	}
 	restricted := false
-	m := in.Accepted.Spec.MTLSConfig
-	limited := m != nil && m.Limited != nil // gateways are told apart by their certificates
+	limited := accept.TrustIn(in.Accepted).ByGateways() // they are told apart by their certificates
 	var problems []string
 	for i, s := range selectors {
 		admitted := admittedBy(selectors, s)

@@ -108,12 +108,12 @@ func (in Input) members() []member {
 		for _, ref := range in.Accepted.Spec.Meshes {
 			m := get(accept.MeshKey(ref.Name, ref.Namespace))
 			m.away = in.Away[ref.Namespace]
-			switch trust := accept.TrustIn(in.Accepted); {
-			case trust == nil:
-			case trust.Purpose == v1alpha1.PurposeGateway:
-				m.judge(orders[accept.MeshKey(membership.GatewayOrder(ref.Name), ref.Namespace)], in.VirtualMesh.Status.Roots, "every gateway")
-			default:
-				m.judge(orders[m.name], in.VirtualMesh.Status.Roots, "istiod")
+			if trust := accept.TrustIn(in.Accepted); trust != nil {
+				user := "istiod"
+				if trust.ByGateways() {
+					user = "every gateway"
+				}
+				m.judge(orders[accept.MeshKey(trust.Order(ref.Name), ref.Namespace)], in.VirtualMesh.Status.Roots, user)
 			}
 			in.judgeNetwork(m, in.mesh(ref))
 			if m.away {
@@ -303,7 +303,7 @@ func (v verdict) conditions() []metav1.Condition {
 
 func trustEstablished(members []member, trust *accept.Trust) metav1.Condition {
 	what := "an intermediate under the shared root"
-	if trust.Purpose == v1alpha1.PurposeGateway {
+	if trust.ByGateways() {
 		what = "gateway certificates under the root of this virtual mesh"
 	}
 	c := metav1.Condition{Type: v1alpha1.ConditionTrustEstablished, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonReady,
@@ -347,7 +347,7 @@ func (in Input) retained() *metav1.Condition {
 		switch listed := in.Accepted != nil && slices.Contains(in.Accepted.Spec.Meshes, ref); {
 		case !listed:
 			removed = append(removed, accept.MeshKey(ref.Name, ref.Namespace))
-		case trust != nil && trust.Purpose == v1alpha1.PurposeGateway && purpose == v1alpha1.PurposeMeshCA && in.sharesRoot(&in.Orders[i]):
+		case trust.ByGateways() && purpose == v1alpha1.PurposeMeshCA && in.sharesRoot(&in.Orders[i]):
 			shared = append(shared, accept.MeshKey(ref.Name, ref.Namespace))
 		}
 	}
