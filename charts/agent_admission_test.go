@@ -29,7 +29,13 @@ func installAgent(t *testing.T, cluster *testenv.Cluster) client.Client {
 	for _, ns := range []string{"isthmus-agent", "istio-system"} {
 		cluster.Namespace(t, ns, nil)
 	}
-	for _, obj := range render(t, charts.Agent, "isthmus-agent", map[string]any{"cluster": "east", "federation": map[string]any{"shortHostnameClusters": []any{"west"}}}) {
+	return installAsAgent(t, cluster, charts.Agent, "isthmus-agent", map[string]any{"cluster": "east", "federation": map[string]any{"shortHostnameClusters": []any{"west"}}})
+}
+
+// installAsAgent installs a chart and returns a client that is the agent.
+func installAsAgent(t *testing.T, cluster *testenv.Cluster, chart, namespace string, values map[string]any) client.Client {
+	t.Helper()
+	for _, obj := range render(t, chart, namespace, values) {
 		if err := cluster.Client.Create(t.Context(), obj); err != nil {
 			t.Fatalf("%s %s: %v", obj.GetKind(), obj.GetName(), err)
 		}

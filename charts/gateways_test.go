@@ -14,7 +14,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
@@ -26,21 +25,7 @@ import (
 func installGateways(t *testing.T, cluster *testenv.Cluster) client.Client {
 	t.Helper()
 	cluster.Namespace(t, v1alpha1.GatewaysNamespace, nil)
-	for _, obj := range render(t, charts.Gateways, v1alpha1.GatewaysNamespace, nil) {
-		if err := cluster.Client.Create(t.Context(), obj); err != nil {
-			t.Fatalf("%s %s: %v", obj.GetKind(), obj.GetName(), err)
-		}
-	}
-	asAgent := rest.CopyConfig(cluster.Config)
-	asAgent.Impersonate = rest.ImpersonationConfig{
-		UserName: "system:serviceaccount:isthmus-agent:isthmus-agent",
-		Groups:   []string{"system:serviceaccounts", "system:serviceaccounts:isthmus-agent", "system:authenticated"},
-	}
-	agent, err := client.New(asAgent, client.Options{Scheme: testenv.Scheme()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return agent
+	return installAsAgent(t, cluster, charts.Gateways, v1alpha1.GatewaysNamespace, nil)
 }
 
 // TestGatewaySecret: the agent writes the certificate of the gateways, and nothing else beside them; the gateways' proxies are
