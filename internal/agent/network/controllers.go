@@ -66,7 +66,7 @@ func (n *network) addControllers() error {
 			return n.ofNativeHost(o)
 		}),
 		watch(istio, &networkingv1.Gateway{}, versionChanged, func(o *networkingv1.Gateway) []ctrl.Request { return n.madeOrBlocked(ownController, o, true) }),
-		watch(istio, &networkingv1.VirtualService{}, versionChanged, func(o *networkingv1.VirtualService) []ctrl.Request { return n.madeFor(o, true) }),
+		watch(istio, &networkingv1.VirtualService{}, versionChanged, func(o *networkingv1.VirtualService) []ctrl.Request { return n.madeOrBlocked(ownController, o, true) }),
 	)
 	if err != nil {
 		return err
@@ -100,7 +100,9 @@ func (n *network) addControllers() error {
 			return append(n.imports.covered(o.Spec.Host), n.blocked.by(importController, o)...)
 		}),
 		watch(istio, &networkingv1.Gateway{}, versionChanged, func(o *networkingv1.Gateway) []ctrl.Request { return n.madeOrBlocked(importController, o, false) }),
-		watch(istio, &networkingv1.VirtualService{}, versionChanged, func(o *networkingv1.VirtualService) []ctrl.Request { return n.madeFor(o, false) }),
+		watch(istio, &networkingv1.VirtualService{}, versionChanged, func(o *networkingv1.VirtualService) []ctrl.Request {
+			return n.madeOrBlocked(importController, o, false)
+		}),
 		watch(istio, &securityv1.AuthorizationPolicy{}, versionChanged, func(o *securityv1.AuthorizationPolicy) []ctrl.Request {
 			return n.madeOrBlocked(importController, o, false)
 		}),

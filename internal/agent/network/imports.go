@@ -342,7 +342,6 @@ func (i *importing) apply(ctx context.Context, vm *membership.VirtualMesh, home 
 		f, inTheWay := i.blocked.foreign(err, importController, ctrl.Request{NamespacedName: i.key})
 		switch {
 		case inTheWay:
-			settled.again = sooner(settled.again, unseen(o))
 		case refused(err), apierrors.IsNotFound(err): // as where there is no such namespace any more
 			f = finding.Finding{Reason: ReasonRefused, Message: err.Error()}
 		case err != nil:

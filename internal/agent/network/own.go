@@ -7,7 +7,6 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"time"
 
 	networkingv1 "istio.io/client-go/pkg/apis/networking/v1"
 	securityv1 "istio.io/client-go/pkg/apis/security/v1"
@@ -80,12 +79,10 @@ func (n *network) reconcileOwn(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		label = labelOf(vm)
 	}
 	var foreign finding.Findings
-	var again ctrl.Result
 	for _, want := range state.objects {
 		err := n.objects.apply(ctx, want, label)
 		if f, ok := n.blocked.foreign(err, ownController, req); ok {
 			foreign = append(foreign, f)
-			again.RequeueAfter = sooner(again.RequeueAfter, unseen(want))
 		} else if err != nil {
 			return ctrl.Result{}, err
 		}
@@ -101,19 +98,7 @@ func (n *network) reconcileOwn(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	}
 	n.export(mesh, d, state.federation != nil)
 	done()
-	return again, nil
-}
-
-// foreignInterval is when an object of somebody else is looked at again of whose changes no event tells.
-const foreignInterval = time.Minute
-
-// unseen is when to look again at an object of somebody else that has the name of one of ours: VirtualServices of others wake
-// nobody.
-func unseen(o client.Object) time.Duration {
-	if _, ok := o.(*networkingv1.VirtualService); ok {
-		return foreignInterval
-	}
-	return 0
+	return ctrl.Result{}, nil
 }
 
 func isPolicy(o client.Object) bool { _, ok := o.(*securityv1.AuthorizationPolicy); return ok }

@@ -15,9 +15,6 @@ import (
 // short gives the short hostname of an import its address, or leaves it out where the name is somebody else's: what is there of
 // it then stays as it is.
 func (i *importing) short(ctx context.Context, out *federation.Imported) error {
-	if out.Short == nil {
-		return nil
-	}
 	entry := out.Short.ServiceEntry
 	host := entry.Spec.Hosts[0]
 	i.imports.also(i.key.String(), host) // so that this is looked at when a ServiceEntry of the host comes or goes
