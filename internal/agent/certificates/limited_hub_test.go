@@ -24,7 +24,6 @@ import (
 	"github.com/isthmus-mesh/isthmus/internal/agent/evidence"
 	"github.com/isthmus-mesh/isthmus/internal/hub"
 	"github.com/isthmus-mesh/isthmus/internal/hub/hubtest"
-	"github.com/isthmus-mesh/isthmus/internal/kube/hublink"
 	"github.com/isthmus-mesh/isthmus/internal/membership"
 	"github.com/isthmus-mesh/isthmus/internal/testenv"
 )
@@ -130,49 +129,16 @@ func TestLimitedStory(t *testing.T) {
 	gateways := map[string][]*gateway{}
 	identity := map[string]string{}
 	for _, name := range []string{"east", "west"} {
-		memberCluster := testenv.Start(t)
-		m := certificates.NewMember(t, hubCluster, memberCluster, name)
+		m, memberCluster := join(t, hubCluster, name, agent.Options{})
 		members = append(members, m)
 		vm.Spec.Meshes = append(vm.Spec.Meshes, v1alpha1.ObjectRef{Name: m.Mesh()})
 		identity[name] = membership.GatewayIdentity("one."+v1alpha1.SystemNamespace, v1alpha1.ObjectRef{Name: m.Mesh(), Namespace: "isthmus-" + name})
 		memberCluster.Namespace(t, v1alpha1.GatewaysNamespace, nil)
-		for _, o := range []client.Object{
-			&corev1.ConfigMap{
-				ObjectMeta: metav1.ObjectMeta{Namespace: m.RootNamespace(), Name: "istio", Labels: map[string]string{"istio.io/rev": "default"}},
-				Data:       map[string]string{"mesh": "trustDomain: cluster.local\n"},
-			},
-			&corev1.Secret{
-				ObjectMeta: metav1.ObjectMeta{Namespace: m.AgentNamespace(), Name: "isthmus-hub-credential"},
-				Data:       map[string][]byte{hublink.KubeconfigKey: hubCluster.Kubeconfig(t, hubCluster.Config, "")},
-			},
-		} {
-			if err := memberCluster.Client.Create(ctx, o); err != nil {
-				t.Fatal(err)
-			}
-		}
 		for _, role := range []string{v1alpha1.GatewayRoleIngress, v1alpha1.GatewayRoleEgress} {
 			g := &gateway{cluster: memberCluster, ip: m.Gateway(role), asks: identity[name]}
 			gateways[name] = append(gateways[name], g)
 			g.serve(t, evidence.CredentialPort, func() string { return g.asks })
 		}
-		if err := hubCluster.Client.Create(ctx, &v1alpha1.KubernetesCluster{ObjectMeta: metav1.ObjectMeta{Namespace: v1alpha1.SystemNamespace, Name: name}}); err != nil {
-			t.Fatal(err)
-		}
-		mgr, _, err := agent.NewManager(memberCluster.Config, agent.Options{
-			Cluster: name, Namespace: m.AgentNamespace(), Identity: name, HubKubeconfigSecret: "isthmus-hub-credential", IstioNamespaces: []string{m.RootNamespace()},
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		ended := make(chan error, 1)
-		running, end := context.WithCancel(ctx)
-		go func() { ended <- mgr.Start(running) }()
-		t.Cleanup(func() {
-			end()
-			if err := <-ended; err != nil {
-				t.Error(err)
-			}
-		})
 	}
 	gateways["east"][0].serve(t, 15443, func() string { return identity["west"] })
 	gateways["west"][0].serve(t, 15443, func() string { return identity["east"] })

@@ -28,6 +28,47 @@ import (
 	"github.com/isthmus-mesh/isthmus/internal/testenv"
 )
 
+// join registers a cluster of its own at a hub and has the real agent run there, with what options say beside.
+func join(t *testing.T, hubCluster *testenv.Cluster, name string, o agent.Options) (certificates.Member, *testenv.Cluster) {
+	t.Helper()
+	ctx := context.Background()
+	memberCluster := testenv.Start(t)
+	m := certificates.NewMember(t, hubCluster, memberCluster, name)
+	for _, o := range []client.Object{
+		&corev1.ConfigMap{
+			ObjectMeta: metav1.ObjectMeta{Namespace: m.RootNamespace(), Name: "istio", Labels: map[string]string{"istio.io/rev": "default"}},
+			Data:       map[string]string{"mesh": "trustDomain: cluster.local\n"},
+		},
+		&corev1.Secret{
+			ObjectMeta: metav1.ObjectMeta{Namespace: m.AgentNamespace(), Name: "isthmus-hub-credential"},
+			Data:       map[string][]byte{hublink.KubeconfigKey: hubCluster.Kubeconfig(t, hubCluster.Config, "")},
+		},
+	} {
+		if err := memberCluster.Client.Create(ctx, o); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := hubCluster.Client.Create(ctx, &v1alpha1.KubernetesCluster{ObjectMeta: metav1.ObjectMeta{Namespace: v1alpha1.SystemNamespace, Name: name}}); err != nil {
+		t.Fatal(err)
+	}
+	o.Cluster, o.Namespace, o.Identity = name, m.AgentNamespace(), name
+	o.HubKubeconfigSecret, o.IstioNamespaces = "isthmus-hub-credential", []string{m.RootNamespace()}
+	mgr, _, err := agent.NewManager(memberCluster.Config, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	running, end := context.WithCancel(ctx)
+	go func() { ended <- mgr.Start(running) }()
+	t.Cleanup(func() {
+		end()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+	return m, memberCluster
+}
+
 // TestVaultStory: two members, with the real hub and the real agents, come to trust the root of a real Vault; it is replaced
 // there, and the members follow step by step; and Vault may be sealed meanwhile. Only nodes are missing, and with them proxies.
 func TestVaultStory(t *testing.T) {
@@ -42,44 +83,10 @@ func TestVaultStory(t *testing.T) {
 	var members []certificates.Member
 	vm := &v1alpha1.VirtualMesh{ObjectMeta: metav1.ObjectMeta{Namespace: v1alpha1.SystemNamespace, Name: "one"}}
 	for _, name := range []string{"east", "west"} {
-		memberCluster := testenv.Start(t)
-		m := certificates.NewMember(t, hubCluster, memberCluster, name)
+		m, _ := join(t, hubCluster, name, agent.Options{Vault: vault.Options{Servers: []string{server.URL}}})
 		members = append(members, m)
 		vm.Spec.Meshes = append(vm.Spec.Meshes, v1alpha1.ObjectRef{Name: m.Mesh()})
-		for _, o := range []client.Object{
-			&corev1.ConfigMap{
-				ObjectMeta: metav1.ObjectMeta{Namespace: m.RootNamespace(), Name: "istio", Labels: map[string]string{"istio.io/rev": "default"}},
-				Data:       map[string]string{"mesh": "trustDomain: cluster.local\n"},
-			},
-			&corev1.Secret{
-				ObjectMeta: metav1.ObjectMeta{Namespace: m.AgentNamespace(), Name: "isthmus-hub-credential"},
-				Data:       map[string][]byte{hublink.KubeconfigKey: hubCluster.Kubeconfig(t, hubCluster.Config, "")},
-			},
-		} {
-			if err := memberCluster.Client.Create(ctx, o); err != nil {
-				t.Fatal(err)
-			}
-		}
 		m.Token(token)
-		if err := hubCluster.Client.Create(ctx, &v1alpha1.KubernetesCluster{ObjectMeta: metav1.ObjectMeta{Namespace: v1alpha1.SystemNamespace, Name: name}}); err != nil {
-			t.Fatal(err)
-		}
-		mgr, _, err := agent.NewManager(memberCluster.Config, agent.Options{
-			Cluster: name, Namespace: m.AgentNamespace(), Identity: name, HubKubeconfigSecret: "isthmus-hub-credential", IstioNamespaces: []string{m.RootNamespace()},
-			Vault: vault.Options{Servers: []string{server.URL}},
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		ended := make(chan error, 1)
-		running, end := context.WithCancel(ctx)
-		go func() { ended <- mgr.Start(running) }()
-		t.Cleanup(func() {
-			end()
-			if err := <-ended; err != nil {
-				t.Error(err)
-			}
-		})
 	}
 	vm.Spec.MTLSConfig = &v1alpha1.MTLSConfig{
 		AutoRestartPods: true,
