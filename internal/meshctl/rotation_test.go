@@ -282,8 +282,8 @@ func TestRotationStart(t *testing.T) {
 	}
 
 	for says, change := range map[string]func(*v1alpha1.VirtualMeshSpec){
-		"has no shared trust":  func(s *v1alpha1.VirtualMeshSpec) { s.MTLSConfig = nil },
-		"spec.suspend is true": func(s *v1alpha1.VirtualMeshSpec) { s.Suspend = true },
+		"has no spec.mtlsConfig": func(s *v1alpha1.VirtualMeshSpec) { s.MTLSConfig = nil },
+		"spec.suspend is true":   func(s *v1alpha1.VirtualMeshSpec) { s.Suspend = true },
 		"that of Secret my-ca": func(s *v1alpha1.VirtualMeshSpec) {
 			s.MTLSConfig = &v1alpha1.MTLSConfig{Shared: &v1alpha1.SharedTrust{RootCertificateAuthority: &v1alpha1.RootCertificateAuthority{Secret: &v1alpha1.SecretRef{Name: "my-ca"}}}}
 		},

@@ -321,7 +321,7 @@ func TestStolenAgentCredential(t *testing.T) {
 
 	t.Run("no credential is in the hub's log", func(t *testing.T) {
 		log := w.log.String()
-		if !strings.Contains(log, "Signed an intermediate") {
+		if !strings.Contains(log, "Signed a certificate") {
 			t.Fatal("the log is not the hub's")
 		}
 		for _, token := range w.tokens {
