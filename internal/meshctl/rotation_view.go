@@ -12,6 +12,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
 	"github.com/isthmus-mesh/isthmus/internal/accept"
 	"github.com/isthmus-mesh/isthmus/internal/kube"
+	"github.com/isthmus-mesh/isthmus/internal/membership"
 	"github.com/isthmus-mesh/isthmus/internal/meshctl/diagnosis"
 	"github.com/isthmus-mesh/isthmus/internal/rotation"
 )
@@ -31,19 +32,22 @@ type rotationView struct {
 	vm *v1alpha1.VirtualMesh
 }
 
-// meshView is how far one mesh has come.
+// meshView is how far one mesh has come: with its CA, or with its gateways of limited trust.
 type meshView struct {
 	// Mesh in the form "<name>.<namespace>".
-	Mesh  string                 `json:"mesh"`
-	Stage v1alpha1.RotationStage `json:"stage,omitempty"`
-	Back  bool                   `json:"back,omitempty"`
+	Mesh    string                      `json:"mesh"`
+	Purpose v1alpha1.CertificatePurpose `json:"purpose"`
+	Stage   v1alpha1.RotationStage      `json:"stage,omitempty"`
+	Back    bool                        `json:"back,omitempty"`
 	// Alone: it joins, or comes after.
 	Alone bool `json:"alone,omitempty"`
 	// Closed: the rotation is over here.
 	Closed bool `json:"closed,omitempty"`
 	// CarriedOut: the agent has carried the order out. What follows is known only then.
-	CarriedOut bool               `json:"carriedOut"`
+	CarriedOut bool `json:"carriedOut"`
+	// Istiod are replicas that are as ordered; Gateways are those, of limited trust, in their place.
 	Istiod     *v1alpha1.Progress `json:"istiod,omitempty"`
+	Gateways   *v1alpha1.Progress `json:"gateways,omitempty"`
 	ConfigMaps *v1alpha1.Progress `json:"configMaps,omitempty"`
 	Proxies    *proxyView         `json:"proxies,omitempty"`
 }
@@ -111,19 +115,36 @@ func viewRotation(vm *v1alpha1.VirtualMesh, orders *v1alpha1.IssuedCertificateLi
 		return v
 	}
 	trust := accept.TrustIn(vm.Status.Accepted)
+	told := map[*v1alpha1.IssuedCertificate]bool{}
 	for _, ref := range vm.Status.Accepted.Spec.Meshes {
 		m := meshView{Mesh: kube.Qualified(ref.Name, ref.Namespace)}
+		if trust != nil {
+			m.Purpose = trust.Purpose
+		}
 		if o := orderOf(orders, trust.Order(ref.Name), ref.Namespace); o != nil {
 			m.fill(o)
-			v.UnderWay = v.UnderWay || m.Stage != "" && !m.Closed
+			told[o] = true
 		}
 		v.Meshes = append(v.Meshes, m)
 	}
+	// What was ordered for another trust is kept, and rotates by itself.
+	for i := range orders.Items {
+		o := &orders.Items[i]
+		if ref := o.Spec.VirtualMesh; told[o] || o.Spec.Rotation == nil || ref.Name != vm.Name || ref.Namespace != vm.Namespace {
+			continue
+		}
+		mesh, _ := membership.OrderedFor(o.Name)
+		m := meshView{Mesh: kube.Qualified(mesh, o.Namespace)}
+		m.fill(o)
+		v.Meshes = append(v.Meshes, m)
+	}
+	v.UnderWay = v.UnderWay || slices.ContainsFunc(v.Meshes, func(m meshView) bool { return m.Stage != "" && !m.Closed })
 	return v
 }
 
 // fill reads an order and the evidence that answers it. Evidence for an earlier one says nothing.
 func (m *meshView) fill(o *v1alpha1.IssuedCertificate) {
+	_, m.Purpose = membership.OrderedFor(o.Name)
 	r := o.Spec.Rotation
 	if r != nil {
 		m.Stage, m.Back, m.Alone, m.Closed = r.Stage, r.Back, r.Alone, r.Closed
@@ -138,11 +159,16 @@ func (m *meshView) fill(o *v1alpha1.IssuedCertificate) {
 		observed = rotation.Evidence{Order: &rotation.Order{}}
 	}
 	if seen := o.Status.ControlPlane; seen != nil {
-		m.Istiod = &v1alpha1.Progress{Total: int32(len(seen.Replicas))}
+		replicas := &v1alpha1.Progress{Total: int32(len(seen.Replicas))}
 		for _, replica := range observed.Replicas {
 			if replica.AsOrdered(observed.Order) {
-				m.Istiod.Done++
+				replicas.Done++
 			}
+		}
+		if m.Purpose == v1alpha1.PurposeGateway {
+			m.Gateways = replicas
+		} else {
+			m.Istiod = replicas
 		}
 		m.ConfigMaps = seen.RootConfigMaps
 	}
@@ -194,6 +220,9 @@ func (v *rotationView) lines() []string {
 		line := m.Mesh + ": " + m.stage() + ", " + m.order()
 		if m.Istiod != nil {
 			line += ", istiod " + fraction(m.Istiod)
+		}
+		if m.Gateways != nil {
+			line += ", gateways " + fraction(m.Gateways)
 		}
 		if m.ConfigMaps != nil {
 			line += ", namespaces " + fraction(m.ConfigMaps)
@@ -275,18 +304,21 @@ func (d *description) rotation(v *rotationView) {
 		d.row("Since", fmt.Sprintf("%s (%s)", date(v.Since), age(v.Since)))
 	}
 	d.list("Waits", v.Waits)
-	if len(v.Meshes) == 0 {
-		return
-	}
-	d.section("Progress")
-	d.row("MESH", "STAGE", "ORDER", "ISTIOD", "NAMESPACES", "PROXIES", "", "BEHIND", "UNKNOWN")
+	var gateways, authorities [][]string
 	for _, m := range v.Meshes {
-		cells := []string{m.Mesh, m.stage(), m.order(), fraction(m.Istiod), fraction(m.ConfigMaps)}
+		cells := []string{m.Mesh, m.stage(), m.order()}
+		if m.Purpose == v1alpha1.PurposeGateway {
+			gateways = append(gateways, append(cells, fraction(m.Gateways)))
+			continue
+		}
+		cells = append(cells, fraction(m.Istiod), fraction(m.ConfigMaps))
 		if p := m.Proxies; p != nil {
 			cells = append(cells, bar(p.Progress), fraction(&p.Progress)+" "+p.Asked, fmt.Sprint(p.Behind), fmt.Sprint(p.Unknown))
 		}
-		d.row(cells...)
+		authorities = append(authorities, cells)
 	}
+	d.table("Progress of the gateways", []string{"MESH", "STAGE", "ORDER", "GATEWAYS"}, gateways)
+	d.table("Progress", []string{"MESH", "STAGE", "ORDER", "ISTIOD", "NAMESPACES", "PROXIES", "", "BEHIND", "UNKNOWN"}, authorities)
 	d.list("Laggards", v.laggards())
 }
 
