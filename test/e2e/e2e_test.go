@@ -11,10 +11,7 @@ import (
 // meshes in no virtual mesh unless it says otherwise.
 func TestE2E(t *testing.T) {
 	w := newWorld(t, "e2e")
-	scenarios := []struct {
-		name string
-		run  func(*testing.T, *world)
-	}{
+	inOrder(t, w, []scenario[*world]{
 		{"Install", install},
 		{"Guide", guide},
 		{"Federation", federation},
@@ -45,16 +42,7 @@ func TestE2E(t *testing.T) {
 		{"ProvidedRoot", providedRoot},
 		{"CertManager", certManager},
 		{"Deregister", deregister},
-	}
-	for _, s := range scenarios {
-		if !t.Run(s.name, func(t *testing.T) {
-			start := time.Now()
-			s.run(t, w)
-			t.Logf("%s: %.0f s", s.name, time.Since(start).Seconds())
-		}) {
-			t.Fatal("the following scenarios build on " + s.name)
-		}
-	}
+	})
 }
 
 // install puts the hub into the management cluster and registers both clusters.

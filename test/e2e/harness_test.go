@@ -35,6 +35,26 @@ type world struct {
 	contexts []string
 }
 
+// scenario is a part of a test, of the world that it has at hand.
+type scenario[W any] struct {
+	name string
+	run  func(*testing.T, W)
+}
+
+// inOrder runs scenarios each of which builds on those before it, and ends with the first that fails.
+func inOrder[W any](t *testing.T, w W, scenarios []scenario[W]) {
+	t.Helper()
+	for _, s := range scenarios {
+		if !t.Run(s.name, func(t *testing.T) {
+			start := time.Now()
+			s.run(t, w)
+			t.Logf("%s: %.0f s", s.name, time.Since(start).Seconds())
+		}) {
+			t.Fatal("the following scenarios build on " + s.name)
+		}
+	}
+}
+
 // newWorld starts a lab of that name for the test alone, with options of `lab up`, or uses the running one that
 // ISTHMUS_E2E_LAB names.
 func newWorld(t *testing.T, name string, options ...string) *world {

@@ -25,10 +25,7 @@ func TestRotation(t *testing.T) {
 	for _, context := range []string{management, remote} {
 		w.deploy(t, context, caller)
 	}
-	for _, s := range []struct {
-		name string
-		run  func(*testing.T, *world)
-	}{
+	inOrder(t, w, []scenario[*world]{
 		{"Adoption", adoption},
 		{"Rotation", rotation},
 		{"UnderFire", rotationUnderFire},
@@ -37,11 +34,7 @@ func TestRotation(t *testing.T) {
 		{"Premature", premature},
 		{"Evicted", evicted},
 		{"ByHand", byHand},
-	} {
-		if !t.Run(s.name, func(t *testing.T) { s.run(t, w) }) {
-			t.Fatal("the following scenarios build on " + s.name)
-		}
-	}
+	})
 }
 
 // adoption has two running meshes with self-signed roots join a virtual mesh.

@@ -29,23 +29,12 @@ func TestVault(t *testing.T) {
 		w.deploy(t, context, caller)
 		w.seesFailures(t, context, caller, "http://ratings:9080")
 	}
-	for _, s := range []struct {
-		name string
-		run  func(*testing.T, *vault)
-	}{
+	inOrder(t, v, []scenario[*vault]{
 		{"Adoption", vaultAdoption},
 		{"Away", vaultAway},
 		{"Login", vaultLogin},
 		{"Rotation", vaultRotation},
-	} {
-		if !t.Run(s.name, func(t *testing.T) {
-			start := time.Now()
-			s.run(t, v)
-			t.Logf("%s: %.0f s", s.name, time.Since(start).Seconds())
-		}) {
-			t.Fatal("the following scenarios build on " + s.name)
-		}
-	}
+	})
 }
 
 // vault is an OpenBao server in the management cluster, and whoever administers it.
