@@ -6,6 +6,7 @@ import (
 	"net"
 	"regexp"
 	"slices"
+	"time"
 
 	networkingapi "istio.io/api/networking/v1alpha3"
 	networkingv1 "istio.io/client-go/pkg/apis/networking/v1"
@@ -56,6 +57,11 @@ func refused(o any) (problems []string) {
 				add("no hosts")
 			}
 		}
+	case *networkingv1.VirtualService:
+		name = o.Name
+		virtualServiceProblems(&o.Spec, add)
+	default:
+		add("a %T is not made here", o)
 	}
 	for _, problem := range validation.IsDNS1123Subdomain(name) {
 		add("name %q: %s", name, problem)
@@ -114,13 +120,32 @@ func serviceEntryProblems(e *networkingapi.ServiceEntry, add func(string, ...any
 	}
 }
 
+func virtualServiceProblems(v *networkingapi.VirtualService, add func(string, ...any)) {
+	if len(v.Hosts) == 0 || len(v.Gateways) == 0 || len(v.Tcp) == 0 {
+		add("hosts %v, gateways %v, %d routes", v.Hosts, v.Gateways, len(v.Tcp))
+	}
+	for _, h := range v.Hosts {
+		if !fqdn.MatchString(h) || len(h) > 253 {
+			add("host %q", h)
+		}
+	}
+	for _, r := range v.Tcp {
+		for _, to := range r.Route {
+			if n := to.Destination.GetPort().GetNumber(); !fqdn.MatchString(to.Destination.GetHost()) || n < 1 || n > 65535 {
+				add("route %v", to)
+			}
+		}
+	}
+}
+
 func trafficPolicyProblems(p *networkingapi.TrafficPolicy, add func(string, ...any)) {
 	pool := func(c *networkingapi.ConnectionPoolSettings) {
 		if c == nil {
 			return
 		}
 		k := c.GetTcp().GetTcpKeepalive()
-		if k == nil || c.Http != nil {
+		lasts := c.GetTcp().GetMaxConnectionDuration()
+		if k == nil && lasts == nil || c.Http != nil || lasts != nil && lasts.AsDuration() < time.Millisecond {
 			add("connection pool %v", c)
 		}
 		for _, d := range []int64{k.GetTime().GetSeconds(), k.GetInterval().GetSeconds()} {

@@ -66,12 +66,18 @@ func TestLimited(t *testing.T) {
 	// admitted begins what gateways call each other's services by: each mesh by another name.
 	const admitted = "istiod-istio-system-west."
 	rule := func(host, asked, tls, exportTo string) string {
-		const pool = `"connectionPool": {"tcp": {"tcpKeepalive": {"time": "60s"}}}`
+		pool := func(more string) string {
+			return `"connectionPool": {"tcp": {` + more + `"tcpKeepalive": {"time": "60s"}}}`
+		}
+		ofPorts := pool("")
+		if host != onward { // the client's sidecar changes connections in time, of HTTP alone
+			ofPorts = pool(`"maxConnectionDuration": "30s", `)
+		}
 		port := func(n int) string {
-			return fmt.Sprintf(`{"port": {"number": %d}, "tls": {%s, "sni": "p%d.%sreviews.default.svc.east.global"}, %s}`, n, tls, n, asked, pool)
+			return fmt.Sprintf(`{"port": {"number": %d}, "tls": {%s, "sni": "p%d.%sreviews.default.svc.east.global"}, %s}`, n, tls, n, asked, ofPorts)
 		}
 		return `{"apiVersion": "networking.istio.io/v1", "kind": "DestinationRule", ` + meta(host, "") + `, "status": {}, "spec": {"host": "` + host + `", "exportTo": ["` + exportTo + `"],
-			"trafficPolicy": {"tls": {` + tls + `}, ` + pool + `, "portLevelSettings": [` + port(80) + `, ` + port(9090) + `]}}}`
+			"trafficPolicy": {"tls": {` + tls + `}, ` + pool("") + `, "portLevelSettings": [` + port(80) + `, ` + port(9090) + `]}}}`
 	}
 	checkJSON(t, got.DestinationRule, rule(host, "", `"mode": "ISTIO_MUTUAL", "subjectAltNames": ["`+egress+`"]`, "*"))
 	checkJSON(t, e.DestinationRule, rule(onward, admitted, `"mode": "MUTUAL", "credentialName": "isthmus-gateway", "subjectAltNames": ["`+east+`"]`, "."))
