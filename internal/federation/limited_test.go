@@ -106,6 +106,9 @@ func TestLimited(t *testing.T) {
 	checkJSON(t, a.Gateways, `[`+gateway(ingress, "isthmus-ingress", admitted, `"mode": "MUTUAL", "credentialName": "isthmus-gateway", "subjectAltNames": ["`+west+`"]`)+`]`)
 	checkJSON(t, a.VirtualServices, `[`+route(80, admitted, ingress, "reviews.default.svc.cluster.local")+`, `+route(9090, admitted, ingress, "reviews.default.svc.cluster.local")+`]`)
 	checkAccepted(t, a.Gateways[0])
+	if name, identities := federation.Entrance(vm, client, home, d); name != a.Gateways[0].Spec.Servers[0].Hosts[0] || !slices.Equal(identities, []string{east}) {
+		t.Errorf("others enter by %s, and meet %v", name, identities)
+	}
 
 	if f, fs := federation.Federate(vm, home, d); f == nil || !slices.Equal(f.FederatedToMeshes, []string{membership.MeshKey(client)}) {
 		t.Errorf("federated as %+v: %v", f, fs)

@@ -225,13 +225,18 @@ func clusterDomain(m *v1alpha1.Mesh) string {
 	return cmp.Or(m.Spec.Istio.ClusterDomain, defaultClusterDomain)
 }
 
-// SNI is the server name by which a gateway of the home mesh leads to the first port of a destination; "" if it has none.
-func SNI(home *v1alpha1.Mesh, d *v1alpha1.Destination) string {
+// Entrance is how gateways of the home mesh let a client mesh in to the first port of a destination: the server name to ask for, and
+// the identities of which one is shown. Under limited trust that is the gateway's own; elsewhere it lets TLS pass to the destination.
+// The server name is "" if there is no such port.
+func Entrance(vm *membership.VirtualMesh, client, home *v1alpha1.Mesh, d *v1alpha1.Destination) (serverName string, identities []string) {
 	k := &d.Spec.KubeService
 	i := slices.IndexFunc(k.Ports, func(p v1alpha1.KubeServicePort) bool { return p.Protocol == "" || p.Protocol == "TCP" })
 	if i < 0 {
-		return ""
+		return "", nil
 	}
-	s := &service{host: k.Name + "." + k.Namespace + ".svc." + clusterDomain(home)}
-	return s.sni(uint32(k.Ports[i].Port), "")
+	s, number := &service{host: k.Name + "." + k.Namespace + ".svc." + clusterDomain(home), hostname: Hostname(vm, d)}, uint32(k.Ports[i].Port)
+	if vm.Limited() {
+		return s.admittedName(number, refTo(client)), []string{membership.GatewayIdentity(vm.Name, refTo(home))}
+	}
+	return s.sni(number, ""), d.Spec.Identities
 }

@@ -8,7 +8,9 @@ import (
 	"fmt"
 	"maps"
 	"math/big"
+	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -52,6 +54,8 @@ func TestLimited(t *testing.T) {
 		{"PolicyChanges", limitedPolicyChanges},
 		{"ThirdJoins", limitedThirdJoins},
 		{"LeftOut", limitedLeftOut},
+		{"Unreachable", limitedUnreachable},
+		{"Many", limitedMany},
 		{"Renewal", limitedRenewal},
 		{"Rotation", limitedRotation},
 		{"Moving", limitedMoving},
@@ -307,42 +311,47 @@ func limitedPolicyChanges(t *testing.T, w *world) {
 // drains returns a function that waits until the egress gateways of a cluster have drained connections since, and have none to drain.
 func (w *world) drains(t *testing.T, context string) (over func()) {
 	t.Helper()
-	stat := func(name string) (sum int, err error) {
-		for pod := range strings.FieldsSeq(w.jsonpath(context, "{.items[*].metadata.name}", "-n", v1alpha1.GatewaysNamespace, "pods", "-l", v1alpha1.LabelGateway+"="+v1alpha1.GatewayRoleEgress)) {
-			out, err := w.try(30*time.Second, "kubectl", "--context", context, "-n", v1alpha1.GatewaysNamespace, "exec", pod, "-c", "istio-proxy", "--",
-				"pilot-agent", "request", "GET", "stats?filter="+name)
-			if err != nil {
-				return 0, err
-			}
-			var n int
-			if _, value, ok := strings.Cut(out, "listener_manager."+name+":"); !ok {
-				return 0, fmt.Errorf("%s has no %s: %s", pod, name, out)
-			} else if _, err := fmt.Sscan(value, &n); err != nil {
-				return 0, err
-			}
-			sum += n
-		}
-		return sum, nil
-	}
-	const changes, draining = "listener_in_place_updated", "total_filter_chains_draining"
-	before, err := stat(changes)
+	const changes, draining = "listener_manager.listener_in_place_updated", "listener_manager.total_filter_chains_draining"
+	before, err := w.sumAtGateways(context, v1alpha1.GatewayRoleEgress, changes)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return func() {
 		t.Helper()
 		eventually(t, 2*time.Minute, "the egress gateways of "+cluster(context)+" have drained", func() error {
-			now, err := stat(changes)
+			now, err := w.sumAtGateways(context, v1alpha1.GatewayRoleEgress, changes)
 			if err == nil && now == before {
 				err = errors.New("their settings have not changed")
 			}
-			left, leftErr := stat(draining)
+			left, leftErr := w.sumAtGateways(context, v1alpha1.GatewayRoleEgress, draining)
 			if leftErr == nil && left > 0 {
 				leftErr = fmt.Errorf("%d filter chains drain", left)
 			}
 			return errors.Join(err, leftErr)
 		})
 	}
+}
+
+// sumAtGateways adds up a statistic of Envoy over the gateways of limited trust that have a role in a cluster.
+func (w *world) sumAtGateways(context, role, statistic string) (sum int, err error) {
+	pods := strings.Fields(w.jsonpath(context, "{.items[*].metadata.name}", "-n", v1alpha1.GatewaysNamespace, "pods", "-l", v1alpha1.LabelGateway+"="+role))
+	for _, pod := range pods {
+		out, err := w.try(30*time.Second, "kubectl", "--context", context, "-n", v1alpha1.GatewaysNamespace, "exec", pod, "-c", "istio-proxy", "--",
+			"pilot-agent", "request", "GET", "stats?filter=^"+statistic+"$")
+		if err != nil {
+			return 0, err
+		}
+		_, value, _ := strings.Cut(out, statistic+":")
+		n, err := strconv.Atoi(strings.TrimSpace(value))
+		if err != nil {
+			return 0, fmt.Errorf("%s says of %s: %s", pod, statistic, out)
+		}
+		sum += n
+	}
+	if len(pods) == 0 {
+		err = fmt.Errorf("%s has no %s gateway", cluster(context), role)
+	}
+	return sum, err
 }
 
 // limitedThirdJoins has a third mesh join while the others talk.
@@ -391,6 +400,101 @@ func limitedLeftOut(t *testing.T, w *world) {
 	}
 	federate(t, w, everything)
 	w.want(t, third, caller, answeredBy("details", management), "http://"+details+":9080/")
+}
+
+// limitedUnreachable: gateways that others do not reach are told, and who does not, until they do.
+func limitedUnreachable(t *testing.T, w *world) {
+	scale := func(replicas string) {
+		w.kubectl(t, remote, "-n", v1alpha1.GatewaysNamespace, "scale", "deployment/isthmus-ingress", "--replicas", replicas)
+	}
+	told := func(what string, want bool) {
+		t.Helper()
+		eventually(t, 3*time.Minute, what, func() error {
+			for _, context := range w.others(remote) {
+				errs := w.jsonpath(management, "{.status.errors}", "-n", "isthmus-"+cluster(context), "mesh", meshOf(context))
+				if strings.Contains(errs, "does not answer") != want {
+					return fmt.Errorf("%s says %q", cluster(context), errs)
+				}
+			}
+			return nil
+		})
+	}
+	scale("0")
+	told("that the gateways of remote-cluster do not answer is told", true)
+	if out, err := w.try(time.Minute, "meshctl", "check", "--context", management); err == nil || !strings.Contains(out, "ISTH7009") {
+		t.Errorf("check: %v\n%s", err, out)
+	}
+	scale("2")
+	w.kubectl(t, remote, "-n", v1alpha1.GatewaysNamespace, "rollout", "status", "deployment/isthmus-ingress", "--timeout=90s")
+	told("nothing is told of them any more", false)
+	w.ready(t, "virtual-mesh", time.Minute)
+	w.want(t, management, caller, answeredBy("ratings", remote), "http://"+federated("ratings.default", remote)+":9080/")
+}
+
+// limitedMany federates a hundred Services more, or as many as ISTHMUS_E2E_MANY says, while workloads talk: each is answered in both
+// other clusters, and what it costs is told.
+func limitedMany(t *testing.T, w *world) {
+	many := 100
+	if n, err := strconv.Atoi(os.Getenv("ISTHMUS_E2E_MANY")); err == nil {
+		many = n
+	}
+	var manifest strings.Builder
+	services, urls := make([]string, many), make([]string, many)
+	for i := range services {
+		services[i] = fmt.Sprintf("many-%d", i)
+		manifest.WriteString(service(services[i], "default", "ratings", "[{name: http, port: 9080}]"))
+		urls[i] = "http://" + federated(services[i]+".default", management) + ":9080/healthz"
+	}
+	memory := func() (out string) {
+		for _, context := range w.contexts {
+			for _, role := range []string{v1alpha1.GatewayRoleIngress, v1alpha1.GatewayRoleEgress} {
+				n, err := w.sumAtGateways(context, role, "server.memory_allocated")
+				if err != nil {
+					t.Fatal(err)
+				}
+				out += fmt.Sprintf(" %s of %s %.1f MiB,", role, cluster(context), float64(n)/(1<<20))
+			}
+		}
+		return out
+	}
+	names := func(context string) (n int) {
+		for _, host := range w.hosts(context) {
+			if strings.HasPrefix(host, "many-") {
+				n++
+			}
+		}
+		return n
+	}
+	wait := func(want int) {
+		for _, context := range w.others(management) {
+			eventually(t, 5*time.Minute, fmt.Sprintf("%s has %d names more", cluster(context), want), func() error {
+				if n := names(context); n != want {
+					return fmt.Errorf("it has %d", n)
+				}
+				return nil
+			})
+		}
+	}
+	t.Logf("allocated by gateways before:%s", memory())
+	stop := talk(t, w, caller, true)
+	start := time.Now()
+	w.apply(t, management, manifest.String())
+	wait(many)
+	t.Logf("%d names after %.1f s", many, time.Since(start).Seconds())
+	for _, context := range w.others(management) {
+		for _, u := range urls[max(0, many-3):] { // the last ones to come
+			w.want(t, context, caller, answered, u)
+		}
+		// Each of them once: what has a duration does not heed that it is told to stop.
+		l := w.startLoadWith(t, context, caller, []string{"-rate", "50", "-duration", fmt.Sprintf("%dms", 20*many)}, urls...)
+		if s := l.stop(t); s.Failed > 0 || len(s.URLs) < many {
+			t.Errorf("%s: %d of %d requests to %d names failed: %s", cluster(context), s.Failed, s.Sent, len(s.URLs), tail(string(s.Failures), 2000))
+		}
+	}
+	t.Logf("allocated by gateways with %d Services more:%s", many, memory())
+	w.kubectl(t, management, append([]string{"-n", "default", "delete", "service"}, services...)...)
+	wait(0)
+	stop()
 }
 
 // limitedRenewal has the certificates of gateways renewed again and again.

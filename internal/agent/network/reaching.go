@@ -44,15 +44,14 @@ func (n *network) reconcileReach(ctx context.Context, req ctrl.Request) (ctrl.Re
 	}
 	mesh := v.own[req.Name]
 	vm := v.of(mesh)
-	// Gateways of limited trust show themselves only to who has a certificate of a gateway.
-	if vm == nil || vm.Spec.Federation == nil || vm.Spec.Federation.FlatNetwork || vm.Limited() {
+	if vm == nil || vm.Spec.Federation == nil || vm.Spec.Federation.FlatNetwork {
 		n.reports.setReach(mesh.Name, nil)
 		return again, nil
 	}
 	if wait := n.rounds.try(mesh.Name, n.Now()); wait > 0 {
 		return ctrl.Result{RequeueAfter: wait}, nil
 	}
-	roots, err := n.trusted(ctx, mesh)
+	roots, err := n.trusted(ctx, vm, mesh)
 	if err != nil {
 		return ctrl.Result{}, err
 	}
@@ -70,7 +69,7 @@ func (n *network) reconcileReach(ctx context.Context, req ctrl.Request) (ctrl.Re
 		if home.Name == mesh.Name && home.Namespace == mesh.Namespace {
 			continue
 		}
-		targets, err := n.targets(ctx, home, roots)
+		targets, err := n.targets(ctx, vm, mesh, home, roots)
 		if err != nil {
 			return ctrl.Result{}, err
 		}
@@ -119,7 +118,7 @@ func (n *network) tryHome(ctx context.Context, prober reach.Prober, vm *membersh
 }
 
 // targets are some destinations of a mesh that are imported from it, without address.
-func (n *network) targets(ctx context.Context, home *v1alpha1.Mesh, roots pki.Bundle) (out []reach.Target, err error) {
+func (n *network) targets(ctx context.Context, vm *membership.VirtualMesh, mesh, home *v1alpha1.Mesh, roots pki.Bundle) (out []reach.Target, err error) {
 	keys := slices.DeleteFunc(n.imports.keys(), func(k types.NamespacedName) bool { return k.Namespace != home.Namespace })
 	slices.SortFunc(keys, func(a, b types.NamespacedName) int { return cmp.Compare(a.Name, b.Name) })
 	for _, key := range keys {
@@ -127,11 +126,11 @@ func (n *network) targets(ctx context.Context, home *v1alpha1.Mesh, roots pki.Bu
 		if err := client.IgnoreNotFound(n.hub.GetClient().Get(ctx, key, d)); err != nil {
 			return nil, err
 		}
-		if d.Spec.Mesh != home.Name || len(d.Spec.Identities) == 0 {
+		if d.Spec.Mesh != home.Name {
 			continue
 		}
-		if sni := federation.SNI(home, d); sni != "" {
-			out = append(out, reach.Target{Mesh: membership.MeshKey(home), SNI: sni, Identities: d.Spec.Identities, Roots: roots})
+		if name, identities := federation.Entrance(vm, mesh, home, d); name != "" && len(identities) > 0 {
+			out = append(out, reach.Target{Mesh: membership.MeshKey(home), SNI: name, Identities: identities, Roots: roots})
 		}
 		if len(out) == reachSamples {
 			break
@@ -153,14 +152,29 @@ func try(ctx context.Context, prober reach.Prober, targets []reach.Target, addre
 	return problem
 }
 
-// trusted are the roots that proxies of a mesh trust.
-func (n *network) trusted(ctx context.Context, mesh *v1alpha1.Mesh) (pki.Bundle, error) {
-	cm := &corev1.ConfigMap{}
-	err := n.live.Get(ctx, client.ObjectKey{Namespace: mesh.Spec.Istio.RootNamespace, Name: rootConfigMap}, cm)
-	if err != nil {
-		return pki.Bundle{}, client.IgnoreNotFound(err)
+// trusted are the roots by which a mesh knows whom it meets in others: those that its proxies trust, under limited trust those that
+// its gateways do.
+func (n *network) trusted(ctx context.Context, vm *membership.VirtualMesh, mesh *v1alpha1.Mesh) (pki.Bundle, error) {
+	var roots []byte
+	if vm.Limited() {
+		egress, _ := federation.ChosenEgress(mesh)
+		if egress == nil {
+			return pki.Bundle{}, nil
+		}
+		secret := &corev1.Secret{}
+		err := n.live.Get(ctx, client.ObjectKey{Namespace: egress.Namespace, Name: v1alpha1.GatewaySecretName}, secret)
+		if err != nil {
+			return pki.Bundle{}, client.IgnoreNotFound(err)
+		}
+		roots = secret.Data[pki.TLSRootKey]
+	} else {
+		cm := &corev1.ConfigMap{}
+		if err := n.live.Get(ctx, client.ObjectKey{Namespace: mesh.Spec.Istio.RootNamespace, Name: rootConfigMap}, cm); err != nil {
+			return pki.Bundle{}, client.IgnoreNotFound(err)
+		}
+		roots = []byte(cm.Data[pki.RootCertKey])
 	}
-	bundle, err := pki.ParseBundle([]byte(cm.Data[pki.RootCertKey]))
+	bundle, err := pki.ParseBundle(roots)
 	if err != nil {
 		return pki.Bundle{}, nil //nolint:nilerr // no roots are published: who is met is asked all the same
 	}

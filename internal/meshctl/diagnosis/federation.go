@@ -249,9 +249,9 @@ func examineReport(fs *Findings, m *v1alpha1.Mesh, report string) {
 	case reach.Unreachable:
 		fs.add("ISTH7009", Error, object, report, "From a pod of that cluster, try a connection to the address. Firewalls, and a load balancer without healthy targets, are the usual reasons.")
 	case reach.NotAdmitted:
-		fs.add("ISTH7010", Warning, object, report, "If the mesh federates the service and pods are behind it, see Gateway isthmus-… there, and that the address leads to the gateway's port for TLS pass-through.")
+		fs.add("ISTH7010", Warning, object, report, "If the mesh federates the service and pods are behind it, see Gateways isthmus-… there, and that the address leads to the gateway's port for TLS.")
 	case reach.Untrusted:
-		fs.add("ISTH7011", Error, object, report, "The meshes have no common root, or the address leads to something else. See `meshctl describe virtualmesh`.")
+		fs.add("ISTH7011", Error, object, report, "The meshes, or under limited trust their gateways, have no common root, or the address leads to something else. See `meshctl describe virtualmesh`.")
 	case reach.Impostor:
 		fs.add("ISTH7012", Error, object, report, "Requests are refused by the clients' proxies. See that the address is the gateway's, and which service account the pods behind the service have.")
 	default:
