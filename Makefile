@@ -109,10 +109,11 @@ test-e2e: lab build ## End-to-end tests: real clusters with Istio and traffic
 CHURN ?= 10m
 
 .PHONY: chaos
-chaos: lab build ## Hours: failures under traffic, one by one in each step of a rotation, services that come and go (CHURN), the model of rotations deeper
+chaos: lab build ## Hours: failures under traffic, one by one in each step of a rotation, services that come and go (CHURN), many under limited trust, the model of rotations deeper
 	@CI=true ISTHMUS_E2E_CHURN=$(CHURN) go test -count=1 -v -timeout 90m \
 	  -run 'TestE2E/^(Install|Guide|Federation|ProgramsDown|APIServersDown|ClusterCutOff|ServiceChurn)$$' ./test/e2e/...
 	@CI=true ISTHMUS_E2E_MATRIX=1 go test -count=1 -v -timeout 120m -run '^TestRotation' ./test/e2e/...
+	@CI=true ISTHMUS_E2E_MANY=1000 go test -count=1 -v -timeout 60m -run '^TestLimited$$/^(Install|Joined|ThirdJoins|Many)$$' ./test/e2e/...
 	@ISTHMUS_DEEP_MODEL=1 go test -count=1 -timeout 120m ./internal/rotation
 
 .PHONY: bench
