@@ -346,6 +346,16 @@ func TestOneVirtualMeshPerMesh(t *testing.T) {
 			t.Errorf("root %s signs", signer)
 		}
 	})
+	w.run("and replaces its root, though the other virtual mesh keeps the one that a member came with", func(t *testing.T) {
+		before := w.order("west", 1).Spec.Signer
+		update(w, &v1alpha1.VirtualMesh{}, system, "second", func(vm *v1alpha1.VirtualMesh) { vm.Spec.MTLSConfig.Shared.RotationTrigger = "now" })
+		after := w.play("second", "rotation", func(vm *v1alpha1.VirtualMesh) error {
+			return errors.Join(deployed(vm), at(v1alpha1.StepFinished)(vm))
+		}, "east", "west")
+		if signerOf(after) == before {
+			t.Error("the root is the old one")
+		}
+	})
 }
 
 func TestHubRestoredFromBackup(t *testing.T) {

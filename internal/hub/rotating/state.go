@@ -239,21 +239,19 @@ func (r *Reconciler) credible(ctx context.Context, s *state, e rotation.Evidence
 	if c == nil {
 		return true, nil
 	}
-	named := append([]pki.RootID{c.Signer}, c.Roots...)
+	if p := c.Position; p != nil && (len(p.ID) > maxID || p.Turn > maxAhead || p.Nudges > maxAhead) {
+		return false, nil
+	}
 	highest := max(c.Issuance, c.Latest)
 	if c.Prepared != nil {
-		named, highest = append(named, c.Prepared.Signer), max(highest, c.Prepared.Issuance)
-	}
-	if p := c.Position; p != nil {
-		if named = append(named, p.Old, p.New); len(p.ID) > maxID || p.Turn > maxAhead || p.Nudges > maxAhead {
-			return false, nil
-		}
+		highest = max(highest, c.Prepared.Issuance)
 	}
 	if highest > o.Issuance+maxAhead || len(c.Roots) > maxOrdered-2 || c.Nudge > o.Nudge+maxAhead {
 		return false, nil
 	}
-	for _, id := range named {
-		if s.find(id) != nil || id == o.Signer || slices.Contains(o.Roots, id) {
+	ordered := namedIn(o)
+	for _, id := range namedIn(c) {
+		if s.find(id) != nil || slices.Contains(ordered, id) {
 			continue
 		}
 		if _, err := r.Roots.Find(ctx, id); !roots.IsLost(err) {
@@ -261,6 +259,19 @@ func (r *Reconciler) credible(ctx context.Context, s *state, e rotation.Evidence
 		}
 	}
 	return true, nil
+}
+
+// namedIn are the roots that an order names. Those of a rotation are named by it for good, also that of another virtual mesh from
+// which a mesh has come.
+func namedIn(o *rotation.Order) []pki.RootID {
+	out := append([]pki.RootID{o.Signer}, o.Roots...)
+	if o.Prepared != nil {
+		out = append(out, o.Prepared.Signer)
+	}
+	if p := o.Position; p != nil {
+		out = append(out, p.Old, p.New)
+	}
+	return out
 }
 
 // Bounds of what is written into an order.
