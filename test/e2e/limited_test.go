@@ -67,7 +67,7 @@ func TestLimited(t *testing.T) {
 // limitedInstall puts hub, agents, gateways and callers into place. Two clusters are members at first.
 func limitedInstall(t *testing.T, w *world) {
 	all := []string{management, remote, third}
-	w.install(t, all...)
+	w.installAs(t, nil, []string{"--set", "kubeletProjection=5s", "--set", "extraArgs={--gateway-probe-interval=10s}"}, all...)
 	for _, context := range all {
 		w.run(t, 3*time.Minute, "meshctl", "gateway", "install", "--member-context", context, "--set", "ingress.service.port="+ingressPort)
 		w.apply(t, context, `{apiVersion: v1, kind: Namespace, metadata: {name: elsewhere, labels: {istio-injection: enabled}}}`)
@@ -431,12 +431,19 @@ func limitedUnreachable(t *testing.T, w *world) {
 	w.want(t, management, caller, answeredBy("ratings", remote), "http://"+federated("ratings.default", remote)+":9080/")
 }
 
-// limitedMany federates a hundred Services more, or as many as ISTHMUS_E2E_MANY says, while workloads talk: each is answered in both
-// other clusters, and what it costs is told.
+// limitedMany federates thirty Services more while others are called: each is answered in every other cluster. With as many as
+// ISTHMUS_E2E_MANY says nobody else calls, as pushes take all of a small machine, and what gateways need is told.
 func limitedMany(t *testing.T, w *world) {
-	many := 100
-	if n, err := strconv.Atoi(os.Getenv("ISTHMUS_E2E_MANY")); err == nil {
+	many, given := 30, os.Getenv("ISTHMUS_E2E_MANY")
+	quiet := func() {}
+	if given == "" {
+		l := w.startLoad(t, remote, caller, 10, "http://"+federated("details.default", management)+":9080/healthz", "tcp://"+federated("details.default", management)+":9000")
+		quiet = func() { l.stopUnfailing(t) }
+	} else if n, err := strconv.Atoi(given); err != nil {
+		t.Fatalf("ISTHMUS_E2E_MANY: %v", err)
+	} else {
 		many = n
+		t.Logf("allocated by gateways before:%s", w.allocated(t))
 	}
 	var manifest strings.Builder
 	services, urls := make([]string, many), make([]string, many)
@@ -445,56 +452,61 @@ func limitedMany(t *testing.T, w *world) {
 		manifest.WriteString(service(services[i], "default", "ratings", "[{name: http, port: 9080}]"))
 		urls[i] = "http://" + federated(services[i]+".default", management) + ":9080/healthz"
 	}
-	memory := func() (out string) {
-		for _, context := range w.contexts {
-			for _, role := range []string{v1alpha1.GatewayRoleIngress, v1alpha1.GatewayRoleEgress} {
-				n, err := w.sumAtGateways(context, role, "server.memory_allocated")
-				if err != nil {
-					t.Fatal(err)
-				}
-				out += fmt.Sprintf(" %s of %s %.1f MiB,", role, cluster(context), float64(n)/(1<<20))
-			}
-		}
-		return out
-	}
-	names := func(context string) (n int) {
-		for _, host := range w.hosts(context) {
-			if strings.HasPrefix(host, "many-") {
-				n++
-			}
-		}
-		return n
-	}
 	wait := func(want int) {
+		t.Helper()
 		for _, context := range w.others(management) {
-			eventually(t, 5*time.Minute, fmt.Sprintf("%s has %d names more", cluster(context), want), func() error {
-				if n := names(context); n != want {
+			eventually(t, 15*time.Minute, fmt.Sprintf("%s has %d names more", cluster(context), want), func() error {
+				if n := strings.Count(strings.Join(w.hosts(context), " "), "many-"); n != want {
 					return fmt.Errorf("it has %d", n)
 				}
 				return nil
 			})
 		}
 	}
-	t.Logf("allocated by gateways before:%s", memory())
-	stop := talk(t, w, caller, true)
 	start := time.Now()
 	w.apply(t, management, manifest.String())
 	wait(many)
 	t.Logf("%d names after %.1f s", many, time.Since(start).Seconds())
 	for _, context := range w.others(management) {
-		for _, u := range urls[max(0, many-3):] { // the last ones to come
+		for _, u := range urls { // until gateways and proxies have heard of all
 			w.want(t, context, caller, answered, u)
 		}
-		// Each of them once: what has a duration does not heed that it is told to stop.
-		l := w.startLoadWith(t, context, caller, []string{"-rate", "50", "-duration", fmt.Sprintf("%dms", 20*many)}, urls...)
-		if s := l.stop(t); s.Failed > 0 || len(s.URLs) < many {
-			t.Errorf("%s: %d of %d requests to %d names failed: %s", cluster(context), s.Failed, s.Sent, len(s.URLs), tail(string(s.Failures), 2000))
-		}
 	}
-	t.Logf("allocated by gateways with %d Services more:%s", many, memory())
+	if given != "" {
+		eventually(t, 5*time.Minute, "nothing drains", func() error {
+			for _, context := range w.contexts {
+				for _, role := range []string{v1alpha1.GatewayRoleIngress, v1alpha1.GatewayRoleEgress} {
+					n, err := w.sumAtGateways(context, role, "listener_manager.total_filter_chains_draining")
+					if err == nil && n > 0 {
+						err = fmt.Errorf("%d filter chains do, of %s in %s", n, role, cluster(context))
+					}
+					if err != nil {
+						return err
+					}
+				}
+			}
+			return nil
+		})
+		t.Logf("allocated by gateways with %d Services more:%s", many, w.allocated(t))
+	}
 	w.kubectl(t, management, append([]string{"-n", "default", "delete", "service"}, services...)...)
 	wait(0)
-	stop()
+	quiet()
+}
+
+// allocated is the memory that the gateways of limited trust have allocated, a pair of each sort and member.
+func (w *world) allocated(t *testing.T) (out string) {
+	t.Helper()
+	for _, context := range w.contexts {
+		for _, role := range []string{v1alpha1.GatewayRoleIngress, v1alpha1.GatewayRoleEgress} {
+			n, err := w.sumAtGateways(context, role, "server.memory_allocated")
+			if err != nil {
+				t.Fatal(err)
+			}
+			out += fmt.Sprintf(" %s of %s %.1f MiB,", role, cluster(context), float64(n)/(1<<20))
+		}
+	}
+	return out
 }
 
 // limitedRenewal has the certificates of gateways renewed again and again.
