@@ -10,8 +10,8 @@ import (
 	"testing"
 
 	networkingapi "istio.io/api/networking/v1alpha3"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"pgregory.net/rapid"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
 	"github.com/isthmus-mesh/isthmus/internal/federation"
@@ -66,7 +66,7 @@ func importHostileLimited(t *rapid.T) {
 	if got.Short != nil {
 		names = append(names, *got.Short)
 	}
-	objects := []client.Object{e.ServiceEntry, e.DestinationRule, e.Gateway}
+	objects := []metav1.Object{e.ServiceEntry, e.DestinationRule, e.Gateway}
 	for _, v := range e.VirtualServices {
 		objects = append(objects, v)
 	}

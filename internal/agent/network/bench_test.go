@@ -556,17 +556,18 @@ func (s *server) RoundTrip(r *http.Request) (*http.Response, error) {
 	path, ofStatus := strings.CutSuffix(r.URL.Path, "/status")
 	code := http.StatusOK
 	var answer any
-	if r.Method == http.MethodGet {
+	switch r.Method {
+	case http.MethodGet:
 		if o, ok := s.objects[path]; ok {
 			answer = o
 		} else {
 			code, answer = http.StatusNotFound, apierrors.NewNotFound(schema.GroupResource{}, path).Status()
 		}
-	} else if r.Method == http.MethodDelete {
+	case http.MethodDelete:
 		delete(s.objects, path)
 		s.written = append(s.written, path)
 		answer = metav1.Status{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Status"}, Status: metav1.StatusSuccess}
-	} else {
+	default:
 		var body any
 		if err := json.NewDecoder(r.Body).Decode(&body); err != nil {
 			return nil, err
