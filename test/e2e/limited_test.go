@@ -58,9 +58,9 @@ func TestLimited(t *testing.T) {
 		{"Many", limitedMany},
 		{"Renewal", limitedRenewal},
 		{"Rotation", limitedRotation},
+		{"ThirdLeaves", limitedThirdLeaves},
 		{"Moving", limitedMoving},
 		{"OwnRoots", limitedOwnRoots},
-		{"Uninstall", limitedUninstall},
 	})
 }
 
@@ -557,6 +557,23 @@ func limitedRotation(t *testing.T, w *world) {
 	w.unchanged(t, proxies)
 }
 
+// limitedThirdLeaves: a mesh leaves, and its gateways are uninstalled, which they are not while they are needed.
+func limitedThirdLeaves(t *testing.T, w *world) {
+	uninstall := []string{"gateway", "uninstall", "--context", management, "--member-context", third}
+	if _, err := w.try(time.Minute, "meshctl", uninstall...); err == nil || !strings.Contains(err.Error(), "virtual-mesh") {
+		t.Fatalf("gateways of a member were removed: %v", err)
+	}
+	stop := talkOf(t, w, management, remote)
+	w.joinLimited(t, management, remote)
+	stop()
+	w.contexts = []string{management, remote}
+	w.run(t, 3*time.Minute, "meshctl", uninstall...)
+	eventually(t, time.Minute, "nothing of the gateways is left", func() error {
+		return absent(w, third, "namespace/"+v1alpha1.GatewaysNamespace)
+	})
+	w.want(t, remote, caller, answeredBy("ratings", management), "http://"+federated("ratings.default", management)+":9080/")
+}
+
 // limitedMoving goes from limited to shared trust, and back.
 func limitedMoving(t *testing.T, w *world) {
 	host := "http://" + federated("ratings.default", management) + ":9080/"
@@ -609,23 +626,6 @@ func limitedOwnRoots(t *testing.T, w *world) {
 	if out, err := w.try(time.Minute, "meshctl", "check", "--context", management); err != nil || strings.Contains(out, "ISTH9005") {
 		t.Errorf("check: %v\n%s", err, out)
 	}
-}
-
-// limitedUninstall: gateways do not go while they are needed.
-func limitedUninstall(t *testing.T, w *world) {
-	uninstall := []string{"gateway", "uninstall", "--context", management, "--member-context", third}
-	if _, err := w.try(time.Minute, "meshctl", uninstall...); err == nil || !strings.Contains(err.Error(), "virtual-mesh") {
-		t.Fatalf("gateways of a member were removed: %v", err)
-	}
-	stop := talkOf(t, w, management, remote)
-	w.joinLimited(t, management, remote)
-	stop()
-	w.contexts = []string{management, remote}
-	w.run(t, 3*time.Minute, "meshctl", uninstall...)
-	eventually(t, time.Minute, "nothing of the gateways is left", func() error {
-		return absent(w, third, "namespace/"+v1alpha1.GatewaysNamespace)
-	})
-	w.want(t, remote, caller, answeredBy("ratings", management), "http://"+federated("ratings.default", management)+":9080/")
 }
 
 // talkOf is talk between some members alone.

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -441,8 +442,10 @@ func (l *load) stopUnfailing(t *testing.T, excuses ...string) {
 	}
 }
 
+// talking has all talk to all, with as many requests however many clusters share the machine.
 func talking(t *testing.T, w *world, from program, across bool) (loads []*load) {
 	t.Helper()
+	rate := func(of int) string { return strconv.Itoa(of / len(w.contexts)) }
 	for _, context := range w.contexts {
 		urls := []string{"http://ratings:9080/", "tcp://ratings:9000", "grpc://ratings:9090"}
 		for _, o := range w.others(context) {
@@ -453,8 +456,8 @@ func talking(t *testing.T, w *world, from program, across bool) (loads []*load) 
 			urls = append(urls, "http://"+host+":9080/", "tcp://"+host+":9000", "grpc://"+host+":9090")
 		}
 		loads = append(loads,
-			w.startLoadWith(t, context, from, []string{"-rate", "30"}, urls...),
-			w.startLoadWith(t, context, from, []string{"-rate", "10", "-keep"}, urls...))
+			w.startLoadWith(t, context, from, []string{"-rate", rate(60)}, urls...),
+			w.startLoadWith(t, context, from, []string{"-rate", rate(20), "-keep"}, urls...))
 	}
 	return loads
 }

@@ -281,7 +281,7 @@ func (w *world) startLoadWith(t *testing.T, context string, from program, option
 	}
 	loads++
 	args := []string{"exec", "--name", w.name, cluster(context), "--", "ctr", "-n", "k8s.io", "task", "exec", "--exec-id", fmt.Sprintf("load-%d-%d", time.Now().UnixNano(), loads),
-		strings.TrimPrefix(id, "containerd://"), "/sample", "load", "-duration", "0", "-timeout", "10s"}
+		strings.TrimPrefix(id, "containerd://"), "/sample", "load", "-duration", "0", "-timeout", "30s"} // what is slow is the machine
 	args = append(args, options...)
 	for _, u := range urls {
 		args = append(args, "-url", u)
