@@ -18,6 +18,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/charts"
 	"github.com/isthmus-mesh/isthmus/internal/istio"
 	"github.com/isthmus-mesh/isthmus/internal/kube"
+	"github.com/isthmus-mesh/isthmus/internal/membership"
 )
 
 // gatewaysNamespaceFlag is where the gateways of a member are.
@@ -156,11 +157,15 @@ under limited trust has a mesh of the cluster as a member: no call to or from ot
 			if err != nil {
 				return err
 			}
-			if err := c.gatewaysIdle(ctx, member); err != nil {
-				if !force {
+			switch err := c.gatewaysIdle(ctx, member); {
+			case err == nil:
+				if err := c.withdrawGateways(ctx, member, namespace); err != nil {
 					return err
 				}
+			case force:
 				c.progress.did("Removing the gateways nevertheless: %v", err)
+			default:
+				return err
 			}
 			if err := member.remove(ctx, charts.Gateways, namespace); err != nil {
 				return err
@@ -210,6 +215,32 @@ func (c *cli) gatewaysIdle(ctx context.Context, member *cluster) error {
 				return fmt.Errorf("mesh %s of cluster %s is a member of VirtualMesh %s, which has mtlsConfig.limited: all calls to and from other meshes pass through the gateways; remove the mesh from spec.meshes first, or use --force",
 					ref.Name, name, kube.Qualified(vm.Name, vm.Namespace))
 			}
+		}
+	}
+	return nil
+}
+
+// withdrawGateways has the hub order nothing any more for the gateways of a member in a namespace, which nobody needs.
+func (c *cli) withdrawGateways(ctx context.Context, member *cluster, namespace string) error {
+	name, err := member.agentOf(ctx)
+	if err != nil || name == "" {
+		return err
+	}
+	hub, err := c.hub()
+	if err != nil {
+		return err
+	}
+	orders := &v1alpha1.IssuedCertificateList{}
+	if err := hub.List(ctx, orders, client.InNamespace(kube.ClusterNamespace(name))); err != nil {
+		return err
+	}
+	for i := range orders.Items {
+		o := &orders.Items[i]
+		if _, purpose := membership.OrderedFor(o.Name); purpose != v1alpha1.PurposeGateway || o.Spec.IssuedCertificateSecret.Namespace != namespace {
+			continue
+		}
+		if err := c.withdraw(ctx, hub, member, o.Namespace, o.Name); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -1,6 +1,7 @@
 package meshctl_test
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -65,6 +66,31 @@ func TestGateways(t *testing.T) {
 	vm.Spec.Meshes = []v1alpha1.ObjectRef{{Name: meshName, Namespace: "isthmus-east"}}
 	vm.Status.Accepted = &v1alpha1.AcceptedVirtualMesh{Generation: 1, Spec: vm.Spec}
 	h.create(t, vm)
+	h.Namespace(t, "isthmus-east", nil)
+	orders := []string{meshName, membership.GatewayOrder(meshName)}
+	for i, name := range orders {
+		o := &v1alpha1.IssuedCertificate{ObjectMeta: metav1.ObjectMeta{Namespace: "isthmus-east", Name: name}}
+		o.Spec = v1alpha1.IssuedCertificateSpec{
+			VirtualMesh: v1alpha1.ObjectRef{Name: vm.Name, Namespace: vm.Namespace}, Hosts: []string{"spiffe://cluster.local/ns/istio-system/sa/istiod"},
+			Issuance: 1, Signer: strings.Repeat("a", 64), Roots: []v1alpha1.RootCertificate{{Fingerprint: strings.Repeat("a", 64), Certificate: "x"}},
+			IssuedCertificateSecret: v1alpha1.SecretRef{Name: "x", Namespace: []string{"istio-system", v1alpha1.GatewaysNamespace}[i]},
+		}
+		h.create(t, o)
+	}
+	ordered := func(what string, want ...string) {
+		t.Helper()
+		var list v1alpha1.IssuedCertificateList
+		if err := h.Client.List(t.Context(), &list); err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for i := range list.Items {
+			got = append(got, list.Items[i].Name)
+		}
+		if slices.Sort(got); !slices.Equal(got, want) {
+			t.Errorf("%s: the hub orders %v, want %v", what, got, want)
+		}
+	}
 	w.fails(t, 1, "VirtualMesh virtual-mesh.isthmus-system, which has mtlsConfig.limited", uninstall...)
 	for _, err := range []error{
 		exists(w.member.Client, &appsv1.Deployment{}, v1alpha1.GatewaysNamespace, "isthmus-egress"),
@@ -88,12 +114,14 @@ func TestGateways(t *testing.T) {
 		}
 	}
 	gone("--force")
+	ordered("--force, as they are needed", orders...)
 
 	h.status(t, vm.Namespace, vm.Name, func(vm *v1alpha1.VirtualMesh) {
 		vm.Status.Accepted.Spec.MTLSConfig = &v1alpha1.MTLSConfig{Shared: &v1alpha1.SharedTrust{}}
 	})
 	w.ok(t, uninstall...) // of nothing
 	gone("again")
+	ordered("when nobody needs them", meshName)
 }
 
 // TestDescribeLimited: under limited trust the certificates that count are those of gateways.

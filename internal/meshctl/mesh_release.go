@@ -73,14 +73,7 @@ func (c *cli) release(ctx context.Context, name string) error {
 		return err
 	}
 	for _, order := range orders {
-		switch err := hub.Delete(ctx, &v1alpha1.IssuedCertificate{ObjectMeta: metav1.ObjectMeta{Namespace: mesh.Namespace, Name: order}}); {
-		case apierrors.IsNotFound(err):
-		case err != nil:
-			return err
-		default:
-			c.progress.did("The hub does not order %s any more", order)
-		}
-		if err := member.deleteSecretsOf(ctx, order); err != nil {
+		if err := c.withdraw(ctx, hub, member, mesh.Namespace, order); err != nil {
 			return err
 		}
 	}
@@ -92,6 +85,18 @@ func (c *cli) release(ctx context.Context, name string) error {
 		c.progress.did("Nobody renews its certificate, which ends on %s: give istiod another CA before", ca.NotAfter.UTC().Format(time.DateOnly))
 	}
 	return nil
+}
+
+// withdraw has the hub order something no more, in the namespace of a cluster, and deletes what the agent of that keeps for it.
+func (c *cli) withdraw(ctx context.Context, hub, member *cluster, namespace, order string) error {
+	switch err := hub.Delete(ctx, &v1alpha1.IssuedCertificate{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: order}}); {
+	case apierrors.IsNotFound(err):
+	case err != nil:
+		return err
+	default:
+		c.progress.did("The hub does not order %s any more", order)
+	}
+	return member.deleteSecretsOf(ctx, order)
 }
 
 // isMember reports whether what was accepted of a VirtualMesh names the mesh.
