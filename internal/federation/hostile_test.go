@@ -166,30 +166,11 @@ func importHostile(t *rapid.T) {
 	}
 	c.Forbidden = func(ip string, _ int32) bool { return ip == "192.0.2.9" }
 
-	given := func() string {
-		return asJSON(t, []any{vm.Spec, vm.Members, client, home, d}) + fmt.Sprint(vm.TrustDomains)
-	}
-	before := given()
-	got, refusal := federation.Import(vm, c, home, d)
-	if after := given(); before != after {
-		t.Fatalf("what was given was changed: %s", after)
-	}
-	again, refusalAgain := federation.Import(vm, c, home.DeepCopy(), d.DeepCopy())
-	if asJSON(t, got) != asJSON(t, again) || !reflect.DeepEqual(refusal, refusalAgain) {
-		t.Fatal("the same twice is not the same")
-	}
-	checkHomeAgrees(t, vm, home, client, d, refusal)
+	got := importTwice(t, vm, c, home, d)
 	if got == nil {
-		if refusal == nil || refusal.Reason == "" || refusal.Message == "" {
-			t.Fatalf("nothing, and no reason: %+v", refusal)
-		}
 		return
 	}
 	imported.Add(1)
-
-	if refusal != nil {
-		t.Fatalf("imported and refused: %v", refusal)
-	}
 	suffix := ".svc.east." + f.HostnameSuffix
 	if f.HostnameSuffix == "" {
 		suffix += "global"
@@ -202,6 +183,31 @@ func importHostile(t *rapid.T) {
 		checkNamed(t, vm, home, client, *got.Short, ".east")
 		shorts.Add(1)
 	}
+}
+
+// importTwice imports a destination; nil if it is refused. Whatever was written, the same comes out of it each time, what was given stays
+// as it was, there is a reason if nothing comes of it, and the home judges as the client does.
+func importTwice(t *rapid.T, vm *membership.VirtualMesh, c federation.Client, home *v1alpha1.Mesh, d *v1alpha1.Destination) *federation.Imported {
+	given := func() string {
+		return asJSON(t, []any{vm.Spec, vm.Members, c.Mesh, home, d}) + fmt.Sprint(vm.TrustDomains)
+	}
+	before := given()
+	got, refusal := federation.Import(vm, c, home, d)
+	if after := given(); before != after {
+		t.Fatalf("what was given was changed: %s", after)
+	}
+	again, refusalAgain := federation.Import(vm, c, home.DeepCopy(), d.DeepCopy())
+	if asJSON(t, got) != asJSON(t, again) || !reflect.DeepEqual(refusal, refusalAgain) {
+		t.Fatal("the same twice is not the same")
+	}
+	checkHomeAgrees(t, vm, home, c.Mesh, d, refusal)
+	switch {
+	case got == nil && (refusal == nil || refusal.Reason == "" || refusal.Message == ""):
+		t.Fatalf("nothing, and no reason: %+v", refusal)
+	case got != nil && refusal != nil:
+		t.Fatalf("imported and refused: %v", refusal)
+	}
+	return got
 }
 
 // checkNamed checks the objects of one name, which is that of the service with a suffix.

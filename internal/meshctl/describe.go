@@ -18,6 +18,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/apiutil"
 
 	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
+	"github.com/isthmus-mesh/isthmus/internal/accept"
 	"github.com/isthmus-mesh/isthmus/internal/kube"
 	"github.com/isthmus-mesh/isthmus/internal/membership"
 )
@@ -184,9 +185,9 @@ func describeVirtualMesh(ctx context.Context, hub *cluster, obj client.Object, w
 // members adds how far each member is with the trust of the virtual mesh. Under limited trust that is a matter of its gateways; what
 // was once ordered for the CA of a mesh is renewed also then, and told apart.
 func (d *description) members(vm *v1alpha1.VirtualMesh, orders *v1alpha1.IssuedCertificateList) {
-	limited := isLimited(vm)
+	trust := accept.TrustIn(vm.Status.Accepted)
 	d.section("Members")
-	if limited {
+	if trust.ByGateways() {
 		d.row("MESH", "STATE", "CERTIFICATE", "ROOT", "ENDS", "GATEWAYS")
 	} else {
 		d.row("MESH", "STATE", "CERTIFICATE", "ROOT", "ENDS", "ISTIOD", "PROXIES")
@@ -200,11 +201,7 @@ func (d *description) members(vm *v1alpha1.VirtualMesh, orders *v1alpha1.IssuedC
 			}
 		}
 		approval := vm.Status.Meshes[kube.Qualified(name, namespace)]
-		ordered := name
-		if limited {
-			ordered = membership.GatewayOrder(name)
-		}
-		order := orderOf(orders, ordered, namespace)
+		order := orderOf(orders, trust.Order(name), namespace)
 		told[order] = true
 		d.row(append([]string{name, string(approval.State)}, orderCells(order)...)...)
 		for _, e := range approval.Errors {
@@ -212,12 +209,8 @@ func (d *description) members(vm *v1alpha1.VirtualMesh, orders *v1alpha1.IssuedC
 		}
 	}
 	var rows [][]string
-	for i := range orders.Items {
-		o := &orders.Items[i]
+	for _, o := range ordersBeside(vm, orders, told) {
 		mesh, purpose := membership.OrderedFor(o.Name)
-		if ref := o.Spec.VirtualMesh; ref.Name != vm.Name || ref.Namespace != vm.Namespace || told[o] {
-			continue
-		}
 		what := "CA of the mesh"
 		if purpose == v1alpha1.PurposeGateway {
 			what = "gateways"
@@ -234,6 +227,18 @@ func orderOf(orders *v1alpha1.IssuedCertificateList, name, namespace string) *v1
 		}
 	}
 	return nil
+}
+
+// ordersBeside are the orders of a virtual mesh that were not told yet: those for another trust than the present one, or for meshes
+// that are no members any more. They are kept, renewed, and rotate by themselves.
+func ordersBeside(vm *v1alpha1.VirtualMesh, orders *v1alpha1.IssuedCertificateList, told map[*v1alpha1.IssuedCertificate]bool) (out []*v1alpha1.IssuedCertificate) {
+	for i := range orders.Items {
+		o := &orders.Items[i]
+		if ref := o.Spec.VirtualMesh; ref.Name == vm.Name && ref.Namespace == vm.Namespace && !told[o] {
+			out = append(out, o)
+		}
+	}
+	return out
 }
 
 // orderCells are state, root, end, istiods and proxies of an order.

@@ -16,6 +16,7 @@ import (
 
 	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
 	"github.com/isthmus-mesh/isthmus/charts"
+	"github.com/isthmus-mesh/isthmus/internal/accept"
 	"github.com/isthmus-mesh/isthmus/internal/istio"
 	"github.com/isthmus-mesh/isthmus/internal/kube"
 	"github.com/isthmus-mesh/isthmus/internal/membership"
@@ -157,15 +158,16 @@ under limited trust has a mesh of the cluster as a member: no call to or from ot
 			if err != nil {
 				return err
 			}
-			switch err := c.gatewaysIdle(ctx, member); {
-			case err == nil:
-				if err := c.withdrawGateways(ctx, member, namespace); err != nil {
+			hub, name, err := c.gatewaysIdle(ctx, member)
+			switch {
+			case err != nil && !force:
+				return err
+			case err != nil:
+				c.progress.did("Removing the gateways nevertheless: %v", err)
+			case name != "":
+				if err := c.withdrawGateways(ctx, hub, member, name, namespace); err != nil {
 					return err
 				}
-			case force:
-				c.progress.did("Removing the gateways nevertheless: %v", err)
-			default:
-				return err
 			}
 			if err := member.remove(ctx, charts.Gateways, namespace); err != nil {
 				return err
@@ -188,22 +190,21 @@ under limited trust has a mesh of the cluster as a member: no call to or from ot
 	return cmd
 }
 
-// gatewaysIdle returns an error that says who needs the gateways of a member, or why that is not known.
-func (c *cli) gatewaysIdle(ctx context.Context, member *cluster) error {
-	name, err := member.agentOf(ctx)
-	if err != nil {
-		return fmt.Errorf("%s: %w", member.role, err)
+// gatewaysIdle returns the hub of a member and the name under which it is registered there, "" if that is nowhere, and an error that
+// says who needs its gateways, or why that is not known.
+func (c *cli) gatewaysIdle(ctx context.Context, member *cluster) (hub *cluster, name string, err error) {
+	if name, err = member.agentOf(ctx); err != nil {
+		return nil, "", fmt.Errorf("%s: %w", member.role, err)
 	}
 	if name == "" {
-		return nil // it is registered nowhere
+		return nil, "", nil
 	}
-	hub, err := c.hub()
-	if err != nil {
-		return err
+	if hub, err = c.hub(); err != nil {
+		return nil, "", err
 	}
 	virtualMeshes := &v1alpha1.VirtualMeshList{}
 	if err := hub.List(ctx, virtualMeshes); err != nil {
-		return fmt.Errorf("who needs the gateways: %w; to remove them nevertheless, use --force", hub.installed(err))
+		return nil, "", fmt.Errorf("who needs the gateways: %w; to remove them nevertheless, use --force", hub.installed(err))
 	}
 	for i := range virtualMeshes.Items {
 		vm := &virtualMeshes.Items[i]
@@ -212,24 +213,17 @@ func (c *cli) gatewaysIdle(ctx context.Context, member *cluster) error {
 		}
 		for _, ref := range vm.Status.Accepted.Spec.Meshes {
 			if ref.Namespace == kube.ClusterNamespace(name) {
-				return fmt.Errorf("mesh %s of cluster %s is a member of VirtualMesh %s, which has mtlsConfig.limited: all calls to and from other meshes pass through the gateways; remove the mesh from spec.meshes first, or use --force",
+				return nil, "", fmt.Errorf("mesh %s of cluster %s is a member of VirtualMesh %s, which has mtlsConfig.limited: all calls to and from other meshes pass through the gateways; remove the mesh from spec.meshes first, or use --force",
 					ref.Name, name, kube.Qualified(vm.Name, vm.Namespace))
 			}
 		}
 	}
-	return nil
+	return hub, name, nil
 }
 
-// withdrawGateways has the hub order nothing any more for the gateways of a member in a namespace, which nobody needs.
-func (c *cli) withdrawGateways(ctx context.Context, member *cluster, namespace string) error {
-	name, err := member.agentOf(ctx)
-	if err != nil || name == "" {
-		return err
-	}
-	hub, err := c.hub()
-	if err != nil {
-		return err
-	}
+// withdrawGateways has the hub order nothing any more for the gateways in a namespace of a member, by the name under which it is
+// registered; nobody needs them.
+func (c *cli) withdrawGateways(ctx context.Context, hub, member *cluster, name, namespace string) error {
 	orders := &v1alpha1.IssuedCertificateList{}
 	if err := hub.List(ctx, orders, client.InNamespace(kube.ClusterNamespace(name))); err != nil {
 		return err
@@ -248,8 +242,7 @@ func (c *cli) withdrawGateways(ctx context.Context, member *cluster, namespace s
 
 // isLimited reports whether what was accepted of a VirtualMesh is limited trust.
 func isLimited(vm *v1alpha1.VirtualMesh) bool {
-	a := vm.Status.Accepted
-	return a != nil && a.Spec.MTLSConfig != nil && a.Spec.MTLSConfig.Limited != nil
+	return accept.TrustIn(vm.Status.Accepted).ByGateways()
 }
 
 // restrictedNamespace is a namespace of pods that need no privileges.

@@ -127,10 +127,8 @@ func viewRotation(vm *v1alpha1.VirtualMesh, orders *v1alpha1.IssuedCertificateLi
 		}
 		v.Meshes = append(v.Meshes, m)
 	}
-	// What was ordered for another trust is kept, and rotates by itself.
-	for i := range orders.Items {
-		o := &orders.Items[i]
-		if ref := o.Spec.VirtualMesh; told[o] || o.Spec.Rotation == nil || ref.Name != vm.Name || ref.Namespace != vm.Namespace {
+	for _, o := range ordersBeside(vm, orders, told) {
+		if o.Spec.Rotation == nil {
 			continue
 		}
 		mesh, _ := membership.OrderedFor(o.Name)

@@ -89,7 +89,7 @@ func (i *importing) isOpen(ctx context.Context, vm *membership.VirtualMesh, home
 		return true, nil
 	}
 	entry, rule := out.ServiceEntry, out.DestinationRule
-	prober := reach.Prober{Now: i.Now, Forbidden: func(ip string, port int32) bool { return reach.Local(ip) || i.isForbidden(ip, port) }}
+	prober := i.prober()
 	var targets []reach.Target
 	if e := out.Egress; e != nil {
 		targets = append(targets, reach.Target{

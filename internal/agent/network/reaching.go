@@ -58,7 +58,7 @@ func (n *network) reconcileReach(ctx context.Context, req ctrl.Request) (ctrl.Re
 	if err := n.lookForAPIServers(ctx); err != nil {
 		return ctrl.Result{}, err
 	}
-	prober := reach.Prober{Now: n.Now, Forbidden: func(ip string, port int32) bool { return reach.Local(ip) || n.isForbidden(ip, port) }}
+	prober := n.prober()
 	var (
 		mu    sync.Mutex
 		found = map[string][]string{}
@@ -89,6 +89,11 @@ func (n *network) reconcileReach(ctx context.Context, req ctrl.Request) (ctrl.Re
 	}
 	n.reports.setReach(mesh.Name, found)
 	return again, nil
+}
+
+// prober asks nothing that belongs to this cluster.
+func (n *network) prober() reach.Prober {
+	return reach.Prober{Now: n.Now, Forbidden: func(ip string, port int32) bool { return reach.Local(ip) || n.isForbidden(ip, port) }}
 }
 
 // tryHome tries the gateways of one mesh, no more of them and for no longer than is left to one mesh.
