@@ -25,8 +25,9 @@ type importIndex struct {
 // share of one cluster in what is imported.
 type share struct {
 	count, size int
-	// waiting are the names of Destinations for which there was no room.
-	waiting map[string]struct{}
+	// waiting are the names of Destinations for which there was no room, and how many bytes their objects have: 0 where they
+	// have not been made.
+	waiting map[string]int
 }
 
 func newImportIndex() *importIndex {
@@ -50,20 +51,26 @@ func (x *importIndex) recall(destination, host string, size int) {
 func (x *importIndex) admit(key types.NamespacedName, host string, size, limit int) (reason string) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	destination, home := key.String(), x.home(key.Namespace)
-	_, there := x.hostOf[destination]
-	was := x.sizeOf[destination]
+	if reason = x.refuse(key, size, limit); reason != "" {
+		x.home(key.Namespace).waiting[key.Name] = size
+		return reason
+	}
+	x.set(key.String(), host, size)
+	return ""
+}
+
+// refuse returns the reason why there is no room for a Destination with objects of so many bytes, or "".
+func (x *importIndex) refuse(key types.NamespacedName, size, limit int) (reason string) {
+	home := x.home(key.Namespace)
+	_, there := x.hostOf[key.String()]
+	was := x.sizeOf[key.String()]
 	switch {
 	case !there && home.count >= limit:
-		reason = ReasonTooManyImports
+		return ReasonTooManyImports
 	case size > was && home.size-was+size > limit*averageSize:
-		reason = ReasonImportsTooLarge
-	default:
-		x.set(destination, host, size)
-		return ""
+		return ReasonImportsTooLarge
 	}
-	home.waiting[key.Name] = struct{}{}
-	return reason
+	return ""
 }
 
 // also says that a Destination has a short hostname too.
@@ -77,11 +84,10 @@ func (x *importIndex) also(destination, short string) {
 func (x *importIndex) full(key types.NamespacedName, limit int) bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	home := x.home(key.Namespace)
-	if _, there := x.hostOf[key.String()]; there || home.count < limit {
+	if x.refuse(key, 0, limit) == "" {
 		return false
 	}
-	home.waiting[key.Name] = struct{}{}
+	x.home(key.Namespace).waiting[key.Name] = 0
 	return true
 }
 
@@ -99,13 +105,15 @@ func (x *importIndex) come(key types.NamespacedName) bool {
 	return waited
 }
 
-// next is a Destination of a cluster for which there may be room now.
+// next is a Destination of a cluster that waits and for which there is room now.
 func (x *importIndex) next(namespace string, limit int) (out []ctrl.Request) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if home := x.byHome[namespace]; home != nil && home.count < limit {
-		for name := range home.waiting {
-			return []ctrl.Request{{NamespacedName: types.NamespacedName{Namespace: namespace, Name: name}}}
+	if home := x.byHome[namespace]; home != nil {
+		for name, size := range home.waiting {
+			if key := (types.NamespacedName{Namespace: namespace, Name: name}); x.refuse(key, size, limit) == "" {
+				return []ctrl.Request{{NamespacedName: key}}
+			}
 		}
 	}
 	return nil
@@ -114,7 +122,7 @@ func (x *importIndex) next(namespace string, limit int) (out []ctrl.Request) {
 func (x *importIndex) home(namespace string) *share {
 	home := x.byHome[namespace]
 	if home == nil {
-		home = &share{waiting: map[string]struct{}{}}
+		home = &share{waiting: map[string]int{}}
 		x.byHome[namespace] = home
 	}
 	return home

@@ -32,9 +32,12 @@ func TestShares(t *testing.T) {
 		t.Errorf("that of another: %s", reason)
 	}
 	// What is there may grow within the share of its cluster, and always shrink.
-	for size, want := range map[int]string{limit*averageSize - 200: "", limit * averageSize: ReasonImportsTooLarge, 1 << 40: ReasonImportsTooLarge, 50: ""} {
-		if reason := admit("west", 0, size); reason != want {
-			t.Errorf("%d bytes: %s, want %s", size, reason, want)
+	for _, grow := range []struct {
+		size int
+		want string
+	}{{limit*averageSize - 200, ""}, {limit * averageSize, ReasonImportsTooLarge}, {50, ""}, {1 << 40, ReasonImportsTooLarge}} {
+		if reason := admit("west", 0, grow.size); reason != grow.want {
+			t.Errorf("%d bytes: %s, want %s", grow.size, reason, grow.want)
 		}
 	}
 	if reason := admit("north", 1, limit*averageSize+1); reason != ReasonImportsTooLarge {
@@ -47,6 +50,7 @@ func TestShares(t *testing.T) {
 	if !x.drop(importKey("west", 1).String(), host("west", 1)) || x.drop(importKey("west", 1).String(), host("west", 1)) {
 		t.Error("dropped not once")
 	}
+	// What waits to grow beyond the share takes no turn from it.
 	next := x.next("isthmus-west", limit)
 	if len(next) != 1 || next[0].Name != "s3.shop" && next[0].Name != "s4.shop" {
 		t.Fatalf("next is %v", next)
@@ -64,6 +68,14 @@ func TestShares(t *testing.T) {
 	if got := x.remove(next[0].String()); !slices.Equal(got, []string{"new.shop.west", "new.shop.svc.west.global"}) || x.remove(next[0].String()) != nil ||
 		x.ofHosts([]string{"new.shop.west"}) != nil {
 		t.Error("removed not once")
+	}
+	// Bytes that are given up are a turn for what waits to grow.
+	if admit("east", 0, 100) != "" || admit("east", 1, 100) != "" || admit("east", 0, limit*averageSize-50) != ReasonImportsTooLarge || len(x.next("isthmus-east", limit)) != 0 {
+		t.Error("it does not wait to grow")
+	}
+	x.drop(importKey("east", 1).String(), host("east", 1))
+	if next := x.next("isthmus-east", limit); len(next) != 1 || next[0].NamespacedName != importKey("east", 0) {
+		t.Errorf("next to grow is %v", next)
 	}
 }
 

@@ -72,7 +72,7 @@ func (n *network) reconcileImport(ctx context.Context, req ctrl.Request) (ctrl.R
 	if !out.holds && len(have) == 0 {
 		n.makeRoom(req.NamespacedName)
 	}
-	if waited && !out.holds && !out.waits {
+	if waited {
 		n.enqueue(importController, 0, n.imports.next(req.Namespace, n.MaxImports)...)
 	}
 	if out.settled {
@@ -107,14 +107,12 @@ type outcome struct {
 	settled bool
 	// holds says that it is imported, or is about to be.
 	holds bool
-	// waits says that there was no room for it.
-	waits bool
 	// again is when to look again without an event; 0 for never.
 	again time.Duration
 }
 
 func (o outcome) and(other outcome) outcome {
-	o.settled, o.holds, o.waits = o.settled && other.settled, o.holds || other.holds, o.waits || other.waits
+	o.settled, o.holds = o.settled && other.settled, o.holds || other.holds
 	o.again = sooner(o.again, other.again)
 	return o
 }
@@ -281,7 +279,7 @@ func (i *importing) noRoom(reason string) outcome {
 			"federate Services with fewer ports and subsets through fewer gateways, or raise the agent's --max-imports", averageSize)
 	}
 	i.reports.set(i.mesh.Name, i.key, finding.Findings{{Reason: reason, Message: message}})
-	return outcome{settled: true, holds: len(i.have) > 0, waits: true}
+	return outcome{settled: true, holds: len(i.have) > 0}
 }
 
 // objectsOf are what is to be written, in this order: first what keeps callers out, last the name, when all is there that it leads
