@@ -14,6 +14,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -424,6 +425,65 @@ func TestHubRestoredFromBackup(t *testing.T) {
 		}
 		if after := w.order("east", 2); after.Generation != before.Generation {
 			t.Error("an order was changed")
+		}
+	})
+}
+
+// TestRestoredFromBeforeAMove: a hub that comes out of a backup from before a mesh went to another virtual mesh does not take the
+// mesh back. It is there again when that is said again.
+func TestRestoredFromBeforeAMove(t *testing.T) {
+	w := start(t)
+	for _, c := range []string{"east", "north", "west"} {
+		w.register(c)
+	}
+	w.create(virtualMesh("first", "east", "north"))
+	w.create(virtualMesh("second", "west"))
+	for _, c := range []string{"east", "north", "west"} {
+		w.carryOut(c, 1)
+	}
+	w.sees("first", "trust", deployed)
+	root := signerOf(w.sees("second", "trust", deployed))
+	backup := w.order("east", 1)
+	join := func(name string, clusters ...string) {
+		update(w, &v1alpha1.VirtualMesh{}, system, name, func(vm *v1alpha1.VirtualMesh) { vm.Spec = virtualMesh(name, clusters...).Spec })
+	}
+	move := func() {
+		join("first", "north")
+		join("second", "east", "west")
+		w.play("second", "trust", func(vm *v1alpha1.VirtualMesh) error {
+			return errors.Join(deployed(vm), want(len(vm.Status.Accepted.Spec.Meshes), 2), want(w.live("east").Spec.Signer, root))
+		}, "east", "west")
+	}
+	move()
+	holds := w.live("east").Status
+	w.stop()
+
+	for name, clusters := range map[string][]string{"first": {"east", "north"}, "second": {"west"}} {
+		join(name, clusters...)
+		updateStatus(w, &v1alpha1.VirtualMesh{}, system, name, func(vm *v1alpha1.VirtualMesh) { vm.Status = v1alpha1.VirtualMeshStatus{} })
+	}
+	w.remove(w.live("east"))
+	if err := w.DeleteAllOf(context.Background(), &v1alpha1.CertificateRequest{}, client.InNamespace("isthmus-east")); err != nil {
+		t.Fatal(err)
+	}
+	w.create(&v1alpha1.IssuedCertificate{ObjectMeta: metav1.ObjectMeta{Name: backup.Name, Namespace: backup.Namespace, Labels: backup.Labels}, Spec: backup.Spec})
+	updateStatus(w, &v1alpha1.IssuedCertificate{}, backup.Namespace, backup.Name, func(ic *v1alpha1.IssuedCertificate) { ic.Status = holds }) // the agent's word
+	w.startHub()
+	w.run("it stays where it went", func(t *testing.T) {
+		w.sees("first", "what it waits for", func(vm *v1alpha1.VirtualMesh) error {
+			ready := meta.FindStatusCondition(vm.Status.Conditions, v1alpha1.ConditionReady)
+			return want(ready != nil && ready.Status == metav1.ConditionFalse && strings.Contains(ready.Message, "apply that again"), true)
+		})
+		w.quiet()
+		w.obey("east")
+		if after := w.live("east"); after.Status.Carried == nil || after.Status.Carried.Signer != root || after.Spec.Serial > holds.Carried.Serial {
+			t.Errorf("order %+v, carried %+v", after.Spec, after.Status.Carried)
+		}
+	})
+	w.run("and is a member there when that is said again", func(t *testing.T) {
+		move()
+		if got := w.live("east"); got.Spec.Issuance != holds.Carried.Issuance {
+			t.Errorf("it got issuance %d, and has %d", got.Spec.Issuance, holds.Carried.Issuance)
 		}
 	})
 }

@@ -153,6 +153,8 @@ func (m *member) judge(ic *v1alpha1.IssuedCertificate, roots []v1alpha1.RootStat
 		m.state, m.waits = v1alpha1.StateAccepted, ""
 	case m.proven: // by the control planes; proxies follow
 		m.waits = meta.FindStatusCondition(ic.Status.Conditions, v1alpha1.ConditionReady).Message
+	case err == nil && evidence.Carried != nil && evidence.Carried.Serial > evidence.Order.Serial:
+		m.waits = "its agent has carried out a later order, which this hub does not know: the hub came out of a backup, and catches up; if the mesh went to another VirtualMesh since, apply that again"
 	case ic.Status.State == v1alpha1.IssuedCertificateRequested:
 		m.waits = "the certificate is being signed"
 	case ic.Status.State == v1alpha1.IssuedCertificateIssued, ic.Status.State == v1alpha1.IssuedCertificateFinished:
