@@ -368,10 +368,11 @@ type PredecessorStatus struct {
 	// +listMapKey=kind
 	// +kubebuilder:validation:MaxItems=16
 	Kinds []PredecessorKind `json:"kinds,omitempty"`
-	// imports counts the ServiceEntries among them by which this mesh calls services of other clusters in the old way.
+	// imports counts the ServiceEntries among them by which this mesh calls services of other clusters in the old way. Unset, the
+	// agent has not counted them.
 	// +optional
-	// +kubebuilder:validation:Minimum=1
-	Imports int32 `json:"imports,omitempty"`
+	// +kubebuilder:validation:Minimum=0
+	Imports *int32 `json:"imports,omitempty"`
 	// objects are some of them, "<kind> <namespace>/<name>"; 20 at most.
 	// +optional
 	// +listType=atomic

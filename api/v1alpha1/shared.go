@@ -80,6 +80,9 @@ const (
 	// AnnotationDestination names, on what an agent makes in its cluster, the Destination it was made for: "<namespace>/<name>" in
 	// the hub.
 	AnnotationDestination = "isthmus.dev/destination"
+	// AnnotationConvertedFrom names, on a VirtualMesh, the object of an older generation of the API that it follows:
+	// "<group>/<version>/<namespace>/<name>".
+	AnnotationConvertedFrom = "isthmus.dev/converted-from"
 	// AnnotationAgentVersion is the version of the agent, on its Lease.
 	AnnotationAgentVersion = "isthmus.dev/agent-version"
 )

@@ -2113,6 +2113,11 @@ func (in *PredecessorStatus) DeepCopyInto(out *PredecessorStatus) {
 		*out = make([]PredecessorKind, len(*in))
 		copy(*out, *in)
 	}
+	if in.Imports != nil {
+		in, out := &in.Imports, &out.Imports
+		*out = new(int32)
+		**out = **in
+	}
 	if in.Objects != nil {
 		in, out := &in.Objects, &out.Objects
 		*out = make([]string, len(*in))

@@ -29,6 +29,7 @@ func newClusterEvict(c *cli) *cobra.Command {
 
 1. The credential of its agent is revoked.
 2. Its meshes are taken out of every VirtualMesh, and where these have shared trust, a rotation of the root begins, without it.
+   A VirtualMesh that follows an object of an older generation of the API follows it no more: that would put them back.
 3. Its orders for certificates are deleted, so that the hub signs nothing for it any more.
 
 The cluster is not touched. Until the rotation is over, the others go on trusting what it has: its intermediate can name any
@@ -94,6 +95,8 @@ type edit struct {
 	was, is *v1alpha1.VirtualMesh
 	// gone are the meshes that are taken out.
 	gone []string
+	// followed is the object of an older generation that it follows no more; "" if there is none.
+	followed string
 	// noRotation is why no rotation begins; nil if one does.
 	noRotation error
 }
@@ -154,6 +157,10 @@ func without(vm *v1alpha1.VirtualMesh, namespace string, names sets.Set[string])
 	}
 	spec.Meshes = slices.DeleteFunc(spec.Meshes, its)
 	withoutClients(spec.Federation, its)
+	if vm.Labels[v1alpha1.LabelManagedBy] != "" {
+		delete(out.is.Labels, v1alpha1.LabelManagedBy)
+		out.followed = vm.Annotations[v1alpha1.AnnotationConvertedFrom]
+	}
 	if out.noRotation = canTrigger(vm); out.noRotation == nil {
 		*rotationTrigger(out.is) = freshTrigger()
 	}
@@ -186,6 +193,9 @@ func (e *eviction) String() string {
 		if edit.noRotation == nil {
 			line += ", and gets a new root"
 		}
+		if edit.followed != "" {
+			line += "; it follows " + edit.followed + " no more"
+		}
 		lines = append(lines, line+".")
 	}
 	return strings.Join(lines, "\n")
@@ -203,6 +213,9 @@ func (e *eviction) run(ctx context.Context) error {
 			return err
 		}
 		e.progress.did("VirtualMesh %s is without %s", edit.is.Name, strings.Join(edit.gone, ", "))
+		if edit.followed != "" {
+			e.progress.did("It follows %s no more, which would put that back: go on with the VirtualMesh, and delete that object", edit.followed)
+		}
 		e.rotates(edit)
 	}
 	if err := e.letGo(ctx); err != nil {

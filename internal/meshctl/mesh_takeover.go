@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -92,6 +93,9 @@ func (t *takeover) run(ctx context.Context, name string) (err error) {
 
 // allowed refuses where two controllers would write the same, and where nothing of Isthmus's can be in force.
 func (t *takeover) allowed(ctx context.Context) error {
+	if t.mesh.Status.Predecessor == nil {
+		return fmt.Errorf("the agent of mesh %s has not told yet what runs there of an older installation: see that it is connected and no older than meshctl, and try again", t.mesh.Name)
+	}
 	running, err := t.running(ctx)
 	if err != nil {
 		return err
@@ -114,9 +118,6 @@ func (t *takeover) allowed(ctx context.Context) error {
 
 // running are those of the controllers that the agent has seen which have replicas now: its report is up to a minute old.
 func (t *takeover) running(ctx context.Context) (out []string, err error) {
-	if t.mesh.Status.Predecessor == nil {
-		return nil, nil
-	}
 	for _, name := range t.mesh.Status.Predecessor.Running {
 		var key client.ObjectKey
 		key.Namespace, key.Name, _ = strings.Cut(name, "/")
@@ -136,21 +137,9 @@ func (t *takeover) running(ctx context.Context) (out []string, err error) {
 
 // plan reads what there is.
 func (t *takeover) plan(ctx context.Context) ([]legacy.Step, error) {
-	meshes := &v1alpha1.MeshList{}
-	if err := t.hub.List(ctx, meshes); err != nil {
+	clusters, callers, err := t.others(ctx)
+	if err != nil {
 		return nil, err
-	}
-	var clusters, callers []string
-	for i := range meshes.Items {
-		m := &meshes.Items[i]
-		name, ok := kube.ClusterOf(m.Namespace)
-		if !ok {
-			continue
-		}
-		clusters = append(clusters, name)
-		if p := m.Status.Predecessor; p != nil && p.Imports > 0 && m.Namespace != t.mesh.Namespace {
-			callers = append(callers, name)
-		}
 	}
 	var items []legacy.Item
 	for _, kind := range legacy.OutputKinds() {
@@ -174,6 +163,41 @@ func (t *takeover) plan(ctx context.Context) ([]legacy.Step, error) {
 		return nil, err
 	}
 	return legacy.Takeover(items, callers, wanted), nil
+}
+
+// others are the clusters that have meshes, and which of those beside the member still call in the old way, or have not told: what
+// they call through goes when they have told that they do not.
+func (t *takeover) others(ctx context.Context) (clusters, callers []string, err error) {
+	meshes, registered := &v1alpha1.MeshList{}, &v1alpha1.KubernetesClusterList{}
+	if err := errors.Join(t.hub.List(ctx, meshes), t.hub.List(ctx, registered, client.InNamespace(t.namespace))); err != nil {
+		return nil, nil, err
+	}
+	const untold = " (its agent has not told)"
+	calls := map[string]string{} // what is to be said of a cluster: "" of one that does not call
+	for i := range meshes.Items {
+		m := &meshes.Items[i]
+		name, ok := kube.ClusterOf(m.Namespace)
+		if !ok {
+			continue
+		}
+		clusters = append(clusters, name)
+		said := ""
+		switch p := m.Status.Predecessor; {
+		case p == nil || p.Imports == nil:
+			said = name + untold
+		case *p.Imports > 0:
+			said = name
+		}
+		calls[name] = max(calls[name], said) // the worst of its meshes
+	}
+	for _, kc := range registered.Items {
+		if _, ok := calls[kc.Name]; !ok {
+			calls[kc.Name] = kc.Name + untold
+		}
+	}
+	own, _ := kube.ClusterOf(t.mesh.Namespace)
+	delete(calls, own)
+	return clusters, slices.DeleteFunc(slices.Collect(maps.Values(calls)), func(said string) bool { return said == "" }), nil
 }
 
 // wanted reports of a hostname of the first generation whether the member's agent would make it its own.

@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/yaml"
 
@@ -58,6 +59,19 @@ metadata: {name: ratings.default.svc.west.global}
 spec: {host: ratings.default.svc.west.global, trafficPolicy: {tls: {mode: ISTIO_MUTUAL, sni: x}}}
 `
 
+// tells has the agent of a cluster report what an older installation has left there.
+func (w *world) tells(t *testing.T, mesh, cluster string, p *v1alpha1.PredecessorStatus) {
+	t.Helper()
+	testenv.Eventually(t, "status of "+mesh, func() error {
+		m := &v1alpha1.Mesh{}
+		if err := w.hub.Client.Get(t.Context(), client.ObjectKey{Namespace: "isthmus-" + cluster, Name: mesh}, m); err != nil {
+			return err
+		}
+		m.Status.Predecessor = p
+		return w.hub.Client.Status().Update(t.Context(), m)
+	})
+}
+
 // TestMeshTakeover: nothing goes before something of Isthmus's is in its place, and nobody who still calls in the old way loses
 // what he calls through.
 func TestMeshTakeover(t *testing.T) {
@@ -100,21 +114,11 @@ func TestMeshTakeover(t *testing.T) {
 		}
 		return err == nil
 	}
-	status := func(name, cluster string, p *v1alpha1.PredecessorStatus) {
-		t.Helper()
-		testenv.Eventually(t, "status of "+name, func() error {
-			mesh := &v1alpha1.Mesh{}
-			if err := w.hub.Client.Get(t.Context(), client.ObjectKey{Namespace: "isthmus-" + cluster, Name: name}, mesh); err != nil {
-				return err
-			}
-			mesh.Status.Predecessor = p
-			return w.hub.Client.Status().Update(t.Context(), mesh)
-		})
-	}
 	takeover := []string{"mesh", "takeover", eastMesh, "--member-context", "member"}
 	apply := slices.Concat(takeover, []string{"--apply"})
-	status(westMesh, "west", &v1alpha1.PredecessorStatus{Imports: 1})
-	status(eastMesh, "east", &v1alpha1.PredecessorStatus{Running: []string{"gloo-mesh/cert-agent"}})
+	w.tells(t, westMesh, "west", &v1alpha1.PredecessorStatus{Imports: ptr.To[int32](1)})
+	w.fails(t, 1, "has not told yet what runs there", apply...)
+	w.tells(t, eastMesh, "east", &v1alpha1.PredecessorStatus{Running: []string{"gloo-mesh/cert-agent"}})
 
 	out := w.ok(t, takeover...)
 	for _, line := range []string{"hand over ServiceEntry istio-system/" + ratings, "wait DestinationRule istio-system/ratings-default-west", "keep VirtualService istio-system/reviews"} {
@@ -135,7 +139,7 @@ func TestMeshTakeover(t *testing.T) {
 
 	go writeWhatIsHandedOver(t.Context(), w.member.Client)
 	out = w.ok(t, apply...)
-	if !strings.Contains(out, "these clusters still call in the old way: west") {
+	if !strings.Contains(out, "has not told), west\n") {
 		t.Errorf("it is not said for whom it waits:\n%s", out)
 	}
 	for name, want := range map[string]bool{
@@ -148,7 +152,19 @@ func TestMeshTakeover(t *testing.T) {
 		}
 	}
 
-	status(westMesh, "west", nil)
+	w.tells(t, westMesh, "west", nil) // as of an agent that has just begun
+	if out := w.ok(t, apply...); !strings.Contains(out, "has not told), west (its agent has not told)") || !there("Gateway", "istio-ingressgateway-istio-system") {
+		t.Errorf("what nobody has told of counts as given up:\n%s", out)
+	}
+	w.tells(t, westMesh, "west", &v1alpha1.PredecessorStatus{Imports: new(int32)})
+	if out := w.ok(t, apply...); !strings.Contains(out, "still call in the old way: north (its agent has not told), south") {
+		t.Errorf("clusters of which nothing is known count as ones that do not call:\n%s", out)
+	}
+	for _, name := range []string{"north", "south"} {
+		if err := w.hub.Client.DeleteAllOf(t.Context(), &v1alpha1.Mesh{}, client.InNamespace("isthmus-"+name)); err != nil {
+			t.Fatal(err)
+		}
+	}
 	w.ok(t, apply...)
 	for name, want := range map[string]bool{
 		"ServiceEntry " + ratings: true, "DestinationRule " + ratings: true,
@@ -215,6 +231,7 @@ func TestMeshTakeoverOfTheFirstGeneration(t *testing.T) {
 	if err := w.hub.Client.Status().Update(t.Context(), vm); err != nil {
 		t.Fatal(err)
 	}
+	w.tells(t, eastMesh, "east", &v1alpha1.PredecessorStatus{Imports: new(int32)})
 	go writeWhatIsHandedOver(t.Context(), w.member.Client)
 	out := w.ok(t, slices.Concat(takeover, []string{"--apply"})...)
 	if !strings.Contains(out, "unknown.default.west") {

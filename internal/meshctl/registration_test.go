@@ -13,6 +13,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
@@ -122,7 +123,21 @@ func TestRegistration(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.ok(t, "cluster", "deregister", "east", "--member-context", "member") // again
+	w.ok(t, "install", "--set", "legacy.enabled=true")
+	old := &unstructured.Unstructured{}
+	old.SetAPIVersion("networking.smh.solo.io/v1alpha2")
+	old.SetKind("VirtualMesh")
+	old.SetNamespace("default")
+	old.SetName("virtual-mesh")
+	old.SetFinalizers([]string{v1alpha1.Finalizer}) // as of a hub that followed it
+	testenv.Eventually(t, "object of an older generation", func() error { return w.hub.Client.Create(t.Context(), old) })
 	w.ok(t, "uninstall")
+	if err := w.hub.Client.Delete(t.Context(), old); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.hub.Client.Get(t.Context(), client.ObjectKeyFromObject(old), old); !apierrors.IsNotFound(err) {
+		t.Errorf("nobody lets go of what the hub followed: %v, finalizers %v", err, old.GetFinalizers())
+	}
 	if err := exists(w.hub.Client, &appsv1.Deployment{}, "isthmus-system", "isthmus-hub"); !apierrors.IsNotFound(err) {
 		t.Fatalf("the hub after uninstall: %v", err)
 	}

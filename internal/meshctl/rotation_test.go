@@ -3,6 +3,7 @@ package meshctl_test
 import (
 	"context"
 	"encoding/json"
+	"maps"
 	"regexp"
 	"slices"
 	"strings"
@@ -319,6 +320,15 @@ func TestClusterEvict(t *testing.T) {
 				},
 			},
 		})
+	followed := &v1alpha1.VirtualMesh{}
+	if err := exists(h.Client, followed, "isthmus-system", virtualMesh); err != nil {
+		t.Fatal(err)
+	}
+	followed.Labels = map[string]string{v1alpha1.LabelManagedBy: "isthmus-following", "team": "a"}
+	followed.Annotations = map[string]string{v1alpha1.AnnotationConvertedFrom: "networking.smh.solo.io/v1alpha2/default/virtual-mesh"}
+	if err := h.Client.Update(t.Context(), followed); err != nil {
+		t.Fatal(err)
+	}
 	evict := func(more ...string) []string { return append([]string{"cluster", "evict", "west"}, more...) }
 	w.fails(t, 2, "--reason is required", evict("--yes")...)
 	w.fails(t, 2, "give --yes", evict("--reason", "stolen")...)
@@ -354,6 +364,9 @@ func TestClusterEvict(t *testing.T) {
 	vm := &v1alpha1.VirtualMesh{}
 	if err := exists(h.Client, vm, "isthmus-system", virtualMesh); err != nil {
 		t.Fatal(err)
+	}
+	if !maps.Equal(vm.Labels, map[string]string{"team": "a"}) {
+		t.Errorf("what it follows would put west back: %v", vm.Labels)
 	}
 	if len(vm.Spec.Meshes) != 1 || vm.Spec.Meshes[0].Name != eastMesh || vm.Spec.MTLSConfig.Shared.RotationTrigger == "" {
 		t.Errorf("%+v", vm.Spec)

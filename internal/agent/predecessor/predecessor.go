@@ -95,9 +95,9 @@ func clusters(meshes []v1alpha1.Mesh) (out []string) {
 	return out
 }
 
-// look finds what was left in the cluster; nil if nothing was.
+// look finds what was left in the cluster. That nothing was is an answer too: a takeover counts on it.
 func (r *Reporter) look(ctx context.Context, rootNamespace, own string, clusters []string) (*v1alpha1.PredecessorStatus, error) {
-	found := &v1alpha1.PredecessorStatus{}
+	found := &v1alpha1.PredecessorStatus{Imports: new(int32)}
 	var err error
 	if found.Running, err = r.running(ctx); err != nil {
 		return nil, err
@@ -119,15 +119,12 @@ func (r *Reporter) look(ctx context.Context, rootNamespace, own string, clusters
 				found.Objects = append(found.Objects, kind.Kind+" "+o.String())
 			}
 			if kind.Kind == serviceEntry && legacy.IsImport(o.Name, own) {
-				found.Imports++
+				*found.Imports++
 			}
 		}
 		if len(objects) > 0 {
 			found.Kinds = append(found.Kinds, v1alpha1.PredecessorKind{Kind: kind.Kind, Count: int32(len(objects))})
 		}
-	}
-	if len(found.Running) == 0 && !found.CACerts && len(found.Kinds) == 0 {
-		return nil, nil //nolint:nilnil // nothing is there
 	}
 	return found, nil
 }

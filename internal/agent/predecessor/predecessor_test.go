@@ -14,6 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/client-go/rest"
+	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/yaml"
@@ -107,7 +108,7 @@ func TestReporter(t *testing.T) {
 	}
 
 	first := look()
-	if first.Status.Predecessor != nil {
+	if nothing := (&v1alpha1.PredecessorStatus{Imports: new(int32)}); !reflect.DeepEqual(first.Status.Predecessor, nothing) {
 		t.Fatalf("in an empty cluster: %+v", first.Status.Predecessor)
 	}
 	if again := look(); again.ResourceVersion != first.ResourceVersion {
@@ -150,7 +151,7 @@ func TestReporter(t *testing.T) {
 			{Kind: "ServiceEntry", Count: 3}, {Kind: "DestinationRule", Count: 2}, {Kind: "VirtualService", Count: 1},
 			{Kind: "EnvoyFilter", Count: 1}, {Kind: "AuthorizationPolicy", Count: 1},
 		},
-		Imports: 2,
+		Imports: ptr.To[int32](2),
 		Objects: []string{
 			"ServiceEntry istio-system/ratings.default.west", "ServiceEntry istio-system/reviews.bookinfo.svc.east.global", "ServiceEntry istio-system/reviews.bookinfo.svc.west.global", "DestinationRule bookinfo/reviews", "DestinationRule istio-system/ratings.default.west",
 			"VirtualService bookinfo/reviews", "EnvoyFilter istio-system/vm.gloo-mesh", "AuthorizationPolicy istio-system/global-access-control",
@@ -164,7 +165,7 @@ func TestReporter(t *testing.T) {
 		name := fmt.Sprintf("s%02d.default.west", i)
 		create(object(net, "ServiceEntry", "istio-system", name, entry(name), nil))
 	}
-	if got := look().Status.Predecessor; len(got.Objects) != 20 || got.Kinds[0].Count != 33 || got.Imports != 32 {
+	if got := look().Status.Predecessor; len(got.Objects) != 20 || got.Kinds[0].Count != 33 || *got.Imports != 32 {
 		t.Errorf("of many: %+v", got)
 	}
 	for _, kind := range []string{"ServiceEntry", "DestinationRule", "VirtualService"} {
@@ -184,7 +185,7 @@ func TestReporter(t *testing.T) {
 	if err := member.Client.Patch(ctx, secret, client.RawPatch("application/merge-patch+json", []byte(`{"metadata": {"labels": {"isthmus.dev/managed-by": "isthmus-agent"}}}`))); err != nil {
 		t.Fatal(err)
 	}
-	if got := look().Status.Predecessor; len(got.Kinds) != 2 || got.Imports != 0 || got.CACerts || got.Running != nil {
+	if got := look().Status.Predecessor; len(got.Kinds) != 2 || *got.Imports != 0 || got.CACerts || got.Running != nil {
 		t.Errorf("when most is gone: %+v", got)
 	}
 }

@@ -43,9 +43,6 @@ import (
 // owner is the field manager of what is written here, and the value of isthmus.dev/managed-by on VirtualMeshes.
 const owner = "isthmus-following"
 
-// AnnotationConvertedFrom names, on a VirtualMesh, the object that it follows: "<group>/<version>/<namespace>/<name>".
-const AnnotationConvertedFrom = "isthmus.dev/converted-from"
-
 // Reasons of events.
 const (
 	// ReasonConverted says that a VirtualMesh was made or changed to be what an object is.
@@ -170,7 +167,7 @@ func (r *Reconciler) ours(ctx context.Context, name types.NamespacedName, g *leg
 		return &finding.Finding{Field: "metadata.name", Reason: v1alpha1.ReasonInvalid, Message: fmt.Sprintf(
 			"this object would be VirtualMesh %s, which %s: nothing is changed until one of the two is deleted or has another name", name, by)}
 	}
-	switch from := vm.Annotations[AnnotationConvertedFrom]; {
+	switch from := vm.Annotations[v1alpha1.AnnotationConvertedFrom]; {
 	case vm.Labels[v1alpha1.LabelManagedBy] != owner:
 		return nil, taken("was made by somebody else"), nil
 	case from != sourceOf(g, old):
@@ -193,7 +190,7 @@ func (r *Reconciler) apply(ctx context.Context, g *legacy.Generation, old *unstr
 	if want.Annotations == nil {
 		want.Annotations = map[string]string{}
 	}
-	want.Annotations[AnnotationConvertedFrom] = sourceOf(g, old)
+	want.Annotations[v1alpha1.AnnotationConvertedFrom] = sourceOf(g, old)
 	manifest, err := kube.ToUnstructured(r.Client.Scheme(), want)
 	if err != nil {
 		return nil, err
