@@ -287,6 +287,7 @@ type IssuedCertificateStatus struct {
 	State IssuedCertificateState `json:"state,omitempty"`
 	// error that holds the order.
 	// +optional
+	// +kubebuilder:validation:MaxLength=4096
 	Error string `json:"error,omitempty"`
 	// carried is the order that was carried out last. What is reported beside it was seen after that.
 	// +optional

@@ -15,8 +15,9 @@ import (
 
 // Limits of what goes into a status.
 const (
-	maxErrors  = 50
-	maxMessage = 4096
+	maxErrors = 50
+	// MaxMessage is how long a message is at most, in bytes.
+	MaxMessage = 4096
 )
 
 // Finding is one thing that was found.
@@ -87,11 +88,15 @@ func (fs Findings) Condition(conditionType, reason, message string) metav1.Condi
 
 // Join makes one message, short enough for a condition, of several.
 func Join(messages []string) string {
-	s := strings.Join(messages, "; ")
-	if len(s) > maxMessage {
-		s = strings.ToValidUTF8(s[:maxMessage-3], "") + "..."
+	return Short(strings.Join(messages, "; "), MaxMessage)
+}
+
+// Short is a text of at most so many bytes, of a longer one its beginning.
+func Short(text string, limit int) string {
+	if len(text) > limit {
+		text = strings.ToValidUTF8(text[:limit-3], "") + "..."
 	}
-	return s
+	return text
 }
 
 // Conditions completes the wanted conditions for a status: each gets the generation, and the time of its last transition from

@@ -600,4 +600,37 @@ func TestRefusedRequests(t *testing.T) {
 			t.Error(err)
 		}
 	})
+	w.run("one that waits for a lost root is answered when that is restored", func(t *testing.T) {
+		update(w, &v1alpha1.VirtualMesh{}, system, "one", func(vm *v1alpha1.VirtualMesh) {
+			vm.Spec.MTLSConfig.Shared.IntermediateCertOptions = &v1alpha1.CertOptions{OrgName: "Another"}
+		})
+		w.order("east", 3)
+		root := w.rootSecrets()[0]
+		if err := w.Delete(context.Background(), &root); err != nil {
+			t.Fatal(err)
+		}
+		cr := requestFor(t, "east", 3, pkitest.ECKey(t))
+		w.create(cr)
+		if err := is(w.answered(cr, pending).Status.Conditions, "Ready", metav1.ConditionFalse, v1alpha1.ReasonRootKeyLost); err != nil {
+			t.Error(err)
+		}
+		root.ResourceVersion, root.UID = "", ""
+		w.create(&root)
+		testenv.Eventually(t, "signature", func() error {
+			w.get(cr, cr.Namespace, cr.Name)
+			return want(cr.Status.State, v1alpha1.CertificateRequestFinished)
+		})
+	})
+	w.run("a root that cannot be read holds up nothing", func(t *testing.T) {
+		whole := w.rootSecrets()[0]
+		damaged := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{
+			Namespace: whole.Namespace, Name: strings.TrimSuffix(whole.Name, "1") + "2", Labels: maps.Clone(whole.Labels), Annotations: whole.Annotations,
+		}, Type: whole.Type, Data: map[string][]byte{"root-cert.pem": []byte("x")}}
+		damaged.Labels[v1alpha1.LabelRootFingerprint] = strings.Repeat("0", 32)
+		w.create(damaged)
+		update(w, &v1alpha1.VirtualMesh{}, system, "one", func(vm *v1alpha1.VirtualMesh) {
+			vm.Spec.MTLSConfig.Shared.IntermediateCertOptions = &v1alpha1.CertOptions{OrgName: "A third"}
+		})
+		w.order("east", 4)
+	})
 }

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
+	"github.com/isthmus-mesh/isthmus/internal/finding"
 	"github.com/isthmus-mesh/isthmus/internal/pki"
 )
 
@@ -123,6 +124,9 @@ func ContentsOf(hosts []string, o v1alpha1.CertOptions) Contents {
 	return c
 }
 
+// maxFailed is how much of an agent's error is told of, in bytes.
+const maxFailed = 512
+
 // Observe reads the evidence that an agent has given. What was signed is for the caller to add: it knows better.
 func Observe(ic *v1alpha1.IssuedCertificate) (Evidence, error) {
 	order, err := OrderOf(ic)
@@ -134,7 +138,7 @@ func Observe(ic *v1alpha1.IssuedCertificate) (Evidence, error) {
 		e.Held = &Held{Issuance: c.Issuance, Signer: pki.RootIDOrZero(c.Signer)}
 	}
 	if ic.Status.State == v1alpha1.IssuedCertificateFailed && ic.Status.ObservedGeneration == ic.Generation {
-		e.Failed = cmp.Or(ic.Status.Error, "its agent cannot carry the order out: see the conditions of its IssuedCertificate")
+		e.Failed = cmp.Or(finding.Short(ic.Status.Error, maxFailed), "its agent cannot carry the order out: see the conditions of its IssuedCertificate")
 	}
 	if cp := ic.Status.ControlPlane; cp != nil {
 		e.MultiRoot, e.Published, e.Since = cp.MultiRoot, cp.Published, cp.ObservedAt.Time

@@ -12,6 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
+	"github.com/isthmus-mesh/isthmus/internal/finding"
 	"github.com/isthmus-mesh/isthmus/internal/kube"
 	"github.com/isthmus-mesh/isthmus/internal/pki"
 )
@@ -50,7 +51,7 @@ type stall struct {
 func (e *stall) Error() string { return e.Message }
 
 func stalled(reason, format string, args ...any) *stall {
-	return &stall{Reason: reason, Message: fmt.Sprintf(format, args...)}
+	return &stall{Reason: reason, Message: finding.Short(fmt.Sprintf(format, args...), finding.MaxMessage)}
 }
 
 // compose returns cacerts as it shall be, given how it is (nil: absent), or nil if nothing needs to be written. All of

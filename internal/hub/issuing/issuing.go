@@ -67,30 +67,44 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 		Complete(r)
 }
 
-// waitingFor maps an order to the requests that wait for it.
-func (r *Reconciler) waitingFor(ctx context.Context, order client.Object) (out []reconcile.Request) {
+// waitingFor maps an order to the requests that wait for it. Others that an agent has made are not looked at again.
+func (r *Reconciler) waitingFor(ctx context.Context, o client.Object) (out []reconcile.Request) {
+	order, ok := o.(*v1alpha1.IssuedCertificate)
+	if !ok {
+		return nil
+	}
 	list := &v1alpha1.CertificateRequestList{}
 	if err := r.Client.List(ctx, list, client.InNamespace(order.GetNamespace())); err != nil {
 		log.FromContext(ctx).Error(err, "Requests of an order are not looked at again", "order", client.ObjectKeyFromObject(order))
 		return nil
 	}
 	for i := range list.Items {
-		if cr := &list.Items[i]; cr.Spec.IssuedCertificate == order.GetName() && !answered(cr) {
+		if cr := &list.Items[i]; cr.Spec.IssuedCertificate == order.Name && asksFor(order, cr.Spec.Issuance) && !answered(cr) {
 			out = append(out, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(cr)})
 		}
 	}
 	return out
 }
 
+// asksFor tells whether an order asks for a signature of an issuance.
+func asksFor(order *v1alpha1.IssuedCertificate, issuance int64) bool {
+	return issuance == order.Spec.Issuance || order.Spec.Prepared != nil && issuance == order.Spec.Prepared.Issuance
+}
+
 func answered(cr *v1alpha1.CertificateRequest) bool {
 	return cr.Status.State == v1alpha1.CertificateRequestFinished || cr.Status.State == v1alpha1.CertificateRequestFailed
 }
+
+// restored is when to look again for what somebody has to restore: a root's Secret, a registration.
+const restored = 15 * time.Second
 
 // refusal is an answer that is no certificate.
 type refusal struct {
 	// final refusals are never reconsidered; the others wait for a change of the order.
 	final           bool
 	reason, message string
+	// again is when to look again at what nobody tells of; 0 for never.
+	again time.Duration
 }
 
 func (e *refusal) Error() string { return e.message }
@@ -116,7 +130,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 	var no *refusal
 	switch {
 	case errors.As(err, &no):
-		return reconcile.Result{}, r.answerNo(ctx, cr, no)
+		return reconcile.Result{RequeueAfter: no.again}, r.answerNo(ctx, cr, no)
 	case err != nil:
 		return reconcile.Result{}, err
 	}
@@ -162,7 +176,7 @@ func (r *Reconciler) sign(ctx context.Context, cr *v1alpha1.CertificateRequest) 
 	}
 	root, err := r.Roots.Find(ctx, signer)
 	if roots.IsLost(err) {
-		return signature{}, wait(v1alpha1.ReasonRootKeyLost, "%v", err)
+		return signature{}, &refusal{reason: v1alpha1.ReasonRootKeyLost, message: err.Error(), again: restored}
 	}
 	if err := cmp.Or(err, root.Problem); err != nil {
 		return signature{}, err
@@ -195,7 +209,8 @@ func (r *Reconciler) checkCluster(ctx context.Context, namespace string) error {
 	kc := &v1alpha1.KubernetesCluster{}
 	err := r.Reader.Get(ctx, types.NamespacedName{Namespace: r.Namespace, Name: cluster}, kc)
 	if apierrors.IsNotFound(err) || err == nil && !kc.DeletionTimestamp.IsZero() {
-		return wait(ReasonNotRegistered, "cluster %s is not registered: register it with `meshctl cluster register %s`", cluster, cluster)
+		message := fmt.Sprintf("cluster %s is not registered: register it with `meshctl cluster register %s`", cluster, cluster)
+		return &refusal{reason: ReasonNotRegistered, message: message, again: restored}
 	}
 	return err
 }
@@ -303,7 +318,7 @@ func (r *Reconciler) forget(ctx context.Context, signed *v1alpha1.CertificateReq
 		return err
 	}
 	kept := func(issuance int64) bool {
-		return issuance >= signed.Spec.Issuance-1 || issuance == ic.Spec.Issuance || ic.Spec.Prepared != nil && issuance == ic.Spec.Prepared.Issuance
+		return issuance >= signed.Spec.Issuance-1 || asksFor(ic, issuance)
 	}
 	for i := range list.Items {
 		cr := &list.Items[i]

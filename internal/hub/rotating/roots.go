@@ -144,9 +144,9 @@ func (s *state) made(source accept.RootSource) *roots.Root {
 }
 
 // replaceAt is when a root is to be replaced by a new one: a generated one when its grace period begins; zero for one that was
-// provided.
+// provided, and for one that cannot be read.
 func (s *state) replaceAt(r *roots.Root) time.Time {
-	if r.Source.Generated == nil {
+	if r.Source.Generated == nil || r.Problem != nil {
 		return time.Time{}
 	}
 	cert := r.Certificate.Certificate()

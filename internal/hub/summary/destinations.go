@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
+	"github.com/isthmus-mesh/isthmus/internal/finding"
 )
 
 // Limits of what goes into a status. Texts of agents are bounded too: one of them must not make a status too large for all.
@@ -114,7 +115,7 @@ func (ds *Destinations) Status() map[string]v1alpha1.ApprovalStatus {
 			}
 			var errs []string
 			for _, e := range status.Errors[:min(len(status.Errors), maxDestinationErrors)] {
-				errs = append(errs, short(e, maxDestinationError))
+				errs = append(errs, finding.Short(e, maxDestinationError))
 			}
 			status.Errors = errs
 			out[name] = status
@@ -146,7 +147,7 @@ func (ds *Destinations) problems() (out []string) {
 	}
 	ds.inTurn(true, func(name string, status v1alpha1.ApprovalStatus) bool {
 		for _, e := range status.Errors[:min(len(status.Errors), maxDestinationErrors)] {
-			out = append(out, name+": "+short(e, maxDestinationError))
+			out = append(out, name+": "+finding.Short(e, maxDestinationError))
 		}
 		return len(out) < maxDestinations
 	})
@@ -168,12 +169,4 @@ func (s *smallest) add(name string, status v1alpha1.ApprovalStatus) {
 		s.names, s.statuses = s.names[:maxDestinations-1], s.statuses[:maxDestinations-1]
 	}
 	s.names, s.statuses = slices.Insert(s.names, i, name), slices.Insert(s.statuses, i, status)
-}
-
-// short cuts a text that is too long.
-func short(s string, limit int) string {
-	if len(s) > limit {
-		s = strings.ToValidUTF8(s[:limit-3], "") + "..."
-	}
-	return s
 }

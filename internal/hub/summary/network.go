@@ -37,7 +37,7 @@ func (in Input) judgeNetwork(m *member, mesh *v1alpha1.Mesh) {
 		return
 	}
 	for _, e := range mesh.Status.Errors {
-		m.reported = append(m.reported, short(e, maxError))
+		m.reported = append(m.reported, finding.Short(e, maxError))
 	}
 	applied := mesh.Status.AppliedVirtualMeshes
 	if !networked(&in.Accepted.Spec) && len(applied) == 0 {
@@ -79,7 +79,7 @@ func (in Input) gatewayExclusive() *metav1.Condition {
 			if len(problems) == 0 {
 				out = &metav1.Condition{Type: v1alpha1.ConditionGatewayExclusive, Status: metav1.ConditionFalse, Reason: c.Reason}
 			}
-			problems = append(problems, "mesh "+membership.MeshKey(mesh)+": "+short(c.Message, maxError))
+			problems = append(problems, "mesh "+membership.MeshKey(mesh)+": "+finding.Short(c.Message, maxError))
 		case out == nil:
 			out = &metav1.Condition{Type: v1alpha1.ConditionGatewayExclusive, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonReady,
 				Message: "the gateways let pass what is federated and nothing else"}

@@ -148,11 +148,11 @@ func (m *member) judge(ic *v1alpha1.IssuedCertificate, roots []v1alpha1.RootStat
 	switch {
 	case ic.Status.State == v1alpha1.IssuedCertificateFailed:
 		m.state = v1alpha1.StateFailed
-		m.findings = append(m.findings, finding.Finding{Reason: readyReason(ic), Message: ic.Status.Error})
+		m.findings = append(m.findings, finding.Finding{Reason: readyReason(ic), Message: finding.Short(ic.Status.Error, maxError)})
 	case m.proven && !meta.IsStatusConditionFalse(ic.Status.Conditions, v1alpha1.ConditionReady):
 		m.state, m.waits = v1alpha1.StateAccepted, ""
 	case m.proven: // by the control planes; proxies follow
-		m.waits = meta.FindStatusCondition(ic.Status.Conditions, v1alpha1.ConditionReady).Message
+		m.waits = finding.Short(meta.FindStatusCondition(ic.Status.Conditions, v1alpha1.ConditionReady).Message, maxError)
 	case err == nil && evidence.Carried != nil && evidence.Carried.Serial > evidence.Order.Serial:
 		m.waits = "its agent has carried out a later order, which this hub does not know: the hub came out of a backup, and catches up; if the mesh went to another VirtualMesh since, apply that again"
 	case ic.Status.State == v1alpha1.IssuedCertificateRequested:
@@ -187,8 +187,9 @@ func isShared(id pki.RootID, roots []v1alpha1.RootStatus) bool {
 	})
 }
 
+// readyReason is why an agent cannot carry an order out, in its word. That it is not connected is for the hub to say.
 func readyReason(ic *v1alpha1.IssuedCertificate) string {
-	if c := meta.FindStatusCondition(ic.Status.Conditions, v1alpha1.ConditionReady); c != nil && c.Reason != "" {
+	if c := meta.FindStatusCondition(ic.Status.Conditions, v1alpha1.ConditionReady); c != nil && c.Reason != "" && c.Reason != v1alpha1.ReasonNotConnected {
 		return c.Reason
 	}
 	return "Failed"
@@ -242,8 +243,7 @@ func (in Input) verdict(members []member, root *metav1.Condition, trust bool) ve
 	}
 	for _, s := range []v1alpha1.State{v1alpha1.StateFailed, v1alpha1.StateInvalid} {
 		for _, m := range members {
-			if m.state == s && len(m.findings) > 0 {
-				worst := m.findings.Without(v1alpha1.ReasonNotConnected)
+			if worst := m.findings.Without(v1alpha1.ReasonNotConnected); m.state == s && len(worst) > 0 {
 				return stalled(worst[0].Reason, "mesh "+m.name+": "+finding.Join(worst.Errors()))
 			}
 		}
@@ -329,7 +329,7 @@ func (in Input) restartPending() metav1.Condition {
 	for i := range in.Orders {
 		ic := &in.Orders[i]
 		if p := meta.FindStatusCondition(ic.Status.Conditions, v1alpha1.ConditionRestartPending); p != nil && p.Status == metav1.ConditionTrue {
-			pending = append(pending, accept.MeshKey(ic.Name, ic.Namespace)+": "+p.Message)
+			pending = append(pending, accept.MeshKey(ic.Name, ic.Namespace)+": "+finding.Short(p.Message, maxError))
 		}
 	}
 	if len(pending) > 0 {

@@ -1,6 +1,7 @@
 package summary_test
 
 import (
+	"encoding/json"
 	"strings"
 	"testing"
 
@@ -33,6 +34,12 @@ func order(cluster string, edits ...func(*v1alpha1.IssuedCertificateStatus)) v1a
 func failed(s *v1alpha1.IssuedCertificateStatus) {
 	s.State, s.Error, s.ControlPlane = v1alpha1.IssuedCertificateFailed, "cacerts is somebody else's", nil
 	s.Conditions = []metav1.Condition{{Type: v1alpha1.ConditionReady, Reason: "ForeignCA"}}
+}
+
+// saysItIsAway is what an agent cannot know; its word takes no place in a summary of others either.
+func saysItIsAway(s *v1alpha1.IssuedCertificateStatus) {
+	s.Error = strings.Repeat("é", 1<<20)
+	s.Conditions[0].Reason = v1alpha1.ReasonNotConnected
 }
 
 func issued(s *v1alpha1.IssuedCertificateStatus) {
@@ -76,6 +83,7 @@ func TestOf(t *testing.T) {
 		"proxies are behind":  {[]string{"a"}, false, nil, []v1alpha1.IssuedCertificate{order("a", proxiesBehind)}, nil, nil, v1alpha1.StatePending, no, v1alpha1.ReasonProgressing, yes, no, yes, no, ""},
 		"restart pending":     {[]string{"a"}, false, nil, []v1alpha1.IssuedCertificate{order("a", restart)}, nil, nil, v1alpha1.StatePending, no, v1alpha1.ReasonRestartRequired, no, yes, no, yes, ""},
 		"failed":              {[]string{"a", "b"}, false, nil, []v1alpha1.IssuedCertificate{order("a", failed), order("b")}, nil, nil, v1alpha1.StateFailed, no, "ForeignCA", no, yes, no, no, ""},
+		"failed, in vain":     {[]string{"a", "b"}, false, nil, []v1alpha1.IssuedCertificate{order("a", failed, saysItIsAway), order("b")}, nil, nil, v1alpha1.StateFailed, no, "Failed", no, yes, no, no, ""},
 		"a member is missing": {[]string{"a"}, false, finding.Findings{missing}, []v1alpha1.IssuedCertificate{order("a")}, nil, nil, v1alpha1.StateInvalid, no, accept.ReasonMeshNotFound, no, yes, no, no, ""},
 		"all are missing":     {nil, false, finding.Findings{missing}, nil, nil, nil, v1alpha1.StateInvalid, no, accept.ReasonMeshNotFound, no, yes, "", no, ""},
 		"invalid edit":        {[]string{"a"}, false, finding.Findings{invalid}, []v1alpha1.IssuedCertificate{order("a")}, nil, nil, v1alpha1.StateInvalid, no, v1alpha1.ReasonInvalid, no, yes, yes, no, ""},
@@ -100,6 +108,9 @@ func TestOf(t *testing.T) {
 				}
 			}
 			status, conditions := summary.Of(in)
+			if text, err := json.Marshal(status); err != nil || len(text) > 1<<13 {
+				t.Errorf("the status has %d bytes, %v", len(text), err)
+			}
 			if status.State != tc.state {
 				t.Errorf("state %s, want %s", status.State, tc.state)
 			}

@@ -29,7 +29,7 @@ func (in Input) vaultReachable() *metav1.Condition {
 			if len(problems) == 0 {
 				c.Status, c.Reason = metav1.ConditionFalse, v.Reason
 			}
-			problems = append(problems, "mesh "+membership.MeshKey(mesh)+": "+short(v.Message, maxError))
+			problems = append(problems, "mesh "+membership.MeshKey(mesh)+": "+finding.Short(v.Message, maxError))
 		case len(problems) == 0:
 			c.Status, c.Reason, c.Message = metav1.ConditionTrue, v1alpha1.ReasonReady, "every member that has asked Vault has found its root"
 		}

@@ -48,7 +48,7 @@ func OfVirtualDestination(in NameInput) (s v1alpha1.VirtualDestinationStatus, co
 		if m.Applied != nil {
 			is.Clusters = m.Applied.Clusters
 			for _, e := range m.Applied.Errors {
-				is.Errors = append(is.Errors, short(e, maxError))
+				is.Errors = append(is.Errors, finding.Short(e, maxError))
 			}
 		}
 		switch {
