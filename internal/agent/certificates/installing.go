@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -74,8 +75,8 @@ type Installer struct {
 	projection time.Duration
 
 	mu sync.Mutex
-	// proven holds, by the UID of a pod, the order by which its proxy was seen to be.
-	proven map[types.UID]string
+	// proven holds, by mesh and by the UID of a pod, the order by which its proxy was seen to be.
+	proven map[string]map[types.UID]string
 	// canaries of each mesh.
 	canaries map[string]canaries
 }
@@ -325,8 +326,8 @@ func (i *Installer) restart(ctx context.Context, plan restart.Plan, report *Repo
 		return 0, err
 	}
 	if progress.Done() {
-		for t, why := range progress.Blocked {
-			return review, stalled(ReasonRestartBlocked, "%s cannot be restarted: %s", t, why)
+		if blocked := restart.Sort(slices.Collect(maps.Keys(progress.Blocked))); len(blocked) > 0 {
+			return review, stalled(ReasonRestartBlocked, "%s cannot be restarted: %s", blocked[0], progress.Blocked[blocked[0]])
 		}
 	}
 	total := len(progress.Complete) + len(progress.Rolling) + len(progress.Waiting) + len(progress.Blocked)
@@ -465,7 +466,7 @@ func (i *Installer) survey(ctx context.Context, proxies []evidence.ProxyPod, w *
 	proven := map[types.UID]string{} // of pods that are gone nothing is remembered
 	i.mu.Lock()
 	for _, p := range proxies {
-		if i.proven[p.UID] == order {
+		if i.proven[w.Mesh][p.UID] == order {
 			proven[p.UID] = order
 			s.proxies = append(s.proxies, proxyView{ProxyPod: p, seen: true, leaf: true, trusts: true, refuses: true})
 		} else {
@@ -474,7 +475,7 @@ func (i *Installer) survey(ctx context.Context, proxies []evidence.ProxyPod, w *
 	}
 	i.mu.Unlock()
 	if len(ask) == 0 {
-		i.remember(proven)
+		i.remember(w.Mesh, proven)
 		return s, nil
 	}
 	sights := evidence.Probe(ctx, w.trustDomain(), ask, i.canariesOf(w))
@@ -504,15 +505,18 @@ func (i *Installer) survey(ctx context.Context, proxies []evidence.ProxyPod, w *
 		}
 		s.proxies = append(s.proxies, v)
 	}
-	i.remember(proven)
+	i.remember(w.Mesh, proven)
 	return s, nil
 }
 
-// remember keeps by which orders proxies were seen to be.
-func (i *Installer) remember(proven map[types.UID]string) {
+// remember keeps by which orders proxies of a mesh were seen to be.
+func (i *Installer) remember(mesh string, proven map[types.UID]string) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	i.proven = proven
+	if i.proven == nil {
+		i.proven = map[string]map[types.UID]string{}
+	}
+	i.proven[mesh] = proven
 }
 
 // listenersOf are what the gateways among proxies are asked at.

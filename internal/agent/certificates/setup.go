@@ -17,6 +17,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/cluster"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
@@ -92,6 +93,7 @@ func (a *agent) setupInstalling(mgr ctrl.Manager) error {
 		store: a.store, reports: a.reports, single: len(a.RootNamespaces) == 1, projection: a.Projection,
 	}
 	return builder.ControllerManagedBy(mgr).Named("installing").
+		WithOptions(controller.Options{RateLimiter: kube.Retries[reconcile.Request]()}).
 		WatchesMetadata(&corev1.Secret{}, handler.EnqueueRequestsFromMapFunc(func(_ context.Context, o client.Object) []reconcile.Request {
 			if mesh := o.GetAnnotations()[AnnotationMesh]; o.GetNamespace() == a.Namespace && strings.HasPrefix(o.GetName(), WantedPrefix) && mesh != "" {
 				return requestFor(mesh)
@@ -193,6 +195,7 @@ func (a *agent) setupRequesting(_ context.Context, mgr ctrl.Manager, hub cluster
 		return []reconcile.Request{{NamespacedName: types.NamespacedName{Namespace: namespace, Name: name}}}
 	}
 	return builder.ControllerManagedBy(mgr).Named("requesting").
+		WithOptions(controller.Options{RateLimiter: kube.Retries[reconcile.Request]()}).
 		WatchesRawSource(source.Kind(hub.GetCache(), &v1alpha1.IssuedCertificate{}, &handler.TypedEnqueueRequestForObject[*v1alpha1.IssuedCertificate]{})).
 		WatchesRawSource(source.Kind(hub.GetCache(), &v1alpha1.CertificateRequest{}, handler.TypedEnqueueRequestsFromMapFunc(
 			func(_ context.Context, r *v1alpha1.CertificateRequest) []reconcile.Request {
@@ -227,6 +230,7 @@ func (a *agent) setupVault(_ context.Context, mgr ctrl.Manager, hub cluster.Clus
 	r := &VaultReporter{Hub: hub.GetClient(), RootNamespaces: a.RootNamespaces, Now: a.Now, vault: newVaultSigner(a.vault)}
 	namespace := kube.ClusterNamespace(a.Cluster)
 	return builder.ControllerManagedBy(mgr).Named("vault").
+		WithOptions(controller.Options{RateLimiter: kube.Retries[reconcile.Request]()}).
 		WatchesRawSource(source.Kind(hub.GetCache(), &v1alpha1.Mesh{}, &handler.TypedEnqueueRequestForObject[*v1alpha1.Mesh]{},
 			predicate.NewTypedPredicateFuncs(func(m *v1alpha1.Mesh) bool { return m.Namespace == namespace }),
 			predicate.TypedGenerationChangedPredicate[*v1alpha1.Mesh]{})).
@@ -254,6 +258,7 @@ func (a *agent) setupAuthority(_ context.Context, mgr ctrl.Manager, hub cluster.
 		return reqs
 	}
 	return builder.ControllerManagedBy(mgr).Named("authority").
+		WithOptions(controller.Options{RateLimiter: kube.Retries[reconcile.Request]()}).
 		WatchesRawSource(source.Kind(hub.GetCache(), &v1alpha1.Mesh{}, &handler.TypedEnqueueRequestForObject[*v1alpha1.Mesh]{},
 			predicate.NewTypedPredicateFuncs(func(m *v1alpha1.Mesh) bool { return m.Namespace == namespace }))).
 		WatchesMetadata(&corev1.Secret{}, handler.EnqueueRequestsFromMapFunc(func(_ context.Context, o client.Object) []reconcile.Request { return local(o) })).

@@ -25,10 +25,13 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/metrics"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
+	"github.com/isthmus-mesh/isthmus/internal/kube"
 	"github.com/isthmus-mesh/isthmus/internal/kube/hublink"
 )
 
@@ -62,6 +65,7 @@ type Renewer struct {
 func Setup(mgr ctrl.Manager, link *hublink.Link, secret types.NamespacedName) error {
 	r := &Renewer{Secret: secret, Local: mgr.GetClient(), Reader: mgr.GetAPIReader(), Hub: link.Hub().GetClient(), Now: time.Now}
 	return builder.ControllerManagedBy(mgr).Named("credential").
+		WithOptions(controller.Options{RateLimiter: kube.Retries[reconcile.Request]()}).
 		WatchesMetadata(&corev1.Secret{}, &handler.EnqueueRequestForObject{}, builder.WithPredicates(predicate.NewPredicateFuncs(func(o client.Object) bool {
 			return client.ObjectKeyFromObject(o) == secret
 		}))).

@@ -5,7 +5,6 @@ import (
 	"maps"
 	"slices"
 	"sync/atomic"
-	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -237,7 +236,7 @@ func newController(mgr ctrl.Manager, name string, concurrent int, r reconcile.Ty
 	return controller.NewTyped(name, mgr, controller.TypedOptions[request]{
 		Reconciler:              r,
 		MaxConcurrentReconciles: concurrent,
-		RateLimiter:             workqueue.NewTypedItemExponentialFailureRateLimiter[request](50*time.Millisecond, 30*time.Second),
+		RateLimiter:             kube.Retries[request](),
 	})
 }
 

@@ -76,7 +76,7 @@ type ProxyPod struct {
 	HasController bool
 }
 
-// Proxies finds the proxies of the mesh of a root namespace among pods. Pods that are over or on their way out are left
+// Proxies finds the proxies of the mesh of a root namespace among pods, in the order of their names. Pods that are over or on their way out are left
 // out.
 func Proxies(pods []corev1.Pod, rootNamespace string) []ProxyPod {
 	var out []ProxyPod
@@ -102,6 +102,7 @@ func Proxies(pods []corev1.Pod, rootNamespace string) []ProxyPod {
 		proxy.Controller, proxy.HasController = restart.Of(p)
 		out = append(out, proxy)
 	}
+	slices.SortFunc(out, func(a, b ProxyPod) int { return strings.Compare(a.String(), b.String()) })
 	return out
 }
 

@@ -152,7 +152,7 @@ func (n *network) addControllers() error {
 			key, ok := strings.CutPrefix(o.Annotations[v1alpha1.AnnotationDestination], externalPrefix)
 			namespace, name, _ := strings.Cut(key, "/")
 			if !isOurs(o) {
-				return n.blocked.by(externController, o)
+				return append(n.blocked.by(externController, o), n.externalOf(o)...)
 			}
 			if !ok {
 				return nil
@@ -179,12 +179,12 @@ func (n *network) addControllers() error {
 	return err
 }
 
-// add adds a controller. A request that fails is tried again within half a minute: an API server may have been away.
+// add adds a controller.
 func (n *network) add(name string, concurrent int, f reconcile.Func, sources ...source.Source) (controller.Controller, error) {
 	c, err := controller.New(name, n.mgr, controller.Options{
 		Reconciler:              f,
 		MaxConcurrentReconciles: concurrent,
-		RateLimiter:             workqueue.NewTypedItemExponentialFailureRateLimiter[ctrl.Request](50*time.Millisecond, 30*time.Second),
+		RateLimiter:             kube.Retries[ctrl.Request](),
 	})
 	if err != nil {
 		return nil, err

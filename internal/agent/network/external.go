@@ -41,6 +41,29 @@ func (n *network) displaces(ctx context.Context, rule *networkingv1.DestinationR
 	return false, nil
 }
 
+// externalOf are the external services of which a rule of somebody else speaks, in whose place none of ours may be.
+func (n *network) externalOf(rule *networkingv1.DestinationRule) (out []ctrl.Request) {
+	v := n.view.Load()
+	if v == nil || !slices.ContainsFunc(slices.Collect(maps.Values(v.own)), func(m *v1alpha1.Mesh) bool { return m.Spec.Istio.RootNamespace == rule.Namespace }) {
+		return nil
+	}
+	var list networkingv1.ServiceEntryList
+	suffix, wild := strings.CutPrefix(rule.Spec.Host, "*")
+	opts := []client.ListOption{client.UnsafeDisableDeepCopy}
+	if !wild {
+		opts = append(opts, client.MatchingFields{byHost: rule.Spec.Host})
+	}
+	if err := n.istio.GetCache().List(context.Background(), &list, opts...); err != nil {
+		return nil // the cache stops
+	}
+	for _, e := range list.Items {
+		if !isOurs(e) && slices.ContainsFunc(e.Spec.Hosts, func(host string) bool { return !wild || strings.HasSuffix(host, suffix) }) {
+			out = append(out, requestOf(e)...)
+		}
+	}
+	return out
+}
+
 // reconcileExternal gives connections to an external service, a ServiceEntry of somebody else, the keepalive of the virtual
 // mesh.
 func (n *network) reconcileExternal(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {

@@ -28,6 +28,8 @@ type share struct {
 	// waiting are the names of Destinations for which there was no room, and how many bytes their objects have: 0 where they
 	// have not been made.
 	waiting map[string]int
+	// freed says that room was given up since nobody was found who fits.
+	freed bool
 }
 
 func newImportIndex() *importIndex {
@@ -91,30 +93,27 @@ func (x *importIndex) full(key types.NamespacedName, limit int) bool {
 	return true
 }
 
-// come ends the wait of a Destination; it reports whether it has waited.
-func (x *importIndex) come(key types.NamespacedName) bool {
+// come ends the wait of a Destination.
+func (x *importIndex) come(key types.NamespacedName) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	home := x.byHome[key.Namespace]
-	if home == nil {
-		return false
+	if home := x.byHome[key.Namespace]; home != nil {
+		delete(home.waiting, key.Name)
+		x.tidy(key.Namespace)
 	}
-	_, waited := home.waiting[key.Name]
-	delete(home.waiting, key.Name)
-	x.tidy(key.Namespace)
-	return waited
 }
 
 // next is a Destination of a cluster that waits and for which there is room now.
 func (x *importIndex) next(namespace string, limit int) (out []ctrl.Request) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if home := x.byHome[namespace]; home != nil {
+	if home := x.byHome[namespace]; home != nil && home.freed {
 		for name, size := range home.waiting {
 			if key := (types.NamespacedName{Namespace: namespace, Name: name}); x.refuse(key, size, limit) == "" {
 				return []ctrl.Request{{NamespacedName: key}}
 			}
 		}
+		home.freed = false
 	}
 	return nil
 }
@@ -141,6 +140,7 @@ func (x *importIndex) set(destination, host string, size int) {
 		home.count++
 	}
 	home.size += size - x.sizeOf[destination]
+	home.freed = home.freed || size < x.sizeOf[destination]
 	delete(home.waiting, name)
 	x.byHost[host], x.hostOf[destination], x.sizeOf[destination] = destination, host, size
 }
@@ -183,6 +183,7 @@ func (x *importIndex) forget(destination string) {
 	namespace, _, _ := strings.Cut(destination, "/")
 	home := x.home(namespace)
 	home.count--
+	home.freed = true
 	home.size -= x.sizeOf[destination]
 	delete(x.hostOf, destination)
 	delete(x.sizeOf, destination)

@@ -55,9 +55,7 @@ func TestShares(t *testing.T) {
 	if len(next) != 1 || next[0].Name != "s3.shop" && next[0].Name != "s4.shop" {
 		t.Fatalf("next is %v", next)
 	}
-	if !x.come(next[0].NamespacedName) || x.come(next[0].NamespacedName) {
-		t.Error("it has not waited once")
-	}
+	x.come(next[0].NamespacedName)
 	if reason := x.admit(next[0].NamespacedName, "new.shop.svc.west.global", 1, limit); reason != "" {
 		t.Error(reason)
 	}
@@ -76,6 +74,13 @@ func TestShares(t *testing.T) {
 	x.drop(importKey("east", 1).String(), host("east", 1))
 	if next := x.next("isthmus-east", limit); len(next) != 1 || next[0].NamespacedName != importKey("east", 0) {
 		t.Errorf("next to grow is %v", next)
+	}
+	admit("east", 0, limit*averageSize)
+	if admit("east", 2, 100) != ReasonImportsTooLarge || admit("east", 0, 50) != "" {
+		t.Error("a small one is let in where there is no room")
+	}
+	if next := x.next("isthmus-east", limit); len(next) != 1 || next[0].NamespacedName != importKey("east", 2) {
+		t.Errorf("next, where another has become smaller, is %v", next)
 	}
 }
 

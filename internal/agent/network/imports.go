@@ -1,6 +1,7 @@
 package network
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -37,6 +38,9 @@ const (
 	ReasonRefused = "Refused"
 )
 
+// refusedAgain is when to try once more what the API server has refused: nobody tells when a quota or a webhook lets it pass.
+const refusedAgain = time.Minute
+
 // reconcileImport makes each mesh of this cluster have, or not have, a destination of another.
 func (n *network) reconcileImport(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
 	v := n.view.Load()
@@ -55,7 +59,8 @@ func (n *network) reconcileImport(ctx context.Context, req ctrl.Request) (ctrl.R
 	if err != nil {
 		return ctrl.Result{}, err
 	}
-	waited := n.imports.come(req.NamespacedName)
+	n.imports.come(req.NamespacedName)
+	defer func() { n.enqueue(importController, 0, n.imports.next(req.Namespace, n.MaxImports)...) }()
 	out := outcome{settled: true}
 	for _, name := range slices.Sorted(maps.Keys(v.own)) {
 		mesh := v.own[name]
@@ -71,9 +76,6 @@ func (n *network) reconcileImport(ctx context.Context, req ctrl.Request) (ctrl.R
 	}
 	if !out.holds && len(have) == 0 {
 		n.makeRoom(req.NamespacedName)
-	}
-	if waited {
-		n.enqueue(importController, 0, n.imports.next(req.Namespace, n.MaxImports)...)
 	}
 	if out.settled {
 		n.progress.done(work{importWork, req.Namespace, req.Name}, v.sequence)
@@ -97,7 +99,6 @@ func (n *network) makeRoom(key types.NamespacedName) {
 	n.turns.forget(key)
 	for _, host := range n.imports.remove(key.String()) {
 		n.addresses.release(host)
-		n.enqueue(importController, 0, n.imports.next(key.Namespace, n.MaxImports)...)
 	}
 }
 
@@ -261,12 +262,18 @@ func (i *importing) yield(ctx context.Context, vm *membership.VirtualMesh, out *
 	if err := i.istio.GetCache().List(ctx, &list, client.MatchingFields{byHost: ours.Spec.Host}, client.UnsafeDisableDeepCopy); err != nil {
 		return err
 	}
-	for _, theirs := range list.Items {
+	slices.SortFunc(list.Items, byAge)
+	for _, theirs := range slices.Backward(list.Items) {
 		if theirs.Namespace == ours.Namespace && !isOurs(theirs) {
 			ours.Spec.ExportTo = slices.Clone(theirs.Spec.ExportTo)
 		}
 	}
 	return nil
+}
+
+// byAge is an order of objects, the oldest first, as Istio has it. A cache lists them in none.
+func byAge[T client.Object](a, b T) int {
+	return cmp.Or(a.GetCreationTimestamp().Compare(b.GetCreationTimestamp().Time), cmp.Compare(a.GetNamespace(), b.GetNamespace()), cmp.Compare(a.GetName(), b.GetName()))
 }
 
 func (i *importing) report(fs ...finding.Finding) { i.reports.set(i.mesh.Name, i.key, fs) }
@@ -340,7 +347,8 @@ func (i *importing) apply(ctx context.Context, vm *membership.VirtualMesh, home 
 		f, inTheWay := i.blocked.foreign(err, importController, ctrl.Request{NamespacedName: i.key})
 		switch {
 		case inTheWay:
-		case refused(err), apierrors.IsNotFound(err): // as where there is no such namespace any more
+		case refused(err):
+			settled.again = refusedAgain
 			f = finding.Finding{Reason: ReasonRefused, Message: err.Error()}
 		case err != nil:
 			return settled, err
@@ -424,9 +432,11 @@ func isName(o client.Object) bool {
 	return ok && !slices.ContainsFunc(e.Spec.Hosts, federation.IsOnward)
 }
 
-// refused reports whether an API server will never take what it was given.
+// refused reports whether an API server does not take what it was given, and why is not for the agent to change.
 func refused(err error) bool {
-	return apierrors.IsInvalid(err) || apierrors.IsBadRequest(err) || apierrors.IsRequestEntityTooLargeError(err)
+	return apierrors.IsInvalid(err) || apierrors.IsBadRequest(err) || apierrors.IsRequestEntityTooLargeError(err) ||
+		apierrors.IsForbidden(err) || // as by a quota
+		apierrors.IsNotFound(err) // as where there is no such namespace any more
 }
 
 // shadows finds rules of others that take the place of ours.
@@ -436,6 +446,7 @@ func (i *importing) shadows(ctx context.Context, ours *networkingv1.DestinationR
 		if err := i.istio.GetCache().List(ctx, &list, client.MatchingFields{byHost: host}, client.UnsafeDisableDeepCopy); err != nil {
 			return nil, err
 		}
+		slices.SortFunc(list.Items, byAge)
 		for _, rule := range list.Items {
 			if f := federation.Shadows(rule, i.mesh.Spec.Istio.RootNamespace, ours); f != nil {
 				out = append(out, *f)
@@ -489,7 +500,6 @@ func (i *importing) remove(ctx context.Context, why string, keep func(client.Obj
 			}
 			if i.imports.drop(i.key.String(), host) {
 				i.addresses.release(host)
-				i.enqueue(importController, 0, i.imports.next(i.key.Namespace, i.MaxImports)...)
 			}
 		}
 	}

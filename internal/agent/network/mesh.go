@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	networkingv1 "istio.io/client-go/pkg/apis/networking/v1"
 	securityv1 "istio.io/client-go/pkg/apis/security/v1"
@@ -56,7 +57,7 @@ func (n *network) reconcileMesh(ctx context.Context, req ctrl.Request) (ctrl.Res
 			return ctrl.Result{}, err
 		}
 	}
-	return ctrl.Result{}, m.report(ctx)
+	return ctrl.Result{RequeueAfter: m.again}, m.report(ctx)
 }
 
 // meshWork is one reconciliation of a mesh.
@@ -69,7 +70,8 @@ type meshWork struct {
 
 	problems  finding.Findings
 	exclusive *metav1.Condition
-	waiting   bool // for something that was not written yet
+	waiting   bool          // for something that was not written yet
+	again     time.Duration // when to try once more what the API server has refused; 0 for never
 }
 
 // existing finds what was made for the mesh as a whole.
@@ -118,6 +120,10 @@ func (m *meshWork) gateways(ctx context.Context) error {
 	if err := m.apply(ctx, want...); err != nil {
 		return err
 	}
+	if m.again > 0 {
+		m.waiting = true // others are not told of what is not let in
+		return nil
+	}
 	if len(want) > 0 || len(hosts) == 0 || len(through) > 0 || m.vm.Limited() && !former { // gateways that went away for a moment keep what they admit
 		if err := m.prune(ctx, want, isGateway); err != nil {
 			return err
@@ -158,6 +164,7 @@ func (m *meshWork) passThrough(ctx context.Context, chosen []federation.Gateway,
 	slices.SortFunc(chosen, func(a, b federation.Gateway) int { return strings.Compare(a.String(), b.String()) })
 	chosen = slices.CompactFunc(chosen, func(a, b federation.Gateway) bool { return a.String() == b.String() })
 	var found finding.Findings
+	slices.SortFunc(list.Items, byAge)
 	for _, other := range list.Items {
 		for _, g := range chosen {
 			if f := federation.PassThrough(g, other); f != nil {
@@ -282,6 +289,7 @@ func (m *meshWork) overruled(ctx context.Context, ours *securityv1.PeerAuthentic
 	if err := m.istio.GetCache().List(ctx, &list, client.InNamespace(ours.Namespace), client.UnsafeDisableDeepCopy); err != nil {
 		return false, err
 	}
+	slices.SortFunc(list.Items, byAge)
 	have, exists := m.find(func(o client.Object) bool { return sameObject(o, ours) && isPeerAuthentication(o) })
 	for _, other := range list.Items {
 		if isOurs(other) || len(other.Spec.GetSelector().GetMatchLabels()) > 0 {
@@ -298,16 +306,22 @@ func (m *meshWork) overruled(ctx context.Context, ours *securityv1.PeerAuthentic
 	return true, nil
 }
 
-// apply writes objects of the mesh; one that somebody else has made is reported.
+// apply writes objects of the mesh; one that somebody else has made, or that is refused, is reported.
 func (m *meshWork) apply(ctx context.Context, objects ...client.Object) error {
 	for _, o := range objects {
 		annotate(o, membership.MeshKey(m.mesh))
 		err := m.objects.apply(ctx, o, labelOf(m.vm))
-		if f, ok := m.blocked.foreign(err, meshController, ctrl.Request{NamespacedName: client.ObjectKeyFromObject(m.mesh)}); ok {
-			m.problems = append(m.problems, f)
-		} else if err != nil {
+		f, inTheWay := m.blocked.foreign(err, meshController, ctrl.Request{NamespacedName: client.ObjectKeyFromObject(m.mesh)})
+		switch {
+		case inTheWay:
+		case refused(err):
+			f, m.again = finding.Finding{Reason: ReasonRefused, Message: err.Error()}, refusedAgain
+		case err != nil:
 			return err
+		default:
+			continue
 		}
+		m.problems = append(m.problems, f)
 	}
 	return nil
 }

@@ -427,7 +427,8 @@ func (i *naming) apply(ctx context.Context, vm *membership.VirtualMesh, a *v1alp
 			i.found(a, nil, append(left, f))
 			return settled, nil
 		}
-		if refused(err) || apierrors.IsNotFound(err) { // as where there is no such namespace any more
+		if refused(err) {
+			settled.again = refusedAgain
 			i.found(a, nil, append(left, finding.Finding{Reason: ReasonRefused, Message: err.Error()}))
 			return settled, nil
 		}

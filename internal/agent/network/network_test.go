@@ -11,6 +11,7 @@ import (
 	networkingapi "istio.io/api/networking/v1alpha3"
 	networkingv1 "istio.io/client-go/pkg/apis/networking/v1"
 	securityv1 "istio.io/client-go/pkg/apis/security/v1"
+	admissionv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -484,6 +485,12 @@ func TestFlatNetworkAndKeepalive(t *testing.T) {
 		})
 	}
 	keepalive(1)
+	theirs := &networkingv1.DestinationRule{ObjectMeta: metav1.ObjectMeta{Namespace: "istio-system", Name: "external"}}
+	theirs.Spec.Host = "*.example.com"
+	east.create(theirs)
+	keepalive(0) // theirs speaks for the host, and would not beside a more specific one
+	east.delete(theirs)
+	keepalive(1)
 	edit(w, w.hub, vm, func(vm *v1alpha1.VirtualMesh) { vm.Spec.Federation.TCPKeepalive = nil })
 	w.ready(vm)
 	keepalive(0)
@@ -547,6 +554,59 @@ func TestPolicy(t *testing.T) {
 		})
 		w.must(w.hub.Client.Delete(w.ctx, two))
 		rules(1)
+	})
+
+	// inForce waits for a Destination to report that the policy is in force, or that it is not, for a reason.
+	inForce := func(service, not string) {
+		w.Helper()
+		w.eventually("policy of "+service, func() error {
+			d, err := w.destination("east", service+".shop")
+			if err != nil {
+				return err
+			}
+			said := strings.Join(d.Status.Errors, " ")
+			if in := slices.Equal(d.Status.AppliedAccessPolicies, []string{"one.isthmus-system"}); in != (not == "") || !strings.Contains(said, not) || in == (len(d.Status.RejectedAccessPolicies) > 0) {
+				return fmt.Errorf("status is %+v", d.Status)
+			}
+			return nil
+		})
+	}
+	w.story("a policy in whose place there is somebody else's is not in force", func(*testing.T) {
+		theirs := &securityv1.AuthorizationPolicy{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "isthmus-guarded"}}
+		east.create(theirs)
+		east.app("shop", "guarded")
+		inForce("guarded", "AuthorizationPolicy shop/isthmus-guarded")
+		inForce("reviews", "")
+		east.delete(theirs)
+		inForce("guarded", "")
+	})
+
+	w.story("what is refused is said, and holds up nothing else", func(*testing.T) {
+		refuse := &admissionv1.ValidatingAdmissionPolicy{ObjectMeta: metav1.ObjectMeta{Name: "refuse"}}
+		refuse.Spec.MatchConstraints = &admissionv1.MatchResources{ResourceRules: []admissionv1.NamedRuleWithOperations{{RuleWithOperations: admissionv1.RuleWithOperations{
+			Operations: []admissionv1.OperationType{admissionv1.Create},
+			Rule:       admissionv1.Rule{APIGroups: []string{"security.istio.io"}, APIVersions: []string{"*"}, Resources: []string{"authorizationpolicies"}},
+		}}}}
+		refuse.Spec.Validations = []admissionv1.Validation{{Expression: "object.metadata.name != 'isthmus-refused'", Message: "we do not want this"}}
+		binding := &admissionv1.ValidatingAdmissionPolicyBinding{ObjectMeta: metav1.ObjectMeta{Name: "refuse"}}
+		binding.Spec.PolicyName, binding.Spec.ValidationActions = "refuse", []admissionv1.ValidationAction{admissionv1.Deny}
+		east.create(refuse)
+		east.create(binding)
+		w.eventually("refusal", func() error {
+			err := east.Client.Create(w.ctx, &securityv1.AuthorizationPolicy{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "isthmus-refused"}}, client.DryRunAll)
+			if err == nil {
+				return errors.New("it is not refused")
+			}
+			return nil
+		})
+		east.app("shop", "refused")
+		inForce("refused", "we do not want this")
+		edit(w, w.hub, vm, func(vm *v1alpha1.VirtualMesh) {
+			vm.Spec.Federation = &v1alpha1.Federation{Permissive: &v1alpha1.Empty{}}
+		})
+		w.ready(vm)
+		edit(w, w.hub, vm, func(vm *v1alpha1.VirtualMesh) { vm.Spec.Federation = nil })
+		w.ready(vm)
 	})
 
 	w.story("what cannot be enforced fails closed, and is said", func(*testing.T) {

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	networkingv1 "istio.io/client-go/pkg/apis/networking/v1"
 	securityv1 "istio.io/client-go/pkg/apis/security/v1"
@@ -78,14 +79,9 @@ func (n *network) reconcileOwn(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	if vm != nil {
 		label = labelOf(vm)
 	}
-	var foreign finding.Findings
-	for _, want := range state.objects {
-		err := n.objects.apply(ctx, want, label)
-		if f, ok := n.blocked.foreign(err, ownController, req); ok {
-			foreign = append(foreign, f)
-		} else if err != nil {
-			return ctrl.Result{}, err
-		}
+	again, err := n.write(ctx, req, &state, label)
+	if err != nil {
+		return ctrl.Result{}, err
 	}
 	stay := func(o client.Object) bool {
 		return state.blind && isPolicy(o) || state.keeps && !isPolicy(o)
@@ -93,12 +89,39 @@ func (n *network) reconcileOwn(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	if err := n.prune(ctx, slices.DeleteFunc(have, stay), state.objects, "the virtual mesh does not call for it"); err != nil {
 		return ctrl.Result{}, err
 	}
-	if err := n.reportOwn(ctx, d, state, foreign); err != nil {
+	if err := n.reportOwn(ctx, d, state); err != nil {
 		return ctrl.Result{}, err
 	}
 	n.export(mesh, d, state.federation != nil)
 	done()
-	return ctrl.Result{}, nil
+	return ctrl.Result{RequeueAfter: again}, nil
+}
+
+// write writes what a Destination of this cluster shall be, and adds to its findings what cannot be written. Where that is what
+// protects it, none of its policies is in force, and nothing more lets others in. again is when to try once more; 0 for never.
+func (n *network) write(ctx context.Context, req ctrl.Request, s *ownState, label string) (again time.Duration, err error) {
+	for _, want := range s.objects {
+		err := n.objects.apply(ctx, want, label)
+		f, inTheWay := n.blocked.foreign(err, ownController, req)
+		switch {
+		case inTheWay:
+		case refused(err):
+			f, again = finding.Finding{Reason: ReasonRefused, Message: err.Error()}, refusedAgain
+		case err != nil:
+			return 0, err
+		default:
+			continue
+		}
+		s.findings = append(s.findings, f)
+		if !isPolicy(want) {
+			continue
+		}
+		for i := range s.verdicts {
+			s.verdicts[i].Errors = append(slices.Clip(s.verdicts[i].Errors), f)
+		}
+		break
+	}
+	return again, nil
 }
 
 func isPolicy(o client.Object) bool { _, ok := o.(*securityv1.AuthorizationPolicy); return ok }
@@ -311,11 +334,11 @@ func (n *network) watchSlices() error {
 }
 
 // reportOwn writes label and status of a Destination.
-func (n *network) reportOwn(ctx context.Context, d *v1alpha1.Destination, s ownState, foreign finding.Findings) error {
+func (n *network) reportOwn(ctx context.Context, d *v1alpha1.Destination, s ownState) error {
 	want := &v1alpha1.Destination{ObjectMeta: metav1.ObjectMeta{Name: d.Name, Namespace: d.Namespace}}
 	st := &want.Status
 	st.AppliedFederation = s.federation
-	problems := append(slices.Clone(s.findings), foreign...)
+	problems := slices.Clone(s.findings)
 	for _, verdict := range s.verdicts {
 		for _, note := range verdict.Notes {
 			problems = append(problems, aboutPolicy(verdict.Policy, note))

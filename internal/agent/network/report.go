@@ -112,10 +112,7 @@ func printable(s string, limit int) string {
 		}
 		return unicode.ReplacementChar
 	}, s)
-	if len(s) > limit {
-		s = strings.ToValidUTF8(s[:limit-3], "") + "..."
-	}
-	return s
+	return finding.Short(s, limit)
 }
 
 // setReach says which ways to other meshes lead nowhere, by the namespaces of their clusters.

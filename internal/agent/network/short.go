@@ -25,6 +25,7 @@ func (i *importing) short(ctx context.Context, out *federation.Imported) error {
 	theirs = slices.DeleteFunc(theirs, func(e *networkingv1.ServiceEntry) bool {
 		return client.ObjectKeyFromObject(e) == client.ObjectKeyFromObject(entry) // it is in the way of ours, which is said when that is applied
 	})
+	slices.SortFunc(theirs, byAge)
 	for _, e := range theirs {
 		out.Notes = append(out.Notes, finding.Finding{Field: "spec.federation.shortHostnames", Reason: federation.ReasonShortHostnameLeftOut, Message: fmt.Sprintf(
 			"ServiceEntry %s/%s has the host %s: which of two Istio takes is not certain; delete it, or call the service %s", e.Namespace, e.Name, host, out.ServiceEntry.Spec.Hosts[0])})

@@ -19,8 +19,10 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/cluster"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
@@ -59,6 +61,7 @@ func Setup(link *hublink.Link, clusterName string, rootNamespaces []string) {
 	link.Setup(func(_ context.Context, mgr ctrl.Manager, hub cluster.Cluster) error {
 		own := predicate.NewTypedPredicateFuncs(func(m *v1alpha1.Mesh) bool { return m.Namespace == namespace })
 		return builder.ControllerManagedBy(mgr).Named("predecessor").
+			WithOptions(controller.Options{RateLimiter: kube.Retries[reconcile.Request]()}).
 			WatchesRawSource(source.Kind(hub.GetCache(), &v1alpha1.Mesh{}, &handler.TypedEnqueueRequestForObject[*v1alpha1.Mesh]{},
 				own, predicate.TypedGenerationChangedPredicate[*v1alpha1.Mesh]{})).
 			Complete(&Reporter{Hub: hub.GetClient(), Reader: mgr.GetAPIReader(), RootNamespaces: rootNamespaces})

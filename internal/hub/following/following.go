@@ -13,7 +13,6 @@ import (
 	"maps"
 	"slices"
 	"sync"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -88,7 +87,7 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) (err error) {
 	c, err := controller.NewTyped("following", mgr, controller.TypedOptions[request]{
 		Reconciler:              r,
 		MaxConcurrentReconciles: 1,
-		RateLimiter:             workqueue.NewTypedItemExponentialFailureRateLimiter[request](50*time.Millisecond, 30*time.Second),
+		RateLimiter:             kube.Retries[request](),
 	})
 	if err != nil {
 		return err
