@@ -101,7 +101,8 @@ type SharedTrust struct {
 	// intermediateCertOptions are the options of the members' intermediates.
 	// +optional
 	IntermediateCertOptions *CertOptions `json:"intermediateCertOptions,omitempty"`
-	// rotationTrigger starts a rotation of the root whenever its value changes; the value itself means nothing.
+	// rotationTrigger starts a rotation of a generated root whenever its value changes; the value itself means nothing. It has no
+	// effect on another root: one of a Secret is replaced by another one in the Secret, one of Vault by another one there.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=256
@@ -121,8 +122,8 @@ type LimitedTrust struct {
 	// to "0.5".
 	// +optional
 	GatewayCertOptions *CertOptions `json:"gatewayCertOptions,omitempty"`
-	// rotationTrigger starts a rotation of the gateways' certificate authority whenever its value changes; the value itself means
-	// nothing.
+	// rotationTrigger starts a rotation of a generated certificate authority of the gateways whenever its value changes; the value
+	// itself means nothing. It has no effect on one of a Secret, which is replaced by another one in the Secret.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=256
@@ -291,7 +292,7 @@ type Federation struct {
 	// permissive is deprecated and means one empty selector; it is honoured when selectors is empty.
 	// +optional
 	Permissive *Empty `json:"permissive,omitempty"`
-	// flatNetwork routes directly to the remote pods instead of through gateways.
+	// flatNetwork routes directly to the remote pods instead of through gateways, also where ingressGatewaySelectors choose some.
 	// +optional
 	FlatNetwork bool `json:"flatNetwork,omitempty"`
 	// hostnameSuffix ends federated hostnames. Defaults to "global"; another one needs smart DNS proxying in every client mesh.
@@ -307,7 +308,8 @@ type Federation struct {
 	// tcpKeepalive is set on connections that cross clusters or go to external services.
 	// +optional
 	TCPKeepalive *TCPKeepalive `json:"tcpKeepalive,omitempty"`
-	// ingressGatewaySelectors choose the gateways through which cross-cluster traffic enters.
+	// ingressGatewaySelectors choose the gateways through which cross-cluster traffic enters. They have no effect beside flatNetwork,
+	// by which none passes through gateways.
 	// +optional
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=16

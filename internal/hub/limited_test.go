@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/metrics"
 
 	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
 	"github.com/isthmus-mesh/isthmus/internal/hub/summary"
@@ -37,6 +38,28 @@ func (w *world) limit(root *v1alpha1.RootCertificateAuthority) {
 	update(w, &v1alpha1.VirtualMesh{}, system, "one", func(vm *v1alpha1.VirtualMesh) {
 		vm.Spec.MTLSConfig = &v1alpha1.MTLSConfig{Limited: &v1alpha1.LimitedTrust{RootCertificateAuthority: root}}
 	})
+}
+
+// told reports whether a metric has series with these labels and no others.
+func told(metric string, labels ...string) error {
+	families, err := metrics.Registry.Gather()
+	if err != nil {
+		return err
+	}
+	var got []string
+	for _, f := range families {
+		if f.GetName() != metric {
+			continue
+		}
+		for _, m := range f.Metric {
+			var pairs []string
+			for _, l := range m.Label {
+				pairs = append(pairs, fmt.Sprintf("%s=%q", l.GetName(), l.GetValue()))
+			}
+			got = append(got, strings.Join(pairs, " "))
+		}
+	}
+	return want(strings.Join(got, "\n"), strings.Join(labels, "\n"))
 }
 
 // TestTrustIsLimited: what was shared before stays, and is looked after; it can be shared again at once, or be replaced by roots that
@@ -99,6 +122,12 @@ func TestTrustIsLimited(t *testing.T) {
 	}
 	if secrets := w.rootSecrets(); len(secrets) != 2 {
 		t.Errorf("%d roots are kept", len(secrets))
+	}
+	if err := told("isthmus_intermediate_expiry_timestamp_seconds",
+		`mesh="`+meshName("east")+`" namespace="isthmus-east" purpose="Gateway"`, `mesh="`+meshName("east")+`" namespace="isthmus-east" purpose="MeshCA"`,
+		`mesh="`+meshName("west")+`" namespace="isthmus-west" purpose="Gateway"`, `mesh="`+meshName("west")+`" namespace="isthmus-west" purpose="MeshCA"`,
+	); err != nil {
+		t.Error(err)
 	}
 
 	w.run("shared again", func(t *testing.T) {

@@ -13,6 +13,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/metrics"
 
 	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
+	"github.com/isthmus-mesh/isthmus/internal/membership"
 )
 
 // collector tells of certificates and clusters as they are in the cache at the moment of a scrape, so that no series outlives
@@ -27,7 +28,8 @@ var (
 	rootExpiry = prometheus.NewDesc("isthmus_root_expiry_timestamp_seconds",
 		"End of the validity of a root, in seconds since the epoch.", []string{"virtual_mesh", "generation", "role"}, nil)
 	intermediateExpiry = prometheus.NewDesc("isthmus_intermediate_expiry_timestamp_seconds",
-		"End of the validity of the intermediate in a mesh's Secret, in seconds since the epoch.", []string{"namespace", "mesh"}, nil)
+		"End of the validity of what a mesh has in its Secret, in seconds since the epoch: the intermediate (purpose MeshCA), or the certificate of its gateways (Gateway).",
+		[]string{"namespace", "mesh", "purpose"}, nil)
 	clusterConnected = prometheus.NewDesc("isthmus_cluster_connected",
 		"1 if the agent of a registered cluster renews its lease, else 0.", []string{"cluster"}, nil)
 	rotationStep = prometheus.NewDesc("isthmus_rotation_step",
@@ -91,14 +93,15 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		}
 	}
 	for _, ic := range orders.Items {
+		mesh, purpose := membership.OrderedFor(ic.Name)
 		if cert := ic.Status.Certificate; cert != nil {
-			gauge(intermediateExpiry, float64(cert.NotAfter.Unix()), ic.Namespace, ic.Name)
+			gauge(intermediateExpiry, float64(cert.NotAfter.Unix()), ic.Namespace, mesh, string(purpose))
 		}
-		if p := ic.Status.Proxies; p != nil {
+		if p := ic.Status.Proxies; p != nil && purpose == v1alpha1.PurposeMeshCA { // no proxy is asked for the gateways' sake
 			for state, n := range map[string]int32{
 				"total": p.Total, "trusting": p.TrustsNew, "signed": p.SignedByNew, "refusing": p.RefusesOld, "unknown": p.Unknown, "behind": p.Behind,
 			} {
-				gauge(proxies, float64(n), ic.Namespace, ic.Name, state)
+				gauge(proxies, float64(n), ic.Namespace, mesh, state)
 			}
 		}
 	}

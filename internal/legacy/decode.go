@@ -1,6 +1,7 @@
 package legacy
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"reflect"
@@ -18,7 +19,8 @@ type leaf interface{ parse(value any) error }
 //
 //	max:"64"         at most so many characters, entries, or that number
 //	required:"true"  not empty
-//	exact:"true"     from here on, a field that is not known is an error: more might be selected without it
+//	alias:"before"   the name that the field had before
+//	exact:"true"     from here on, a field that is not known is an error: more might be federated without it
 //
 // null is the same as nothing, as everywhere in Protocol Buffers' JSON.
 func (c *conversion) read(field string, value any, to reflect.Value, exact bool) {
@@ -92,25 +94,32 @@ func (c *conversion) readStruct(field string, value any, to reflect.Value, exact
 		c.invalid(field, "must be an object")
 		return
 	}
-	fields := map[string]reflect.StructField{}
+	fields, before := map[string]reflect.StructField{}, map[string]string{}
 	for _, f := range reflect.VisibleFields(to.Type()) {
 		if !f.Anonymous {
 			fields[f.Tag.Get("json")] = f
+			if alias := f.Tag.Get("alias"); alias != "" {
+				before[alias] = f.Tag.Get("json")
+			}
 		}
 	}
 	written := map[string]string{}
 	for _, key := range slices.Sorted(maps.Keys(object)) {
 		path := field + "." + key
-		f, known := fields[camel(key)]
-		switch other := written[camel(key)]; {
+		name := cmp.Or(before[camel(key)], camel(key))
+		f, known := fields[name]
+		switch other := written[name]; {
 		case !known && exact:
-			c.invalid(path, "is no field of this generation, and without it more would be selected: take it out, or select otherwise")
+			c.invalid(path, "is no field of this generation, and without it more might be federated: take it out, or select otherwise")
 		case !known:
 			c.keepAside(path, object[key])
 		case other != "":
 			c.invalid(path, "is written as %s too: keep one of the two", other)
 		default:
-			written[camel(key)] = key
+			written[name] = key
+			if name != camel(key) {
+				c.note(ReasonChanged, path, "is called %s in later versions, and here", name)
+			}
 			c.read(path, object[key], to.FieldByIndex(f.Index), exact || f.Tag.Get("exact") != "")
 		}
 	}

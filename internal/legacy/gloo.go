@@ -25,7 +25,7 @@ type glooSpec struct {
 		} `json:"rotationVerificationMethod"`
 		RotationStrategy rotationStrategy `json:"rotationStrategy"`
 	} `json:"mtlsConfig"`
-	Federation         *federation  `json:"federation"`
+	Federation         *federation  `json:"federation" exact:"true"`
 	GlobalAccessPolicy accessPolicy `json:"globalAccessPolicy"`
 }
 
@@ -75,7 +75,7 @@ type federation struct {
 	Selectors []struct {
 		DestinationSelectors []destinationSelector `json:"destinationSelectors" max:"64"`
 		Meshes               []objectRef           `json:"meshes" max:"256"`
-	} `json:"selectors" max:"64" exact:"true"`
+	} `json:"selectors" max:"64"`
 	Permissive     *struct{} `json:"permissive"`
 	FlatNetwork    bool      `json:"flatNetwork"`
 	HostnameSuffix suffix    `json:"hostnameSuffix"`
@@ -87,7 +87,7 @@ type federation struct {
 	IngressGatewaySelectors []struct {
 		DestinationSelectors []destinationSelector `json:"destinationSelectors" max:"64"`
 		PortName             string                `json:"portName" max:"63"`
-	} `json:"ingressGatewaySelectors" max:"16" exact:"true"`
+	} `json:"ingressGatewaySelectors" alias:"eastWestIngressGatewaySelectors" max:"16"`
 	TLSEnforcementSettings *struct {
 		EnforcementMode enforcementMode `json:"enforcementMode"`
 	} `json:"tlsEnforcementSettings"`

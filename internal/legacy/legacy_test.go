@@ -150,6 +150,12 @@ func TestValues(t *testing.T) {
 		{gloo, "federation: {selectors: [{destinationSelectors: [{kubeServiceMatcher: {}}]}]}", func(vm *v1alpha1.VirtualMesh) any {
 			return vm.Spec.Federation.Selectors[0].DestinationSelectors[0].KubeServiceMatcher != nil
 		}, true},
+		{gloo, "federation: {eastWestIngressGatewaySelectors: [{portName: https}]}", func(vm *v1alpha1.VirtualMesh) any {
+			return vm.Spec.Federation.IngressGatewaySelectors[0].PortName
+		}, "https"},
+		{gloo, "federation: {east_west_ingress_gateway_selectors: [{portNames: https}]}", nil, nil},
+		{smh, "federation: {eastWestIngressGatewaySelectors: [{}]}", nil, nil},
+		{gloo, "federation: {tcpKeepalive: {more: 1}}", nil, nil},
 		{gloo, "federation: {selectors: [{destinationSelectors: [{}]}]}", nil, nil},
 		{gloo, "federation: {ingressGatewaySelectors: [{destinationSelectors: [{kubeServiceMatcher: null}]}]}", nil, nil},
 		{gloo, "federation: {selectors: [{destinationSelectors: [{kubeServiceRefs: {services: []}}]}]}", nil, nil},

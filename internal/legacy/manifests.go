@@ -144,8 +144,12 @@ func passedOver(apiVersion, kind string) finding.Finding {
 		return finding.Finding{Field: "apiVersion", Reason: ReasonNotConverted, Message: fmt.Sprintf(
 			"%s is no version that can be converted: write it in a version that %s had, and try again", version, group)}
 	}
-	return finding.Finding{Field: "kind", Reason: ReasonNotConverted, Message: kind +
-		" cannot be converted: write by hand what is needed of it, such as an AccessPolicy of " + v1alpha1.GroupVersion.String()}
+	needed := "such as an AccessPolicy"
+	if slices.Contains([]string{"AccessPolicy", "CertificateVerification", "Settings", "VirtualDestination"}, kind) {
+		needed = "as the kind " + kind
+	}
+	return finding.Finding{Field: "kind", Reason: ReasonNotConverted, Message: fmt.Sprintf(
+		"%s cannot be converted: write by hand what is needed of it, %s of %s", kind, needed, v1alpha1.GroupVersion)}
 }
 
 // name names an object, or what is at a place where there is none.

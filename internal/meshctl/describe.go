@@ -343,11 +343,53 @@ func describeMesh(ctx context.Context, hub *cluster, obj client.Object, w *descr
 			}
 		}
 	}
+	w.vault(mesh.Status.Vault)
+	w.predecessor(mesh.Status.Predecessor)
 	w.gateways(istio.Gateways)
 	w.applied(mesh)
 	w.conditions(mesh.Status.Conditions)
 	w.list("Errors", mesh.Status.Errors)
 	return nil
+}
+
+// vault adds what the agent found at the Vault server of the mesh's virtual mesh; v may be nil.
+func (d *description) vault(v *v1alpha1.MeshVault) {
+	if v == nil {
+		return
+	}
+	d.section("At Vault")
+	d.row("Virtual mesh", v.VirtualMesh)
+	d.row("Server", v.Server)
+	if v.Namespace != "" {
+		d.row("Namespace", v.Namespace)
+	}
+	d.row("Path", v.CAPath)
+	if v.Root != nil {
+		d.row("Root", v.Root.Fingerprint)
+	}
+	if v.Reason != "" {
+		d.row("Error", v.Reason+" "+v.Message)
+	}
+}
+
+// predecessor adds what an older installation has left in the cluster; p may be nil.
+func (d *description) predecessor(p *v1alpha1.PredecessorStatus) {
+	if p == nil || len(p.Running) == 0 && !p.CACerts && len(p.Kinds) == 0 && len(p.Objects) == 0 {
+		return
+	}
+	d.section("Left by an older installation")
+	for _, name := range p.Running {
+		d.row("Runs", name)
+	}
+	if p.CACerts {
+		d.row("Has made", "cacerts")
+	}
+	for _, k := range p.Kinds {
+		d.row("Has made", fmt.Sprintf("%d %s", k.Count, k.Kind))
+	}
+	for _, o := range p.Objects {
+		d.row("", o)
+	}
 }
 
 func describeWorkload(_ context.Context, _ *cluster, obj client.Object, w *description) error {

@@ -20,6 +20,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/internal/agent/certificates"
 	"github.com/isthmus-mesh/isthmus/internal/agent/evidence"
 	"github.com/isthmus-mesh/isthmus/internal/agent/restart"
+	"github.com/isthmus-mesh/isthmus/internal/kube"
 	"github.com/isthmus-mesh/isthmus/internal/pki"
 	"github.com/isthmus-mesh/isthmus/internal/rotation"
 )
@@ -162,7 +163,7 @@ func (r *restarter) installed(ctx context.Context) error {
 			return "", err
 		}
 		if order == nil {
-			return "", fmt.Errorf("mesh %s has no order for certificates: it is in no VirtualMesh with mtlsConfig, or was released", r.mesh.Name)
+			return "", r.unordered(ctx)
 		}
 		r.order = order
 		spec, s := &order.Spec, &order.Status
@@ -197,6 +198,21 @@ func (r *restarter) installed(ctx context.Context) error {
 		r.token += fmt.Sprintf("-%d", time.Now().Unix())
 	}
 	return nil
+}
+
+// unordered says why there is no order for the CA of the mesh.
+func (r *restarter) unordered(ctx context.Context) error {
+	virtualMeshes := &v1alpha1.VirtualMeshList{}
+	if err := r.hub.List(ctx, virtualMeshes); err != nil {
+		return err
+	}
+	for i := range virtualMeshes.Items {
+		if vm := &virtualMeshes.Items[i]; isMember(vm, r.mesh) && isLimited(vm) {
+			return fmt.Errorf("mesh %s has no order for its CA, and nothing has to be restarted: VirtualMesh %s has mtlsConfig.limited, under which the CA of a mesh is its own, and gateways take up their certificates by themselves",
+				r.mesh.Name, kube.Qualified(vm.Name, vm.Namespace))
+		}
+	}
+	return fmt.Errorf("mesh %s has no order for certificates: it is in no VirtualMesh with mtlsConfig, or was released", r.mesh.Name)
 }
 
 func fingerprints(roots []v1alpha1.RootCertificate) []string {

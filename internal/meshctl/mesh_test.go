@@ -327,7 +327,9 @@ func TestMeshRelease(t *testing.T) {
 			IssuedCertificateSecret: v1alpha1.SecretRef{Name: "x", Namespace: "x"},
 		}}
 	}
-	h.create(t, limited, orderOf(meshName), orderOf(gateways))
+	h.create(t, limited)
+	w.fails(t, 1, "nothing has to be restarted: VirtualMesh limited.isthmus-system has mtlsConfig.limited", "mesh", "restart", meshName, "--member-context", "member")
+	h.create(t, orderOf(meshName), orderOf(gateways))
 	w.ok(t, "mesh", "release", meshName, "--member-context", "member")
 	if err := exists(w.hub.Client, &v1alpha1.IssuedCertificate{}, "isthmus-east", meshName); !apierrors.IsNotFound(err) {
 		t.Errorf("the order for the CA of a member under limited trust is left: %v", err)
@@ -343,6 +345,17 @@ func TestDescribeAndCheck(t *testing.T) {
 	fingerprint := w.order(t, pkitest.NewRoot(t, "new", time.Now()))
 	h := &clusterOf{w.hub}
 	spec := v1alpha1.VirtualMeshSpec{Meshes: []v1alpha1.ObjectRef{{Name: meshName, Namespace: "isthmus-east"}}}
+	mesh := &v1alpha1.Mesh{}
+	if err := exists(w.hub.Client, mesh, "isthmus-east", meshName); err != nil {
+		t.Fatal(err)
+	}
+	mesh.Status.Vault = &v1alpha1.MeshVault{
+		VirtualMesh: "virtual-mesh.isthmus-system", Server: "https://vault.example", CAPath: "pki/root/sign-intermediate",
+		Reason: "VaultUnreachable", Message: "it does not answer",
+	}
+	if err := w.hub.Client.Status().Update(t.Context(), mesh); err != nil {
+		t.Fatal(err)
+	}
 	h.create(t,
 		&v1alpha1.VirtualMesh{
 			ObjectMeta: metav1.ObjectMeta{Namespace: "isthmus-system", Name: "virtual-mesh"}, Spec: spec,
@@ -370,7 +383,7 @@ func TestDescribeAndCheck(t *testing.T) {
 	}{
 		{[]string{"virtualmesh", "virtual-mesh"}, []string{fingerprint, meshName, "ACCEPTED", "Signing", "ISSUED"}},
 		{[]string{"vmesh", "virtual-mesh", "-o", "json"}, []string{`"kind": "VirtualMesh"`}},
-		{[]string{"mesh", meshName}, []string{"1.31.1", "Isthmus", fingerprint, "istio-system"}},
+		{[]string{"mesh", meshName}, []string{"1.31.1", "Isthmus", fingerprint, "istio-system", "At Vault:", "https://vault.example", "VaultUnreachable it does not answer"}},
 		{[]string{"destination", "reviews.default"}, []string{"9080", "sa/reviews"}},
 		{[]string{"workload", "deployment.reviews-v1.default"}, []string{"Deployment reviews-v1.default", "Sidecar"}},
 	} {
