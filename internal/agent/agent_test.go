@@ -163,6 +163,13 @@ func TestHubAway(t *testing.T) {
 		if o.Status.State != v1alpha1.IssuedCertificateIssued || o.Status.Certificate == nil || o.Status.ObservedGeneration != o.Generation {
 			return fmt.Errorf("status is %+v", o.Status)
 		}
+		mesh := &v1alpha1.Mesh{}
+		if err := hubCluster.Client.Get(ctx, client.ObjectKeyFromObject(o), mesh); err != nil {
+			return err
+		}
+		if ca := mesh.Status.CertificateAuthority; ca == nil || ca.Source != v1alpha1.CASourceIsthmus {
+			return fmt.Errorf("the mesh's CA is %+v", ca)
+		}
 		return nil
 	}
 	testenv.Eventually(t, "the report", reported)

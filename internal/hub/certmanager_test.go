@@ -32,7 +32,7 @@ func rootOf(t *testing.T, data map[string][]byte) pki.Root {
 func TestRootThatIsNotValidYet(t *testing.T) {
 	w := start(t)
 	w.register("east")
-	begins := time.Now().Add(6 * time.Second)
+	begins := time.Now().Add(15 * time.Second)
 	early := pkitest.NewRoot(t, "early", time.Now(), func(c *x509.Certificate) { c.NotBefore = begins })
 	w.create(&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "early", Namespace: system}, Data: early.CertManagerSecret(t)})
 	vm := virtualMesh("one", "east")
@@ -44,7 +44,7 @@ func TestRootThatIsNotValidYet(t *testing.T) {
 	w.carryOut("east", 1)
 	w.sees("one", "trust", deployed)
 	// The same of the next one, while this one is in use.
-	next := pkitest.NewRoot(t, "next", time.Now(), func(c *x509.Certificate) { c.NotBefore = time.Now().Add(6 * time.Second) })
+	next := pkitest.NewRoot(t, "next", time.Now(), func(c *x509.Certificate) { c.NotBefore = time.Now().Add(15 * time.Second) })
 	update(w, &corev1.Secret{}, system, "early", func(s *corev1.Secret) { s.Data = next.CertManagerSecret(t) })
 	w.sees("one", "complaint", func(vm *v1alpha1.VirtualMesh) error {
 		return is(vm.Status.Conditions, v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonInvalid)

@@ -45,7 +45,9 @@ type world struct {
 	legacy bool
 	// rolling: no mesh takes changed roots without restarts.
 	rolling bool
-	whole   *testing.T // the test, where T is a part of it
+	// beats are the heartbeats that were sent last.
+	beats map[string]time.Time
+	whole *testing.T // the test, where T is a part of it
 }
 
 // run is a part of a test.
@@ -58,7 +60,7 @@ func (w *world) run(name string, f func(t *testing.T)) {
 }
 
 func start(t *testing.T) *world {
-	w := &world{T: t, whole: t, env: testenv.Start(t)}
+	w := &world{T: t, whole: t, env: testenv.Start(t), beats: map[string]time.Time{}}
 	w.Client = w.env.Client
 	hubtest.Install(t, w.env, "ca")
 	w.startHub()
@@ -147,6 +149,7 @@ func (w *world) uses(cluster string, ca v1alpha1.MeshCertificateAuthority) {
 
 func (w *world) heartbeat(cluster string, at time.Time) {
 	w.Helper()
+	w.beats[cluster] = at
 	seconds, renewed := int32(40), metav1.NewMicroTime(at)
 	lease := &coordinationv1.Lease{
 		ObjectMeta: metav1.ObjectMeta{Name: v1alpha1.AgentName, Namespace: "isthmus-" + cluster, Annotations: map[string]string{v1alpha1.AnnotationAgentVersion: "1.2.3"}},

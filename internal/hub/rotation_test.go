@@ -27,9 +27,12 @@ func (w *world) live(cluster string) *v1alpha1.IssuedCertificate {
 	return ic
 }
 
-// obey has the agent of a cluster carry out its order as it stands, and request what it has to.
+// obey has the agent of a cluster carry out its order as it stands, and request what it has to. An agent at work shows that it lives.
 func (w *world) obey(cluster string) {
 	w.Helper()
+	if now := time.Now().Add(time.Duration(w.ahead.Load())); now.Sub(w.beats[cluster]) > 30*time.Second {
+		w.heartbeat(cluster, now)
+	}
 	order := w.live(cluster)
 	if c := order.Status.Carried; c != nil &&
 		(c.Serial > order.Spec.Serial || c.Serial == order.Spec.Serial && order.Status.ObservedGeneration == order.Generation) {

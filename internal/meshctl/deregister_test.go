@@ -126,8 +126,9 @@ func TestDeregisterWaits(t *testing.T) {
 	w.federated(t)
 	h := &clusterOf{w.hub}
 	h.create(t, &v1alpha1.KubernetesCluster{ObjectMeta: metav1.ObjectMeta{Namespace: "isthmus-system", Name: "east", Finalizers: []string{v1alpha1.Finalizer}}})
-	args := []string{"cluster", "deregister", "east", "--member-context", "member", "--timeout", "3s"}
-	w.fails(t, 1, "waiting for VirtualMesh virtual-mesh to let go of mesh "+eastMesh+": see that isthmus-hub runs", args...)
+	args := []string{"cluster", "deregister", "east", "--member-context", "member"}
+	givesUp := slices.Concat(args, []string{"--timeout", "10s"})
+	w.fails(t, 1, "waiting for VirtualMesh virtual-mesh to let go of mesh "+eastMesh+": see that isthmus-hub runs", givesUp...)
 
 	vm := &v1alpha1.VirtualMesh{}
 	if err := exists(w.hub.Client, vm, "isthmus-system", "virtual-mesh"); err != nil {
@@ -137,7 +138,7 @@ func TestDeregisterWaits(t *testing.T) {
 	if err := w.hub.Client.Status().Update(t.Context(), vm); err != nil {
 		t.Fatal(err)
 	}
-	w.fails(t, 1, "waiting for the hub to take away the rights of the agent", args...)
+	w.fails(t, 1, "waiting for the hub to take away the rights of the agent", givesUp...)
 
 	kc := &v1alpha1.KubernetesCluster{}
 	if err := exists(w.hub.Client, kc, "isthmus-system", "east"); err != nil {

@@ -205,5 +205,5 @@ func TestWithoutHub(t *testing.T) {
 	w.hub.Namespace(t, "isthmus-system", nil)
 	w.member.Namespace(t, "istio-system", nil)
 	w.fails(t, 1, "see that isthmus-hub runs in namespace isthmus-system", "cluster", "register", "east",
-		"--member-context", "member", "--hub-server", w.hub.Config.Host, "--timeout", "2s")
+		"--member-context", "member", "--hub-server", w.hub.Config.Host, "--timeout", "10s")
 }

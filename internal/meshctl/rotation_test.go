@@ -161,7 +161,7 @@ func TestRotationStatus(t *testing.T) {
 	}
 	w.fails(t, 2, "--watch shows text", "rotation", "status", "--watch", "-o", "yaml")
 	w.fails(t, 1, `no VirtualMesh in namespace isthmus-system is named "x"; there are virtual-mesh`, "rotation", "status", "x")
-	w.fails(t, 1, "not every proxy is seen", "rotation", "status", "--watch", "--timeout", "1s")
+	w.fails(t, 1, "not every proxy is seen", "rotation", "status", "--watch", "--timeout", "5s")
 
 	// Evidence of an earlier order says nothing.
 	order := &v1alpha1.IssuedCertificate{}
@@ -343,7 +343,7 @@ func TestClusterEvict(t *testing.T) {
 	}
 
 	// Without a hub that lets go, orders stay; the next call goes on.
-	w.fails(t, 1, "waiting for VirtualMesh virtual-mesh to let go of mesh "+westMesh, evict("--reason", "stolen", "--yes", "--timeout", "2s")...)
+	w.fails(t, 1, "waiting for VirtualMesh virtual-mesh to let go of mesh "+westMesh, evict("--reason", "stolen", "--yes", "--timeout", "10s")...)
 	if err := exists(h.Client, &v1alpha1.IssuedCertificate{}, "isthmus-west", westMesh); err != nil {
 		t.Fatalf("the order: %v", err)
 	}

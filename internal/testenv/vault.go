@@ -52,12 +52,7 @@ func StartVault(t testing.TB) *Vault {
 		}
 		t.Skip(why)
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	address := l.Addr().String()
-	_ = l.Close()
+	address := "127.0.0.1:" + FreePorts(t, 1)[0]
 	v := &Vault{URL: "https://" + address, binary: found[len(found)-1], dir: t.TempDir()}
 	cert, key := v.certify(t)
 	pool := x509.NewCertPool()

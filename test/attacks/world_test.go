@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto"
+	"errors"
 	"fmt"
 	"sync"
 	"testing"
@@ -121,6 +122,13 @@ func startHub(t *testing.T, clusters ...string) *world {
 		Subjects:   []rbacv1.Subject{{Kind: "User", Name: "writer", APIGroup: rbacv1.GroupName}},
 	}))
 	w.writer = w.client(t, w.as("writer"))
+	// Rights are in force some time after they were written.
+	testenv.Eventually(t, "rights", func() error {
+		return errors.Join(
+			w.east.Create(ctx, meshOf("east"), client.DryRunAll), w.west.Create(ctx, meshOf("west"), client.DryRunAll),
+			w.writer.Create(ctx, virtualMesh("probe", "east"), client.DryRunAll), w.writer.List(ctx, &v1alpha1.MeshList{}),
+		)
+	})
 	return w
 }
 

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -202,7 +201,7 @@ func (w *world) start(name string, kubeconfig []byte, args ...string) *program {
 	dir := w.TempDir()
 	file := filepath.Join(dir, "kubeconfig")
 	w.must(os.WriteFile(file, kubeconfig, 0o600))
-	p := &program{w: w, metrics: freeAddress(w), log: filepath.Join(dir, "log"), ended: make(chan error, 1)}
+	p := &program{w: w, metrics: "127.0.0.1:" + testenv.FreePorts(w, 1)[0], log: filepath.Join(dir, "log"), ended: make(chan error, 1)}
 	log, err := os.Create(p.log)
 	w.must(err)
 	p.cmd = exec.Command(filepath.Join(programs, name), append(args, "--metrics-bind-address="+p.metrics, "--health-probe-bind-address=0")...)
@@ -236,14 +235,6 @@ func (p *program) logged(text string) error {
 		err = fmt.Errorf("it has not logged %q", text)
 	}
 	return err
-}
-
-func freeAddress(w *world) string {
-	w.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	w.must(err)
-	defer l.Close()
-	return l.Addr().String()
 }
 
 // memory is that of the program in bytes: at present, and at its peak.

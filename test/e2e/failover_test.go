@@ -48,7 +48,7 @@ spec:
 		t.Helper()
 		answers(t, context, by)
 		for i := range 20 {
-			if o := w.call(context, caller, urls[i%2]); !answeredBy("stock", by)(o) {
+			if o := w.insist(context, caller, urls[i%2]); !answeredBy("stock", by)(o) {
 				t.Fatalf("%s asks %s: %s", cluster(context), urls[i%2], o)
 			}
 		}
@@ -106,7 +106,7 @@ spec:
 		broken := stock
 		broken.args = []string{"--http=:9999"}
 		w.deploy(t, remote, broken)
-		eventually(t, 30*time.Second, "the other cluster answers", func() error {
+		eventually(t, time.Minute, "the other cluster answers", func() error {
 			for range 5 {
 				if o := w.call(remote, caller, urls[0]); !answeredBy("stock", management)(o) {
 					return fmt.Errorf("%s", o)
@@ -122,7 +122,7 @@ spec:
 		federate(t, w, only("reviews.default"))
 		ways := func(what string, want bool) {
 			t.Helper()
-			eventually(t, 30*time.Second, what, func() error {
+			eventually(t, time.Minute, what, func() error {
 				got := w.jsonpath(remote, "{.items[*].spec.endpoints[*].address}", "-n", "default", "serviceentries", "-l", "isthmus.dev/managed-by=isthmus-agent-network")
 				if (got != "") != want {
 					return fmt.Errorf("endpoints %q", got)
@@ -144,7 +144,7 @@ spec:
 	w.run(t, time.Minute, "meshctl", "check", "--context", management)
 	w.kubectl(t, management, "-n", "isthmus-system", "delete", "virtualdestination", "stock")
 	for _, context := range []string{management, remote} {
-		eventually(t, 30*time.Second, cluster(context)+" gives the name up", func() error {
+		eventually(t, time.Minute, cluster(context)+" gives the name up", func() error {
 			if got := w.objects(t, context, ".spec.hosts"); strings.Contains(got, stockName) {
 				return fmt.Errorf("there is\n%s", got)
 			}

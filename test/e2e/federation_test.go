@@ -70,7 +70,7 @@ spec: {host: reviews, subsets: [{name: v1, labels: {version: v1}}, {name: v2, la
 `)
 	subsets := func(want string) {
 		t.Helper()
-		eventually(t, 30*time.Second, "the client has subsets "+want, func() error {
+		eventually(t, time.Minute, "the client has subsets "+want, func() error {
 			if got := w.jsonpath(remote, "{.spec.subsets[*].name}", "-n", "istio-system", "destinationrule", host); got != want {
 				return fmt.Errorf("it has %q", got)
 			}
@@ -91,7 +91,7 @@ spec:
 		second := func(o outcome) bool { return answered(o) && o.version() == "v2" }
 		w.want(t, remote, caller, second, url)
 		for range 8 {
-			if o := w.call(remote, caller, url); !second(o) {
+			if o := w.insist(remote, caller, url); !second(o) {
 				t.Fatalf("subset v2: %s", o)
 			}
 		}
@@ -167,7 +167,7 @@ func federationAdmits(t *testing.T, w *world) {
 	}
 	// An invalid edit changes nothing.
 	patchVM(t, w, `{"spec":{"federation":{"selectors":[{}],"tcpKeepalive":{"time":"1500ms"}}}}`)
-	eventually(t, 30*time.Second, "an edit with an error is refused as a whole", func() error {
+	eventually(t, time.Minute, "an edit with an error is refused as a whole", func() error {
 		state := w.jsonpath(management, "{.status.state} {.status.errors}", "-n", "isthmus-system", "virtualmesh", "virtual-mesh")
 		if !strings.Contains(state, "INVALID") || !strings.Contains(state, "tcpKeepalive.time") {
 			return errors.New(state)
@@ -195,7 +195,7 @@ func federationReports(t *testing.T, w *world) {
 	host := federated("reviews.default", management)
 	said := func(what string, get func() string, words ...string) {
 		t.Helper()
-		eventually(t, 30*time.Second, what, func() error {
+		eventually(t, time.Minute, what, func() error {
 			got := get()
 			for _, word := range words {
 				if !strings.Contains(got, word) {
@@ -237,7 +237,7 @@ spec: {selector: {istio: eastwestgateway}, servers: [{port: {number: 15443, name
 	w.apply(t, remote, "{apiVersion: networking.istio.io/v1, kind: DestinationRule, metadata: {name: mine, namespace: default}, spec: {host: "+host+", trafficPolicy: {loadBalancer: {simple: RANDOM}}}}")
 	said("a DestinationRule that takes the place of ours is told, with what to copy", mesh, "default/mine", "ISTIO_MUTUAL", sni("reviews.default", 9080))
 	w.kubectl(t, remote, "-n", "default", "delete", "destinationrule", "mine")
-	eventually(t, 30*time.Second, "its end is told", func() error {
+	eventually(t, time.Minute, "its end is told", func() error {
 		if got := mesh(); strings.Contains(got, "default/mine") {
 			return errors.New(got)
 		}
@@ -348,7 +348,7 @@ func federationOptions(t *testing.T, w *world) {
 	// permissive, as of old, and keepalive.
 	federate(t, w, `{"permissive":{},"tcpKeepalive":{"probes":3,"time":"17s","interval":"5s"}}`)
 	w.want(t, remote, caller, answeredBy("reviews", management), url)
-	eventually(t, 20*time.Second, "Envoy keeps connections alive", func() error {
+	eventually(t, time.Minute, "Envoy keeps connections alive", func() error {
 		out, err := w.try(time.Minute, "istioctl", "--context", remote, "proxy-config", "cluster", "deploy/caller.default", "--fqdn", host, "-o", "json")
 		for _, port := range []string{"9000", "9080", "9090"} {
 			if !strings.Contains(out, `"outbound|`+port+`||`+host+`"`) {
@@ -408,7 +408,7 @@ func federationOptions(t *testing.T, w *world) {
 		if kind == "NodePort" {
 			want = w.jsonpath(management, "{.spec.ports[0].nodePort}", "-n", "istio-system", "service", "istio-eastwestgateway")
 		}
-		eventually(t, 30*time.Second, "endpoints follow the gateway to a "+kind, func() error {
+		eventually(t, time.Minute, "endpoints follow the gateway to a "+kind, func() error {
 			if got := w.jsonpath(remote, "{.spec.endpoints[*].ports.http}", "-n", "istio-system", "serviceentry", host); got != want {
 				return fmt.Errorf("the port is %q, want %s", got, want)
 			}

@@ -90,7 +90,7 @@ func limitedStrangers(t *testing.T, w *world) {
 	for _, context := range w.contexts {
 		host := federated("ratings.default", other(context))
 		for _, u := range []string{"http://" + host + ":9080/", "tcp://" + host + ":9000", "grpc://" + host + ":9090"} {
-			if o := w.call(context, caller, u); answered(o) || o.Kind == "none" {
+			if o := w.insist(context, caller, u); answered(o) || o.Kind == "none" {
 				t.Errorf("%s: %s: %s", context, u, o)
 			}
 		}
@@ -204,7 +204,7 @@ func limitedAdmits(t *testing.T, w *world) {
 		"its own egress, a name that leads nowhere": append(mesh, "-alpn", "istio", "-sni", serverName("ratings.default", remote, 9080),
 			"http://isthmus-egress."+v1alpha1.GatewaysNamespace+":15443/healthz"),
 	} {
-		if o := w.call(remote, intruder, args...); !refusal(o) {
+		if o := w.insist(remote, intruder, args...); !refusal(o) {
 			t.Errorf("%s: %s", what, o)
 		}
 	}

@@ -23,7 +23,7 @@ func (w *world) applyPolicy(t *testing.T, name, spec string) {
 // invalidPolicy waits until a policy is said not to be in force as it is written, in words that name what is wrong.
 func (w *world) invalidPolicy(t *testing.T, name string, words ...string) {
 	t.Helper()
-	eventually(t, 30*time.Second, "policy "+name+" is not in force as written", func() error {
+	eventually(t, time.Minute, "policy "+name+" is not in force as written", func() error {
 		state := w.jsonpath(management, "{.status.state} {.status.observedGeneration}/{.metadata.generation} {.status.errors} {.status.conditions} {.status.destinations}",
 			"-n", "isthmus-system", "accesspolicy", name)
 		for _, word := range append(words, "INVALID") {
@@ -44,7 +44,7 @@ func (w *world) deletePolicies(t *testing.T, names ...string) {
 func (w *world) noAuthorizationPolicies(t *testing.T) {
 	t.Helper()
 	for _, context := range []string{management, remote} {
-		eventually(t, 30*time.Second, "no policy is left in "+cluster(context), func() error {
+		eventually(t, time.Minute, "no policy is left in "+cluster(context), func() error {
 			if left := w.objects(t, context, ".metadata.uid"); strings.Contains(left, "AuthorizationPolicy") || strings.Contains(left, "PeerAuthentication") {
 				return errors.New(left)
 			}
@@ -237,7 +237,7 @@ func tlsEnforcement(t *testing.T, w *world) {
 	}
 	const strict = `{"selectors":[{}],"tlsEnforcementSettings":{"enforcementMode":"STRICT"}}`
 	w.kubectl(t, management, "-n", "isthmus-system", "patch", "virtualmesh", "virtual-mesh", "--type=json", "-p", `[{"op":"add","path":"/spec/federation","value":`+strict+`}]`)
-	eventually(t, 30*time.Second, "STRICT is refused without Settings, by the name of both fields", func() error {
+	eventually(t, time.Minute, "STRICT is refused without Settings, by the name of both fields", func() error {
 		state := w.jsonpath(management, "{.status.state} {.status.errors}", "-n", "isthmus-system", "virtualmesh", "virtual-mesh")
 		for _, word := range []string{"INVALID", "tlsEnforcementSettings.enforcementMode", "spec.mtls.istio.tlsMode"} {
 			if !strings.Contains(state, word) {

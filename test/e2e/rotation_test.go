@@ -271,7 +271,7 @@ func premature(t *testing.T, w *world) {
 		w.kubectl(t, management, "rollout", "status", "deploy/ratings-v1", "--timeout=120s")
 		w.want(t, remote, caller, trusted, url)
 		for range 10 {
-			if o := w.call(remote, caller, url); !trusted(o) {
+			if o := w.insist(remote, caller, url); !trusted(o) {
 				t.Errorf("%s, and now and then not: %s", far, o)
 			}
 		}
@@ -547,7 +547,7 @@ func (w *world) admitted(t *testing.T, context, dir string) (admitted bool) {
 	t.Helper()
 	ask := fmt.Sprintf("if out=$(openssl s_client -tls1_2 -connect istiod.istio-system.svc:15012 -cert %[1]s/cert-chain.pem -cert_chain %[1]s/cert-chain.pem -key %[1]s/key.pem </dev/null 2>&1); "+
 		"then echo admitted; else echo \"$out\" | grep -o 'alert .*'; fi", dir)
-	eventually(t, 30*time.Second, "an answer of istiod", func() error {
+	eventually(t, time.Minute, "an answer of istiod", func() error {
 		out, err := w.try(time.Minute, "kubectl", "--context", context, "exec", "deploy/caller", "-c", "istio-proxy", "--", "sh", "-c", ask)
 		admitted = strings.HasPrefix(out, "admitted")
 		if !admitted && !strings.HasPrefix(out, "alert unknown ca") {

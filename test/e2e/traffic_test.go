@@ -195,13 +195,23 @@ func (w *world) call(context string, from program, args ...string) outcome {
 	return o
 }
 
+// insist is call, but asks up to three times as long as nothing is answered: for want of time, or because kubectl failed.
+func (w *world) insist(context string, from program, args ...string) (o outcome) {
+	for range 3 {
+		if o = w.call(context, from, args...); o.Kind != "timeout" && o.Kind != "none" {
+			break
+		}
+	}
+	return o
+}
+
 // want polls until the outcome of a request is as wanted: policies and gateways take a moment to reach the proxies.
 func (w *world) want(t *testing.T, context string, from program, what func(outcome) bool, args ...string) outcome {
 	t.Helper()
 	var o outcome
 	start := time.Now()
 	for o = w.call(context, from, args...); !what(o); o = w.call(context, from, args...) {
-		if time.Since(start) > 20*time.Second {
+		if time.Since(start) > time.Minute {
 			t.Fatalf("%s of %s asks %s: %s", from.name, cluster(context), strings.Join(args, " "), o)
 		}
 	}
@@ -379,7 +389,7 @@ func globalAccess(t *testing.T, w *world, value string) {
 // gone waits until a cluster has no name for a service any more.
 func (w *world) gone(t *testing.T, context, host string) {
 	t.Helper()
-	eventually(t, 30*time.Second, cluster(context)+" gives up the name "+host, func() error {
+	eventually(t, time.Minute, cluster(context)+" gives up the name "+host, func() error {
 		if slices.Contains(w.hosts(context), host) {
 			return errors.New("it is still there")
 		}

@@ -232,11 +232,20 @@ func TestLimitedStory(t *testing.T) {
 		t.Error("west passes for east")
 	}
 
-	leaf := string(gateways["east"][0].held[corev1.TLSCertKey])
-	vm.Spec.MTLSConfig.Limited.GatewayCertOptions = &v1alpha1.CertOptions{TTLDays: new(int32(1)), SecretRotationGracePeriodRatio: "0.9999"}
-	if err := hubCluster.Client.Update(ctx, vm); err != nil {
-		t.Fatal(err)
+	edit := func(change func(*v1alpha1.LimitedTrust)) {
+		t.Helper()
+		testenv.Eventually(t, "an edit", func() error {
+			if err := hubCluster.Client.Get(ctx, client.ObjectKeyFromObject(vm), vm); err != nil {
+				return err
+			}
+			change(vm.Spec.MTLSConfig.Limited)
+			return hubCluster.Client.Update(ctx, vm)
+		})
 	}
+	leaf := string(gateways["east"][0].held[corev1.TLSCertKey])
+	edit(func(l *v1alpha1.LimitedTrust) {
+		l.GatewayCertOptions = &v1alpha1.CertOptions{TTLDays: new(int32(1)), SecretRotationGracePeriodRatio: "0.9999"}
+	})
 	leaves := map[string]bool{}
 	goOn("renewal", func() error {
 		leaves[string(gateways["east"][0].held[corev1.TLSCertKey])] = true
@@ -250,11 +259,7 @@ func TestLimitedStory(t *testing.T) {
 		return err
 	})
 
-	vm.Spec.MTLSConfig.Limited.GatewayCertOptions = nil
-	vm.Spec.MTLSConfig.Limited.RotationTrigger = "now"
-	if err := hubCluster.Client.Update(ctx, vm); err != nil {
-		t.Fatal(err)
-	}
+	edit(func(l *v1alpha1.LimitedTrust) { l.GatewayCertOptions, l.RotationTrigger = nil, "now" })
 	goOn("rotation", func() error {
 		root, err := inForce()
 		if err == nil && root == first {

@@ -80,6 +80,10 @@ func TestRenewal(t *testing.T) {
 		}
 		return c
 	}
+	whoami := func(token string) error {
+		return asAgent(token).SubResource("token").Create(ctx, account.DeepCopy(), &authenticationv1.TokenRequest{})
+	}
+	testenv.Eventually(t, "the agent's rights", func() error { return whoami(first) }) // in force some time after they were written
 	now := time.Now()
 	r := &Renewer{Secret: key, Local: cluster.Client, Reader: cluster.Client, Hub: asAgent(first), Now: func() time.Time { return now }}
 	reconcile := func() ctrl.Result {
@@ -111,9 +115,6 @@ func TestRenewal(t *testing.T) {
 		t.Fatalf("bound to %+v", s)
 	}
 
-	whoami := func(token string) error {
-		return asAgent(token).SubResource("token").Create(ctx, account.DeepCopy(), &authenticationv1.TokenRequest{})
-	}
 	if err := whoami(second); err != nil {
 		t.Fatal(err)
 	}

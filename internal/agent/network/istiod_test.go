@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -20,6 +19,7 @@ import (
 
 	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
 	"github.com/isthmus-mesh/isthmus/internal/istio/istiotest"
+	"github.com/isthmus-mesh/isthmus/internal/testenv"
 )
 
 // istiod is a real one that reads a member's API server, with one Envoy that listens to it as the proxy of a pod.
@@ -46,7 +46,8 @@ func (m *member) istiod() istiod {
 	}
 	kubeconfig := write("kubeconfig", m.Kubeconfig(m.w.T, m.Config, m.Config.Host))
 	mesh := write("mesh", []byte("{}"))
-	debug, xds := freePort(m.w.T), freePort(m.w.T)
+	ports := testenv.FreePorts(m.w.T, 2)
+	debug, xds := ports[0], ports[1]
 	m.run(dir, []string{"POD_NAME=istiod", "POD_NAMESPACE=istio-system", "PILOT_ENABLE_ALPN_FILTER=false", "PILOT_ENABLE_METADATA_EXCHANGE=false", "INJECT_ENABLED=false"},
 		filepath.Join(bin, "pilot-discovery"), "discovery", "--kubeconfig", kubeconfig, "--meshConfig", mesh, "--networksConfig", mesh,
 		"--httpAddr", "127.0.0.1:"+debug, "--grpcAddr", "127.0.0.1:"+xds, "--secureGRPCAddr", "", "--httpsAddr", "", "--monitoringAddr", "127.0.0.1:0", "--ctrlz_port", "0")
@@ -87,20 +88,6 @@ func (m *member) run(dir string, env []string, name string, args ...string) {
 			t.Logf("%s: %s", filepath.Base(name), data[max(0, len(data)-8000):])
 		}
 	})
-}
-
-func freePort(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = l.Close() }()
-	_, port, err := net.SplitHostPort(l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return port
 }
 
 // read asks istiod what it tells the proxy.

@@ -526,7 +526,15 @@ func TestPolicy(t *testing.T) {
 	}
 
 	w.story("what allows is there before what denies", func(*testing.T) {
-		w.must(w.hub.Client.Create(w.ctx, accessPolicy("one", "shop")))
+		one := accessPolicy("one", "shop")
+		w.must(w.hub.Client.Create(w.ctx, one))
+		w.eventually("acceptance", func() error {
+			err := w.hub.Client.Get(w.ctx, client.ObjectKeyFromObject(one), one)
+			if err == nil && one.Status.Accepted == nil {
+				err = errors.New("not accepted")
+			}
+			return err
+		})
 		edit(w, w.hub, vm, func(vm *v1alpha1.VirtualMesh) { vm.Spec.GlobalAccessPolicy = v1alpha1.GlobalAccessPolicyEnabled })
 		w.ready(vm)
 		rules(1)

@@ -107,6 +107,10 @@ func TestReporter(t *testing.T) {
 		return o
 	}
 
+	testenv.Eventually(t, "the rights", func() error { // they are in force some time after they were written
+		_, err := reporter.Reconcile(ctx, ctrl.Request{NamespacedName: key})
+		return err
+	})
 	first := look()
 	if nothing := (&v1alpha1.PredecessorStatus{Imports: new(int32)}); !reflect.DeepEqual(first.Status.Predecessor, nothing) {
 		t.Fatalf("in an empty cluster: %+v", first.Status.Predecessor)

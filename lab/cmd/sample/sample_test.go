@@ -73,8 +73,8 @@ func TestLoadCountsEveryKindOfFailure(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
-		got := send(ctx, []client{c}, 50, time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+		got := send(ctx, []client{c}, 10, time.Second)
 		cancel()
 		if got.Sent == 0 || got.Outcomes[want] != got.Sent {
 			t.Errorf("%s: %+v, want every one of %d to be %q", url, got, got.Sent, want)
@@ -103,9 +103,9 @@ func TestEveryURLIsCountedByItself(t *testing.T) {
 		}
 		clients = append(clients, c)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
-	got := send(ctx, clients, 100, time.Second)
+	got := send(ctx, clients, 20, time.Second)
 	for url, kind := range urls {
 		if n := got.URLs[url][kind]; n == 0 || n != got.Outcomes[kind] || len(got.URLs[url]) != 1 {
 			t.Errorf("%s: %v, want %q alone, %d times", url, got.URLs[url], kind, got.Outcomes[kind])
