@@ -474,7 +474,7 @@ type MeshVault struct {
 	// root that the chain of the signing authority ends in, as it was last seen.
 	// +optional
 	Root *RootCertificate `json:"root,omitempty"`
-	// reason for which nothing could be seen when the agent looked last; empty if it could. It becomes that of a condition.
+	// reason for which the agent saw no root, or was not let in, when it looked last; empty if neither. It becomes that of a condition.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=64

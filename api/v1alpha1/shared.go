@@ -14,7 +14,7 @@ const (
 	ConditionStalled = "Stalled"
 	// ConditionTrustEstablished is true on a VirtualMesh when every member mesh uses an intermediate under the shared root.
 	ConditionTrustEstablished = "TrustEstablished"
-	// ConditionVaultReachable is true on a VirtualMesh whose members reach the Vault server that signs for them.
+	// ConditionVaultReachable is true on a VirtualMesh whose members reach the Vault server that signs for them, which lets them in.
 	ConditionVaultReachable = "VaultReachable"
 	// ConditionRootReady is true on a VirtualMesh whose shared root exists and whose private key the hub holds, or Vault.
 	ConditionRootReady = "RootReady"

@@ -22,7 +22,8 @@ const vaultField = sharedField + ".intermediateCertificateAuthority.vault"
 const DefaultVaultMountPath = "/v1/auth/kubernetes"
 
 // VaultEndpoints are the endpoints of Vault's HTTP API that an agent may use, without the leading "/v1/". Nothing else of the
-// server can be asked by what a VirtualMesh says: paths end as those of these endpoints do.
+// server can be asked by what a VirtualMesh says: paths end as those of these endpoints do. What an agent asks about its own token
+// beside is no VirtualMesh's to say.
 type VaultEndpoints struct {
 	// Server is the URL, "<scheme>://<host>[:<port>]" in lower case.
 	Server string

@@ -100,7 +100,7 @@ func TestVaultRoot(t *testing.T) {
 		noOrders()
 	})
 	w.run("what all have found is the root, without a key", func(t *testing.T) {
-		w.finds("west", &first, "")
+		w.finds("west", &first, "VaultDenied") // which anybody may look at
 		w.first("east")
 		w.first("west")
 		vm := w.play("one", "trust", deployed, "east", "west")
@@ -117,6 +117,8 @@ func TestVaultRoot(t *testing.T) {
 		if len(secrets) != 1 || len(secrets[0].Data) != 1 {
 			t.Errorf("root Secrets %v", secrets)
 		}
+		w.sees("one", "complaint", says(v1alpha1.ConditionVaultReachable, metav1.ConditionFalse, "VaultDenied", "in west"))
+		w.finds("west", &first, "")
 		w.sees("one", "no complaint", says(v1alpha1.ConditionVaultReachable, metav1.ConditionTrue, ""))
 	})
 	w.run("the hub signs nothing for it", func(t *testing.T) {
@@ -153,7 +155,7 @@ func TestVaultRoot(t *testing.T) {
 		}
 	})
 	w.run("another root of Vault is a rotation", func(t *testing.T) {
-		w.finds("east", &second, "")
+		w.finds("east", &second, "VaultDenied")
 		w.finds("west", &second, "")
 		var trusted, keys bool
 		after := w.play("one", "rotation", func(vm *v1alpha1.VirtualMesh) error {

@@ -214,21 +214,25 @@ func (a *agent) setupRequesting(_ context.Context, mgr ctrl.Manager, hub cluster
 		Complete(r)
 }
 
-// ofToken leads from a Secret of this namespace that somebody else writes, which may be a token of Vault, to the orders.
-func (a *agent) ofToken(o client.Object, order func(mesh string) []reconcile.Request) (out []reconcile.Request) {
+// ofToken leads from a Secret of this namespace that somebody else writes, which may be a token of Vault, to what each mesh
+// has asked of that.
+func (a *agent) ofToken(o client.Object, of func(mesh string) []reconcile.Request) (out []reconcile.Request) {
 	if o.GetNamespace() != a.Namespace || o.GetLabels()[v1alpha1.LabelManagedBy] != "" {
 		return nil
 	}
 	for _, ns := range a.RootNamespaces {
-		out = append(out, order(kube.MeshName(ns, a.Cluster))...)
+		out = append(out, of(kube.MeshName(ns, a.Cluster))...)
 	}
 	return out
 }
 
-// setupVault adds the report on Vault's root.
+// setupVault adds the report on Vault's root and the credential for it.
 func (a *agent) setupVault(_ context.Context, mgr ctrl.Manager, hub cluster.Cluster) error {
 	r := &VaultReporter{Hub: hub.GetClient(), RootNamespaces: a.RootNamespaces, Now: a.Now, vault: newVaultSigner(a.vault)}
 	namespace := kube.ClusterNamespace(a.Cluster)
+	mesh := func(name string) []reconcile.Request {
+		return []reconcile.Request{{NamespacedName: types.NamespacedName{Namespace: namespace, Name: name}}}
+	}
 	return builder.ControllerManagedBy(mgr).Named("vault").
 		WithOptions(controller.Options{RateLimiter: kube.Retries[reconcile.Request]()}).
 		WatchesRawSource(source.Kind(hub.GetCache(), &v1alpha1.Mesh{}, &handler.TypedEnqueueRequestForObject[*v1alpha1.Mesh]{},
@@ -237,12 +241,15 @@ func (a *agent) setupVault(_ context.Context, mgr ctrl.Manager, hub cluster.Clus
 		WatchesRawSource(source.Kind(hub.GetCache(), &v1alpha1.VirtualMesh{}, handler.TypedEnqueueRequestsFromMapFunc(
 			func(_ context.Context, _ *v1alpha1.VirtualMesh) (out []reconcile.Request) {
 				for _, ns := range a.RootNamespaces {
-					out = append(out, reconcile.Request{NamespacedName: types.NamespacedName{Namespace: namespace, Name: kube.MeshName(ns, a.Cluster)}})
+					out = append(out, mesh(kube.MeshName(ns, a.Cluster))...)
 				}
 				return out
 			}), predicate.TypedFuncs[*v1alpha1.VirtualMesh]{UpdateFunc: func(e event.TypedUpdateEvent[*v1alpha1.VirtualMesh]) bool {
 			return !equality.Semantic.DeepEqual(e.ObjectOld.Status.Accepted, e.ObjectNew.Status.Accepted)
 		}})).
+		WatchesMetadata(&corev1.Secret{}, handler.EnqueueRequestsFromMapFunc(func(_ context.Context, o client.Object) []reconcile.Request {
+			return a.ofToken(o, mesh)
+		})).
 		Complete(r)
 }
 

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/util/workqueue"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -26,6 +27,8 @@ const vaultOwner = "isthmus-agent-vault"
 const (
 	// rootReview is when its root is looked at again.
 	rootReview = time.Minute
+	// credentialReview is when it is shown the credential again, once that was good: so long may it have ended unseen.
+	credentialReview = 10 * time.Minute
 	// firstRetry and lastRetry bound how soon something is tried again that has failed; it takes twice as long each time.
 	firstRetry, lastRetry = 5 * time.Second, 2 * time.Minute
 )
@@ -34,10 +37,17 @@ const (
 type vaultSigner struct {
 	client *vault.Client
 	tries  workqueue.TypedRateLimiter[string]
+	proofs map[string]proof // by mesh; for one reconciler, which works on one at a time
+}
+
+// A proof is when the credential for a server was good.
+type proof struct {
+	ca v1alpha1.VaultCA
+	at time.Time
 }
 
 func newVaultSigner(c *vault.Client) *vaultSigner {
-	return &vaultSigner{client: c, tries: workqueue.NewTypedItemExponentialFailureRateLimiter[string](firstRetry, lastRetry)}
+	return &vaultSigner{client: c, tries: workqueue.NewTypedItemExponentialFailureRateLimiter[string](firstRetry, lastRetry), proofs: map[string]proof{}}
 }
 
 // again is when to try again what has failed at Vault; 0 if nothing has. An agent that asks none has no signer.
@@ -100,7 +110,21 @@ func vaultStall(err error) error {
 	return err
 }
 
-// VaultReporter says in status.vault of each Mesh of this cluster which root the Vault server of its VirtualMesh signs under.
+// prove sees whether the credential for a server is good, unless that was seen a short while ago.
+func (v *vaultSigner) prove(ctx context.Context, mesh string, ca *v1alpha1.VaultCA, now time.Time) error {
+	if p, ok := v.proofs[mesh]; ok && now.Sub(p.at) < credentialReview && equality.Semantic.DeepEqual(&p.ca, ca) {
+		return nil
+	}
+	delete(v.proofs, mesh)
+	if err := v.client.Authenticate(ctx, ca); err != nil {
+		return err
+	}
+	v.proofs[mesh] = proof{*ca.DeepCopy(), now}
+	return nil
+}
+
+// VaultReporter says in status.vault of each Mesh of this cluster which root the Vault server of its VirtualMesh signs under, and
+// what keeps the agent from having anything signed there.
 type VaultReporter struct {
 	// Hub is the hub.
 	Hub client.Client
@@ -152,13 +176,18 @@ func (r *VaultReporter) asks(ctx context.Context, mesh *v1alpha1.Mesh) (vm strin
 	return "", nil, nil
 }
 
-// look asks the server. While it does not answer, the root that was last seen there stands.
+// look asks the server. While it does not answer, the root that was last seen there stands. That is told by anybody: a credential
+// that is not good is reported beside it.
 func (r *VaultReporter) look(ctx context.Context, mesh *v1alpha1.Mesh, vm string, ca *v1alpha1.VaultCA) (*v1alpha1.MeshVault, time.Duration, error) {
 	report := &v1alpha1.MeshVault{VirtualMesh: vm, Server: ca.Server, Namespace: ca.Namespace, CAPath: ca.CAPath}
 	if was := mesh.Status.Vault; was != nil && was.VirtualMesh == vm && was.Server == ca.Server && was.Namespace == ca.Namespace && was.CAPath == ca.CAPath {
 		report.Root = was.Root
 	}
 	root, err := r.vault.client.Root(ctx, ca, r.Now())
+	if err == nil {
+		report.Root = &v1alpha1.RootCertificate{Fingerprint: root.ID().String(), Certificate: string(root.PEM())}
+		err = r.vault.prove(ctx, mesh.Name, ca, r.Now())
+	}
 	if e, ok := errors.AsType[*vault.Error](err); ok {
 		report.Reason, report.Message = e.Reason, e.Message
 		return report, r.vault.again(mesh.Name, vaultStall(err)), nil
@@ -167,6 +196,5 @@ func (r *VaultReporter) look(ctx context.Context, mesh *v1alpha1.Mesh, vm string
 		return nil, 0, err
 	}
 	r.vault.again(mesh.Name, nil)
-	report.Root = &v1alpha1.RootCertificate{Fingerprint: root.ID().String(), Certificate: string(root.PEM())}
 	return report, rootReview, nil
 }

@@ -88,6 +88,9 @@ func TestVaultStory(t *testing.T) {
 		vm.Spec.Meshes = append(vm.Spec.Meshes, v1alpha1.ObjectRef{Name: m.Mesh()})
 		m.Token(token)
 	}
+	ended := server.SignerToken(t, "pki", "4h")
+	server.Write(t, "auth/token/revoke", map[string]any{"token": ended})
+	members[0].Token(ended)
 	vm.Spec.MTLSConfig = &v1alpha1.MTLSConfig{
 		AutoRestartPods: true,
 		Shared: &v1alpha1.SharedTrust{
@@ -138,7 +141,24 @@ func TestVaultStory(t *testing.T) {
 		return metav1.Condition{}
 	}
 
+	// What is wrong with a credential is said before anything has to be signed, and does not keep the root from being taken.
+	goOn("complaint about the token", func() error {
+		if c := condition(v1alpha1.ConditionVaultReachable); c.Status != metav1.ConditionFalse || c.Reason != vault.ReasonDenied || !strings.Contains(c.Message, "put a token that is valid") {
+			return fmt.Errorf("%+v", c)
+		}
+		if !meta.IsStatusConditionTrue(vm.Status.Conditions, v1alpha1.ConditionRootReady) {
+			return errors.New("no root")
+		}
+		return nil
+	})
+	members[0].Token(token)
 	goOn("adoption", func() error { return deployed(first) })
+	goOn("no complaint", func() error {
+		if !meta.IsStatusConditionTrue(vm.Status.Conditions, v1alpha1.ConditionVaultReachable) {
+			return fmt.Errorf("%+v", condition(v1alpha1.ConditionVaultReachable))
+		}
+		return nil
+	})
 	if a, b := members[0].Serves().Certificate, members[1].Serves().Certificate; a.CheckSignatureFrom(first.Certificate()) != nil || bytes.Equal(a.RawSubjectPublicKeyInfo, b.RawSubjectPublicKeyInfo) {
 		t.Error("not signed by Vault, each for a key of its own")
 	}

@@ -197,11 +197,27 @@ func vaultReport(t *testing.T, server *testenv.Vault, root pki.Root, ca v1alpha1
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := vault.New(vault.Options{Servers: []string{server.URL}}, "none", memberCluster.Client, memberCluster.Client)
+	const agentNamespace = "reporting-agent"
+	memberCluster.Namespace(t, agentNamespace, nil)
+	c, err := vault.New(vault.Options{Servers: []string{server.URL}}, agentNamespace, memberCluster.Client, memberCluster.Client)
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &VaultReporter{Hub: hub, RootNamespaces: []string{"istio-system"}, Now: time.Now, vault: newVaultSigner(c)}
+	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: agentNamespace, Name: ca.TokenSecretRef.Name}}
+	if err := memberCluster.Client.Create(ctx, secret); err != nil {
+		t.Fatal(err)
+	}
+	shows := func(token string) {
+		t.Helper()
+		secret.Data = map[string][]byte{"token": []byte(token)}
+		if err := memberCluster.Client.Update(ctx, secret); err != nil {
+			t.Fatal(err)
+		}
+	}
+	token := server.SignerToken(t, "pki", "1h")
+	shows(token)
+	now := time.Now()
+	r := &VaultReporter{Hub: hub, RootNamespaces: []string{"istio-system"}, Now: func() time.Time { return now }, vault: newVaultSigner(c)}
 	look := func() (*v1alpha1.MeshVault, time.Duration) {
 		t.Helper()
 		again, err := r.Reconcile(ctx, ctrl.Request{NamespacedName: key})
@@ -226,6 +242,52 @@ func vaultReport(t *testing.T, server *testenv.Vault, root pki.Root, ca v1alpha1
 	if writes != before {
 		t.Error("written though nothing has changed")
 	}
+	// A token that has ended is told of though nothing has to be signed, beside the root, which is still there for all to see.
+	well := func(when string) {
+		t.Helper()
+		if v, again := look(); v.Root == nil || v.Reason != "" || v.Message != "" || again != rootReview {
+			t.Errorf("%s: %+v, again after %v", when, v, again)
+		}
+	}
+	complains := func(when, reason, says, token string) {
+		t.Helper()
+		v, again := look()
+		if v.Root == nil || v.Root.Fingerprint != root.ID().String() || v.Reason != reason || !strings.Contains(v.Message, says) || again == 0 || again > lastRetry {
+			t.Errorf("%s: %+v, again after %v", when, v, again)
+		}
+		if strings.Contains(v.Message, token) {
+			t.Errorf("%s: it has the token: %s", when, v.Message)
+		}
+	}
+	server.Write(t, "auth/token/revoke", map[string]any{"token": token})
+	now = now.Add(credentialReview - time.Second)
+	well("revoked, and not looked at yet")
+	now = now.Add(time.Second)
+	complains("revoked", vault.ReasonDenied, "Secret "+agentNamespace+"/"+secret.Name, token)
+	before = writes
+	complains("revoked, as before", vault.ReasonDenied, "put a token that is valid", token)
+	if writes != before {
+		t.Error("written though nothing has changed")
+	}
+	token = server.SignerToken(t, "pki", "1h")
+	shows(token)
+	well("another token")
+	server.Write(t, "auth/token/revoke", map[string]any{"token": token})
+	by := func(name string) {
+		t.Helper()
+		vm.Spec.MTLSConfig.Shared.IntermediateCertificateAuthority.Vault.TokenSecretRef = &v1alpha1.LocalSecretRef{Name: name}
+		if err := hubCluster.Client.Update(ctx, vm); err != nil {
+			t.Fatal(err)
+		}
+		accept()
+	}
+	by("absent")
+	complains("another Secret", vault.ReasonCredentialMissing, "there is no Secret "+agentNamespace+"/absent", token)
+	by(secret.Name)
+	complains("the former Secret", vault.ReasonDenied, "put a token that is valid", token)
+	shows(server.SignerToken(t, "pki", "1h"))
+	well("its token replaced")
+
 	server.Seal(t)
 	defer server.Unseal(t)
 	if v, again := look(); v.Root == nil || v.Reason != vault.ReasonSealed || !strings.Contains(v.Message, "unseal") || again == 0 || again > lastRetry {

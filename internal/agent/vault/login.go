@@ -58,6 +58,68 @@ func (s *session) login(ctx context.Context) (logout func(), err error) {
 	return func() { _, _ = s.ask(ctx, http.MethodPost, "auth/token/revoke-self", nil) }, nil // or it ends by itself
 }
 
+// Endpoints that are asked about a token.
+const (
+	lookupSelf = "auth/token/lookup-self"
+	renewSelf  = "auth/token/renew-self"
+	// mountOf, with a path behind it, tells about the engine there.
+	mountOf = "sys/internal/ui/mounts/"
+)
+
+// Authenticate proves that the credential is good, without having anything signed. By Kubernetes it logs in, and out again. A
+// token of a Secret is looked up; and if it can be renewed, and less than half of its life is left, it is renewed, so that a
+// periodic one lives on.
+//
+// Vault answers 403 alike to a token that is not good and to one whose policies do not let it look itself up, which is no fault.
+// mountOf tells them apart: it asks for no policy of its own, and answers any valid token that may do something in the engine. A
+// token that is denied that too has ended, was revoked, or could have nothing signed. A server without this endpoint leaves it
+// open, and then nothing is said. An error that is worth telling people is an *Error.
+func (c *Client) Authenticate(ctx context.Context, ca *v1alpha1.VaultCA) error {
+	s, done, err := c.open(ca)
+	if err != nil {
+		return err
+	}
+	defer done()
+	logout, err := s.login(ctx)
+	if err != nil {
+		return err
+	}
+	defer logout()
+	if s.ca.TokenSecretRef == nil {
+		return nil
+	}
+	var token struct {
+		Renewable   bool  `json:"renewable"`
+		TTL         int64 `json:"ttl"`
+		CreationTTL int64 `json:"creation_ttl"`
+	}
+	err = s.get(ctx, lookupSelf, &token)
+	if isRefusal(err) {
+		return s.knowsToken(ctx)
+	}
+	if err != nil || !token.Renewable || 2*token.TTL >= token.CreationTTL {
+		return err
+	}
+	if _, err := s.ask(ctx, http.MethodPost, renewSelf, nil); !isRefusal(err) {
+		return err
+	}
+	return nil // it is good until it ends
+}
+
+// knowsToken finds out whether the server knows the token where that may not look itself up.
+func (s *session) knowsToken(ctx context.Context) error {
+	_, err := s.ask(ctx, http.MethodGet, mountOf+s.at.Sign, nil)
+	e, ok := errors.AsType[*statusError](err)
+	switch {
+	case !ok:
+		return err
+	case e.code == http.StatusForbidden || e.code == http.StatusUnauthorized:
+		return failed(ReasonDenied, "%s denies the agent %s and %s (%d%s): its token has ended, was revoked or is none, or may do nothing in that engine: %s",
+			s.at.Server, lookupSelf, e.path, e.code, e.said, s.renewal(s.at.Sign, "update"))
+	}
+	return nil
+}
+
 // hide keeps a secret out of errors.
 func (s *session) hide(secret string) {
 	if secret != "" {

@@ -3,7 +3,7 @@
 //
 // What a VirtualMesh says of a server comes from the hub, and the token comes from this cluster. So the agent shows a token only
 // to servers that this cluster's operator has listed, follows no redirects, takes Secrets and ServiceAccounts of its own
-// namespace alone, and asks only endpoints that sign, export a key for that, or log in.
+// namespace alone, and asks only endpoints that sign, export a key for that, log in, or look up and renew the token that is shown.
 package vault
 
 import (
@@ -237,6 +237,12 @@ type statusError struct {
 	path string
 	code int
 	said string
+}
+
+// isRefusal tells the refusal of a request from a server that is not there, or cannot serve.
+func isRefusal(err error) bool {
+	_, ok := errors.AsType[*statusError](err)
+	return ok
 }
 
 func (e *statusError) Error() string { return fmt.Sprintf("%s: %d%s", e.path, e.code, e.said) }

@@ -108,7 +108,7 @@ func TestVault(t *testing.T) {
 	w.secret("vault-token", map[string]string{"token": token + "\n"})
 	for name, f := range map[string]func(*world){
 		"signing": signing, "the root": theRoot, "intermediate CA": intermediateCA, "policy of the guide": policyOfGuide, "exported key": exportedKey, "short-lived CA": shortLivedCA, "namespace": inNamespace,
-		"another root": anotherRoot, "tokens": tokens, "servers": servers, "Kubernetes auth": kubernetesAuth, "outages": outages,
+		"another root": anotherRoot, "tokens": tokens, "credentials": credentials, "servers": servers, "Kubernetes auth": kubernetesAuth, "outages": outages,
 	} {
 		t.Run(name, func(t *testing.T) {
 			part := *w
@@ -343,6 +343,122 @@ func tokens(w *world) {
 	})
 }
 
+// credentials: whether a token is good is found out without having anything signed, also where it may not look itself up; and one
+// that can be renewed is.
+func credentials(w *world) {
+	v := w.server
+	w.ca.TokenSecretRef = &v1alpha1.LocalSecretRef{Name: "credential"}
+	v.Policy(w, "isthmus", "pki")
+	v.Write(w, "sys/policies/acl/elsewhere", map[string]any{"policy": `path "pki_elsewhere/root/sign-intermediate" { capabilities = ["update"] }`})
+	create := func(t *testing.T, in map[string]any) (token string) {
+		t.Helper()
+		token = v.Write(t, "auth/token/create", in)["client_token"].(string)
+		w.secret("credential", map[string]string{"token": token})
+		return token
+	}
+	revoke := func(t *testing.T, token string) {
+		t.Helper()
+		v.Write(t, "auth/token/revoke", map[string]any{"token": token})
+	}
+	denied := func(t *testing.T, token string) {
+		t.Helper()
+		err := w.client().Authenticate(ctx, &w.ca)
+		fails(t, err, vault.ReasonDenied, "put a token that is valid and has a policy with capability update on pki/root/sign-intermediate into Secret "+namespace+"/credential")
+		if err != nil && strings.Contains(err.Error(), token) {
+			t.Errorf("the error has the token: %v", err)
+		}
+	}
+	good := func(t *testing.T) {
+		t.Helper()
+		if err := w.client().Authenticate(ctx, &w.ca); err != nil {
+			t.Error(err)
+		}
+	}
+	bare := map[string]any{"policies": []string{"isthmus"}, "no_default_policy": true}
+
+	for name, in := range map[string]map[string]any{
+		"that lives for an hour": {"policies": []string{"isthmus"}, "ttl": "1h"}, "that may not look itself up": bare,
+		"of a batch": {"policies": []string{"isthmus"}, "type": "batch", "ttl": "1h"}, "of root": {"policies": []string{"root"}},
+	} {
+		w.Run("one "+name, func(t *testing.T) {
+			token := create(t, in)
+			good(t)
+			if in["type"] != "batch" { // which cannot be revoked
+				revoke(t, token)
+				denied(t, token)
+			}
+		})
+	}
+	w.Run("one that expires", func(t *testing.T) {
+		token := create(t, map[string]any{"policies": []string{"isthmus"}, "ttl": "1s", "renewable": false})
+		testenv.Eventually(t, "expiry", func() error {
+			if w.client().Authenticate(ctx, &w.ca) == nil {
+				return errors.New("it is still good")
+			}
+			denied(t, token)
+			return nil
+		})
+	})
+	w.Run("one for something else", func(t *testing.T) {
+		denied(t, create(t, map[string]any{"policies": []string{"elsewhere"}, "no_default_policy": true}))
+	})
+	w.Run("one of the namespace above", func(t *testing.T) {
+		v.Write(t, "sys/namespaces/below", nil)
+		v.Write(t, "below/sys/mounts/pki", map[string]any{"type": "pki"})
+		v.NewRoot(t, "below/pki", "Root of below")
+		v.Policy(t, "below", "below/pki")
+		w.ca.Namespace = "below"
+		defer func() { w.ca.Namespace = "" }()
+		token := create(t, map[string]any{"policies": []string{"below"}, "no_default_policy": true})
+		good(t)
+		revoke(t, token)
+		denied(t, token)
+	})
+	w.Run("none", func(t *testing.T) {
+		w.secret("credential", map[string]string{"other": "x"})
+		fails(t, w.client().Authenticate(ctx, &w.ca), vault.ReasonCredentialMissing, "no key token")
+	})
+	w.Run("a periodic one is renewed", func(t *testing.T) {
+		period := func(period string) {
+			v.Write(t, "auth/token/roles/periodic", map[string]any{"allowed_policies": []string{"isthmus"}, "token_period": period})
+		}
+		period("1h")
+		token := v.Write(t, "auth/token/create/periodic", map[string]any{"policies": []string{"isthmus"}})["client_token"].(string)
+		w.secret("credential", map[string]string{"token": token})
+		of := func() map[string]any { return v.Write(t, "auth/token/lookup", map[string]any{"token": token}) }
+		good(t)
+		if renewed := of()["last_renewal"]; renewed != nil {
+			t.Errorf("renewed at %v, with all its life before it", renewed)
+		}
+		period("10m") // has 50 minutes pass
+		v.Write(t, "auth/token/renew", map[string]any{"token": token})
+		if left := of()["ttl"].(float64); left > 600 {
+			t.Fatalf("%v s are left", left)
+		}
+		period("1h")
+		good(t)
+		if left := of()["ttl"].(float64); left < 3000 {
+			t.Errorf("%v s are left", left)
+		}
+		revoke(t, token)
+		denied(t, token)
+	})
+	w.Run("a server that tells nothing of tokens", func(t *testing.T) {
+		silent := httptest.NewTLSServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+			code := http.StatusForbidden
+			if !strings.HasPrefix(r.URL.Path, "/v1/auth/token/") {
+				code = http.StatusNotFound
+			}
+			rw.WriteHeader(code)
+		}))
+		defer silent.Close()
+		w.options.Servers = append(w.options.Servers, silent.URL)
+		w.ca.Server, w.ca.CABundle = silent.URL, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: silent.Certificate().Raw})
+		w.secret("credential", map[string]string{"token": "s.whatever"})
+		good(t)
+	})
+}
+
 // servers: no token gets anywhere but to a server that this cluster's operator has listed.
 func servers(w *world) {
 	var asked atomic.Int32
@@ -364,6 +480,7 @@ func servers(w *world) {
 		fails(t, err, vault.ReasonServerNotAllowed, "vault.servers")
 		_, _, err = w.client().Sign(ctx, &ca, nil, template, w.root.ID(), time.Now())
 		fails(t, err, vault.ReasonServerNotAllowed, thief.URL)
+		fails(t, w.client().Authenticate(ctx, &ca), vault.ReasonServerNotAllowed, thief.URL)
 		if asked.Load() > 0 {
 			t.Error("it was asked")
 		}
@@ -394,13 +511,16 @@ func servers(w *world) {
 		}
 	})
 	w.Run("a server that says what it was shown", func(t *testing.T) {
+		refuse := func(rw http.ResponseWriter, r *http.Request) {
+			rw.WriteHeader(http.StatusForbidden)
+			_ = json.NewEncoder(rw).Encode(map[string]any{"errors": []string{"no\nto " + r.Header.Get("X-Vault-Token") + strings.Repeat("x", 1000)}})
+		}
 		talkative := httptest.NewTLSServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 			if r.Method == http.MethodGet {
 				_ = json.NewEncoder(rw).Encode(map[string]any{"data": map[string]any{"certificate": string(w.root.PEM())}})
 				return
 			}
-			rw.WriteHeader(http.StatusForbidden)
-			_ = json.NewEncoder(rw).Encode(map[string]any{"errors": []string{"no\nto " + r.Header.Get("X-Vault-Token") + strings.Repeat("x", 1000)}})
+			refuse(rw, r)
 		}))
 		defer talkative.Close()
 		o := w.options
@@ -416,6 +536,12 @@ func servers(w *world) {
 		_, _, err = c.Sign(ctx, &ca, nil, template, w.root.ID(), time.Now())
 		fails(t, err, vault.ReasonDenied, "no to ***")
 		if text := fmt.Sprint(err); strings.Contains(text, "shownshown") || len(text) > 1000 {
+			t.Errorf("the error is %s", text)
+		}
+		talkative.Config.Handler = http.HandlerFunc(refuse)
+		err = c.Authenticate(ctx, &ca)
+		fails(t, err, vault.ReasonDenied, "no to ***")
+		if text := fmt.Sprint(err); strings.Contains(text, "shownshown") {
 			t.Errorf("the error is %s", text)
 		}
 	})
@@ -517,6 +643,9 @@ func kubernetesAuth(w *world) {
 		if _, err := w.sign(w.root); err != nil {
 			t.Error(err)
 		}
+		if err := w.client().Authenticate(ctx, &w.ca); err != nil {
+			t.Error(err)
+		}
 	})
 	run("a role for each cluster", func(t *testing.T) {
 		v.Write(t, "auth/kubernetes/role/of-east", role)
@@ -602,12 +731,17 @@ func kubernetesAuth(w *world) {
 	run("a revoked role", func(t *testing.T) {
 		v.Delete(t, "auth/kubernetes/role/isthmus")
 		_, err := w.sign(w.root)
-		fails(t, err, vault.ReasonLoginRefused, "role isthmus at auth/kubernetes/login")
-		if strings.Contains(err.Error(), "eyJ") {
-			t.Errorf("the error has the token: %v", err)
+		for _, err := range []error{err, w.client().Authenticate(ctx, &w.ca)} {
+			fails(t, err, vault.ReasonLoginRefused, "role isthmus at auth/kubernetes/login")
+			if err != nil && strings.Contains(err.Error(), "eyJ") {
+				t.Errorf("the error has the token: %v", err)
+			}
 		}
 		v.Write(t, "auth/kubernetes/role/isthmus", role)
 		if _, err := w.sign(w.root); err != nil {
+			t.Errorf("given back: %v", err)
+		}
+		if err := w.client().Authenticate(ctx, &w.ca); err != nil {
 			t.Errorf("given back: %v", err)
 		}
 	})
@@ -640,6 +774,7 @@ func outages(w *world) {
 		fails(w.T, err, reason, says)
 		_, err = w.sign(w.root)
 		fails(w.T, err, reason, says)
+		fails(w.T, w.client().Authenticate(ctx, &w.ca), reason, says)
 	}
 	works()
 	v.Seal(w)

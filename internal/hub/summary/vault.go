@@ -9,7 +9,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/internal/membership"
 )
 
-// vaultReachable sums up whether members find what Vault signs under; nil if Vault signs for none. That one does not is no matter
+// vaultReachable sums up whether members find what Vault signs under, and are let in; nil if Vault signs for none. That one does not is no matter
 // of Ready before something has to be signed.
 func (in Input) vaultReachable() *metav1.Condition {
 	trust := accept.TrustIn(in.Accepted)
