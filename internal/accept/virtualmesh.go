@@ -141,6 +141,11 @@ func resolveMembers(spec *v1alpha1.VirtualMeshSpec, prev *v1alpha1.AcceptedVirtu
 			if problem == nil && trust != nil {
 				problem = trust.Problem(mesh)
 			}
+			namesake := func(o v1alpha1.ObjectRef) bool { return o.Name == resolved.Name && o.Namespace != resolved.Namespace }
+			if k := slices.IndexFunc(members, namesake); problem == nil && trust.ByGateways() && k >= 0 {
+				problem = &finding.Finding{Reason: ReasonMeshAmbiguous, Message: fmt.Sprintf(
+					"the member of namespace %s has the same name, by which gateways tell meshes apart: register one of the two clusters under another name", members[k].Namespace)}
+			}
 		}
 		problem = cmp.Or(w.leaving(resolved), problem)
 		if problem != nil {
@@ -167,19 +172,21 @@ func (w World) resolve(ref v1alpha1.ObjectRef, prev *v1alpha1.AcceptedVirtualMes
 			found = append(found, o)
 		}
 	}
-	if len(found) == 1 {
-		return found[0], nil
-	}
 	if prev != nil {
-		for _, o := range prev.Spec.Meshes {
-			if fits(o) && (len(found) == 0 || slices.Contains(found, o)) {
-				if len(found) > 1 {
-					return o, nil
-				}
-				return o, &finding.Finding{Reason: ReasonMeshNotFound, Message: fmt.Sprintf(
-					"the Mesh %s/%s is gone; the member is kept until it is removed from spec.meshes or its cluster is deregistered", o.Namespace, o.Name)}
+		before := slices.DeleteFunc(slices.Clone(prev.Spec.Meshes), func(o v1alpha1.ObjectRef) bool { return !fits(o) })
+		for _, o := range before {
+			if slices.Contains(found, o) {
+				return o, nil
 			}
 		}
+		if len(before) > 0 { // a namesake of another cluster does not take its place
+			o := before[0]
+			return o, &finding.Finding{Reason: ReasonMeshNotFound, Message: fmt.Sprintf(
+				"the Mesh %s/%s is gone; the member is kept until it is removed from spec.meshes or its cluster is deregistered", o.Namespace, o.Name)}
+		}
+	}
+	if len(found) == 1 {
+		return found[0], nil
 	}
 	if byName {
 		ref.Namespace = w.Namespace

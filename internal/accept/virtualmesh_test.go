@@ -58,25 +58,26 @@ func TestMembers(t *testing.T) {
 		reason  string // of the only finding
 		says    string
 	}{
-		"by name":                   {nil, []v1alpha1.ObjectRef{ref("m-east")}, both, []v1alpha1.ObjectRef{ref("m-east", "isthmus-east")}, "", ""},
-		"by name in the hub":        {nil, []v1alpha1.ObjectRef{ref("m-east", hub)}, both, []v1alpha1.ObjectRef{ref("m-east", "isthmus-east")}, "", ""},
-		"by namespace":              {nil, []v1alpha1.ObjectRef{ref("m-east", "isthmus-east")}, both, []v1alpha1.ObjectRef{ref("m-east", "isthmus-east")}, "", ""},
-		"twice":                     {nil, []v1alpha1.ObjectRef{ref("m-east"), ref("m-east", hub)}, both, []v1alpha1.ObjectRef{ref("m-east", "isthmus-east")}, "", ""},
-		"wrong namespace":           {nil, []v1alpha1.ObjectRef{ref("m-east", "isthmus-west"), ref("m-west")}, both, []v1alpha1.ObjectRef{ref("m-west", "isthmus-west")}, accept.ReasonMeshNotFound, "registered"},
-		"a missing one":             {nil, []v1alpha1.ObjectRef{ref("m-north"), ref("m-west")}, both, []v1alpha1.ObjectRef{ref("m-west", "isthmus-west")}, accept.ReasonMeshNotFound, "m-north"},
-		"one that went":             {accepted(ref("m-north", "isthmus-north")), []v1alpha1.ObjectRef{ref("m-north"), ref("m-west")}, both, []v1alpha1.ObjectRef{ref("m-north", "isthmus-north"), ref("m-west", "isthmus-west")}, accept.ReasonMeshNotFound, "kept"},
-		"ambiguous":                 {nil, []v1alpha1.ObjectRef{ref("m")}, world(mesh("m", "isthmus-b"), mesh("m", "isthmus-a")), nil, accept.ReasonMeshAmbiguous, "isthmus-a/m, isthmus-b/m"},
-		"ambiguous since":           {accepted(ref("m", "isthmus-b")), []v1alpha1.ObjectRef{ref("m")}, world(mesh("m", "isthmus-b"), mesh("m", "isthmus-a")), []v1alpha1.ObjectRef{ref("m", "isthmus-b")}, "", ""},
-		"remote":                    {nil, []v1alpha1.ObjectRef{ref("m")}, world(mesh("m", "isthmus-a", remote)), nil, accept.ReasonTrustNotShareable, "another cluster"},
-		"external CA":               {nil, []v1alpha1.ObjectRef{ref("m")}, world(mesh("m", "isthmus-a", external)), nil, accept.ReasonTrustNotShareable, "istio-csr"},
-		"external CA since":         {accepted(ref("m", "isthmus-a")), []v1alpha1.ObjectRef{ref("m")}, world(mesh("m", "isthmus-a", external)), []v1alpha1.ObjectRef{ref("m", "isthmus-a")}, accept.ReasonTrustNotShareable, "istio-csr"},
-		"unknown CA":                {nil, []v1alpha1.ObjectRef{ref("m")}, world(mesh("m", "isthmus-a", func(i *v1alpha1.IstioMesh) { i.CertificateAuthority = "" })), nil, accept.ReasonTrustNotShareable, "not known"},
-		"no SPIFFE ID":              {nil, []v1alpha1.ObjectRef{ref("m")}, world(mesh("m", "isthmus-a", func(i *v1alpha1.IstioMesh) { i.TrustDomain = "a/ns/b" })), nil, v1alpha1.ReasonInvalid, "SPIFFE"},
-		"held by another":           {nil, []v1alpha1.ObjectRef{ref("m-east"), ref("m-west")}, holder(both, "m-east.isthmus-east"), []v1alpha1.ObjectRef{ref("m-west", "isthmus-west")}, accept.ReasonMeshTaken, "two.isthmus-system"},
-		"other trust domain":        {nil, []v1alpha1.ObjectRef{ref("m-east"), ref("m")}, world(east, mesh("m", "isthmus-a", domain("a.example", "cluster.local"))), []v1alpha1.ObjectRef{ref("m-east", "isthmus-east"), ref("m", "isthmus-a")}, accept.ReasonTrustDomain, "trustDomainAliases: [a.example]"},
-		"trust domains as aliases":  {nil, []v1alpha1.ObjectRef{ref("m"), ref("n")}, world(mesh("m", "isthmus-a", domain("a", "b")), mesh("n", "isthmus-b", domain("b", "a"))), []v1alpha1.ObjectRef{ref("m", "isthmus-a"), ref("n", "isthmus-b")}, "", ""},
-		"nothing valid, as before":  {accepted(ref("m-west", "isthmus-west")), []v1alpha1.ObjectRef{ref("m-north")}, both, []v1alpha1.ObjectRef{ref("m-west", "isthmus-west")}, accept.ReasonMeshNotFound, ""},
-		"nothing valid, and before": {nil, []v1alpha1.ObjectRef{ref("m-north")}, both, nil, accept.ReasonMeshNotFound, ""},
+		"by name":                     {nil, []v1alpha1.ObjectRef{ref("m-east")}, both, []v1alpha1.ObjectRef{ref("m-east", "isthmus-east")}, "", ""},
+		"by name in the hub":          {nil, []v1alpha1.ObjectRef{ref("m-east", hub)}, both, []v1alpha1.ObjectRef{ref("m-east", "isthmus-east")}, "", ""},
+		"by namespace":                {nil, []v1alpha1.ObjectRef{ref("m-east", "isthmus-east")}, both, []v1alpha1.ObjectRef{ref("m-east", "isthmus-east")}, "", ""},
+		"twice":                       {nil, []v1alpha1.ObjectRef{ref("m-east"), ref("m-east", hub)}, both, []v1alpha1.ObjectRef{ref("m-east", "isthmus-east")}, "", ""},
+		"wrong namespace":             {nil, []v1alpha1.ObjectRef{ref("m-east", "isthmus-west"), ref("m-west")}, both, []v1alpha1.ObjectRef{ref("m-west", "isthmus-west")}, accept.ReasonMeshNotFound, "registered"},
+		"a missing one":               {nil, []v1alpha1.ObjectRef{ref("m-north"), ref("m-west")}, both, []v1alpha1.ObjectRef{ref("m-west", "isthmus-west")}, accept.ReasonMeshNotFound, "m-north"},
+		"one that went":               {accepted(ref("m-north", "isthmus-north")), []v1alpha1.ObjectRef{ref("m-north"), ref("m-west")}, both, []v1alpha1.ObjectRef{ref("m-north", "isthmus-north"), ref("m-west", "isthmus-west")}, accept.ReasonMeshNotFound, "kept"},
+		"ambiguous":                   {nil, []v1alpha1.ObjectRef{ref("m")}, world(mesh("m", "isthmus-b"), mesh("m", "isthmus-a")), nil, accept.ReasonMeshAmbiguous, "isthmus-a/m, isthmus-b/m"},
+		"a namesake of one that went": {accepted(ref("m", "isthmus-b")), []v1alpha1.ObjectRef{ref("m")}, world(mesh("m", "isthmus-a")), []v1alpha1.ObjectRef{ref("m", "isthmus-b")}, accept.ReasonMeshNotFound, "kept"},
+		"ambiguous since":             {accepted(ref("m", "isthmus-b")), []v1alpha1.ObjectRef{ref("m")}, world(mesh("m", "isthmus-b"), mesh("m", "isthmus-a")), []v1alpha1.ObjectRef{ref("m", "isthmus-b")}, "", ""},
+		"remote":                      {nil, []v1alpha1.ObjectRef{ref("m")}, world(mesh("m", "isthmus-a", remote)), nil, accept.ReasonTrustNotShareable, "another cluster"},
+		"external CA":                 {nil, []v1alpha1.ObjectRef{ref("m")}, world(mesh("m", "isthmus-a", external)), nil, accept.ReasonTrustNotShareable, "istio-csr"},
+		"external CA since":           {accepted(ref("m", "isthmus-a")), []v1alpha1.ObjectRef{ref("m")}, world(mesh("m", "isthmus-a", external)), []v1alpha1.ObjectRef{ref("m", "isthmus-a")}, accept.ReasonTrustNotShareable, "istio-csr"},
+		"unknown CA":                  {nil, []v1alpha1.ObjectRef{ref("m")}, world(mesh("m", "isthmus-a", func(i *v1alpha1.IstioMesh) { i.CertificateAuthority = "" })), nil, accept.ReasonTrustNotShareable, "not known"},
+		"no SPIFFE ID":                {nil, []v1alpha1.ObjectRef{ref("m")}, world(mesh("m", "isthmus-a", func(i *v1alpha1.IstioMesh) { i.TrustDomain = "a/ns/b" })), nil, v1alpha1.ReasonInvalid, "SPIFFE"},
+		"held by another":             {nil, []v1alpha1.ObjectRef{ref("m-east"), ref("m-west")}, holder(both, "m-east.isthmus-east"), []v1alpha1.ObjectRef{ref("m-west", "isthmus-west")}, accept.ReasonMeshTaken, "two.isthmus-system"},
+		"other trust domain":          {nil, []v1alpha1.ObjectRef{ref("m-east"), ref("m")}, world(east, mesh("m", "isthmus-a", domain("a.example", "cluster.local"))), []v1alpha1.ObjectRef{ref("m-east", "isthmus-east"), ref("m", "isthmus-a")}, accept.ReasonTrustDomain, "trustDomainAliases: [a.example]"},
+		"trust domains as aliases":    {nil, []v1alpha1.ObjectRef{ref("m"), ref("n")}, world(mesh("m", "isthmus-a", domain("a", "b")), mesh("n", "isthmus-b", domain("b", "a"))), []v1alpha1.ObjectRef{ref("m", "isthmus-a"), ref("n", "isthmus-b")}, "", ""},
+		"nothing valid, as before":    {accepted(ref("m-west", "isthmus-west")), []v1alpha1.ObjectRef{ref("m-north")}, both, []v1alpha1.ObjectRef{ref("m-west", "isthmus-west")}, accept.ReasonMeshNotFound, ""},
+		"nothing valid, and before":   {nil, []v1alpha1.ObjectRef{ref("m-north")}, both, nil, accept.ReasonMeshNotFound, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got, fs := accept.VirtualMesh(tc.prev, virtualMesh(tc.refs...), tc.world)
@@ -285,6 +286,23 @@ func TestLimitedTrust(t *testing.T) {
 			t.Errorf("members are %v", got.Spec.Meshes)
 		}
 	})
+}
+
+// TestNamesakes: gateways tell meshes apart by their names, so that one of another's name would be in its way.
+func TestNamesakes(t *testing.T) {
+	vm := virtualMesh(ref("m", "isthmus-a"), ref("m", "isthmus-b"))
+	w := world(mesh("m", "isthmus-a"), mesh("m", "isthmus-b"))
+	got, fs := accept.VirtualMesh(nil, vm, w)
+	expect(t, fs, "", "")
+	if len(got.Spec.Meshes) != 2 {
+		t.Errorf("members are %v", got.Spec.Meshes)
+	}
+	vm.Spec.MTLSConfig = &v1alpha1.MTLSConfig{Limited: &v1alpha1.LimitedTrust{}}
+	got, fs = accept.VirtualMesh(nil, vm, w)
+	expect(t, fs, accept.ReasonMeshAmbiguous, "isthmus-a")
+	if len(got.Spec.Meshes) != 1 || got.Spec.Meshes[0].Namespace != "isthmus-a" {
+		t.Errorf("members are %v", got.Spec.Meshes)
+	}
 }
 
 func TestGatewayOptions(t *testing.T) {

@@ -188,11 +188,9 @@ func (d *discovery) orphaned(ctx context.Context, v *view, mesh string) (bool, e
 	return apierrors.IsNotFound(err), client.IgnoreNotFound(err)
 }
 
-// ours reports whether an object of the hub was made by discovery.
-func ours(o client.Object) bool { return o.GetLabels()[v1alpha1.LabelManagedBy] == fieldOwner }
-
 // put writes an object to the hub whole: nobody else has a say in what was discovered. have is the object as it was read,
-// or nil. Labels that others add stay; an object that discovery did not make is left alone.
+// or nil. Labels that others add stay. What is in the namespace of the cluster is discovery's, whatever its labels say: those are
+// written by whoever has the agent's credential in the hub, and what he writes is not to outlive it.
 func (d *discovery) put(ctx context.Context, have, want client.Object) error {
 	gvk, err := d.hub.GroupVersionKindFor(want)
 	if err != nil {
@@ -208,9 +206,12 @@ func (d *discovery) put(ctx context.Context, have, want client.Object) error {
 		log.Info("created in the hub")
 		return nil
 	}
-	if !ours(have) {
-		return reconcile.TerminalError(&kube.ForeignObjectError{Kind: gvk.Kind, Namespace: d.namespace, Name: want.GetName()})
+	labels := maps.Clone(want.GetLabels())
+	if labels == nil {
+		labels = map[string]string{}
 	}
+	labels[v1alpha1.LabelManagedBy] = fieldOwner
+	want.SetLabels(labels)
 	if err := d.hub.Patch(ctx, want, client.MergeFrom(have), client.FieldOwner(fieldOwner)); err != nil {
 		return err
 	}
@@ -218,11 +219,8 @@ func (d *discovery) put(ctx context.Context, have, want client.Object) error {
 	return nil
 }
 
-// remove deletes an object of ours from the hub, as it was read.
+// remove deletes an object from the hub, as it was read.
 func (d *discovery) remove(ctx context.Context, obj client.Object, why string) error {
-	if !ours(obj) {
-		return nil
-	}
 	uid := obj.GetUID()
 	err := d.hub.Delete(ctx, obj, client.Preconditions{UID: &uid})
 	if err == nil {

@@ -570,7 +570,7 @@ func TestDiscovery(t *testing.T) {
 		w.there("reviews.shop", &v1alpha1.Destination{})
 	})
 
-	w.story("what somebody changes in the hub is put right", func(t *testing.T) {
+	w.story("what somebody changes in the hub is put right, whatever labels he takes away", func(t *testing.T) {
 		d := &v1alpha1.Destination{}
 		w.there("reviews.shop", d)
 		if err := w.hub.Client.Delete(w.ctx, d); err != nil {
@@ -578,13 +578,14 @@ func TestDiscovery(t *testing.T) {
 		}
 		w.destination("reviews.shop", identities(shop+"reviews-next"))
 		w.there("reviews.shop", d)
+		delete(d.Labels, v1alpha1.LabelManagedBy)
 		d.Spec.Identities = append(d.Spec.Identities, "spiffe://cluster.local/ns/evil/sa/evil")
 		if err := w.hub.Client.Update(w.ctx, d); err != nil {
 			t.Fatal(err)
 		}
 		w.destination("reviews.shop", identities(shop+"reviews-next"))
 		stray := d.DeepCopy()
-		stray.ObjectMeta = metav1.ObjectMeta{Namespace: hubNamespace, Name: "reviews-shop-east", Labels: d.Labels}
+		stray.ObjectMeta = metav1.ObjectMeta{Namespace: hubNamespace, Name: "reviews-shop-east"}
 		if err := w.hub.Client.Create(w.ctx, stray); err != nil {
 			t.Fatal(err)
 		}
