@@ -91,6 +91,8 @@ func TestGateways(t *testing.T) {
 			t.Errorf("%s: the hub orders %v, want %v", what, got, want)
 		}
 	}
+	w.fails(t, 2, "has no KubernetesCluster east in namespace isthmus-system", uninstall...) // as of another hub
+	h.create(t, &v1alpha1.KubernetesCluster{ObjectMeta: metav1.ObjectMeta{Namespace: v1alpha1.SystemNamespace, Name: "east"}})
 	w.fails(t, 1, "VirtualMesh virtual-mesh.isthmus-system, which has mtlsConfig.limited", uninstall...)
 	for _, err := range []error{
 		exists(w.member.Client, &appsv1.Deployment{}, v1alpha1.GatewaysNamespace, "isthmus-egress"),
