@@ -57,7 +57,11 @@ upgrades them; values given earlier stay unless they are given anew.`,
 				return err
 			}
 			gateways := release{charts.Gateways, namespace, values}
-			rendered, err := gateways.render(kubernetes)
+			upgraded, err := member.upgraded(gateways)
+			if err != nil {
+				return err
+			}
+			rendered, err := upgraded.render(kubernetes)
 			if err != nil {
 				return err
 			}

@@ -32,11 +32,18 @@ func TestGateways(t *testing.T) {
 		t.Fatalf("gateways without Istio: %v", err)
 	}
 	member := &clusterOf{w.member}
-	for _, obj := range istiotest.Manifest("sidecar") {
-		if hook, ok := obj.(*admissionv1.MutatingWebhookConfiguration); ok {
-			member.create(t, hook)
+	injectors := func(of string) {
+		t.Helper()
+		if err := w.member.Client.DeleteAllOf(t.Context(), &admissionv1.MutatingWebhookConfiguration{}); err != nil {
+			t.Fatal(err)
+		}
+		for _, obj := range istiotest.Manifest(of) {
+			if hook, ok := obj.(*admissionv1.MutatingWebhookConfiguration); ok {
+				member.create(t, hook)
+			}
 		}
 	}
+	injectors("sidecar")
 	w.fails(t, 1, "--set revision=REVISION", append(install, "--set", "revision=other")...)
 	w.ok(t, install...)
 	w.ok(t, append(install, "--set", "replicas=1")...) // again
@@ -50,6 +57,15 @@ func TestGateways(t *testing.T) {
 	if err := exists(w.member.Client, ns, "", v1alpha1.GatewaysNamespace); err != nil || ns.Labels["pod-security.kubernetes.io/enforce"] != "restricted" {
 		t.Fatalf("namespace %v: %v", ns.Labels, err)
 	}
+	injectors("revisions")
+	w.fails(t, 1, "--set revision=REVISION", install...)
+	w.ok(t, append(install, "--set", "revision=1-31")...)
+	w.ok(t, install...) // of the same revision
+	if dry := w.ok(t, append(install, "--dry-run")...); !strings.Contains(dry, "istio.io/rev: 1-31") {
+		t.Error("--dry-run does not print the revision that was given earlier")
+	}
+	w.fails(t, 1, "--set revision=REVISION", append(install, "--set", "revision=null")...)
+
 	secret := &corev1.Secret{}
 	secret.Namespace, secret.Name = v1alpha1.GatewaysNamespace, v1alpha1.GatewaySecretName
 	member.create(t, secret)
