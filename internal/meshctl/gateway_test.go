@@ -6,11 +6,16 @@ import (
 	"testing"
 	"time"
 
+	"helm.sh/helm/v3/pkg/release"
+	"helm.sh/helm/v3/pkg/storage"
+	"helm.sh/helm/v3/pkg/storage/driver"
+	helmtime "helm.sh/helm/v3/pkg/time"
 	admissionv1 "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
@@ -65,6 +70,34 @@ func TestGateways(t *testing.T) {
 		t.Error("--dry-run does not print the revision that was given earlier")
 	}
 	w.fails(t, 1, "--set revision=REVISION", append(install, "--set", "revision=null")...)
+
+	clientset, err := kubernetes.NewForConfig(w.member.Config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	releases := storage.Init(driver.NewSecrets(clientset.CoreV1().Secrets(v1alpha1.GatewaysNamespace)))
+	uninstalling := func(since time.Time) { // and interrupted
+		t.Helper()
+		last, err := releases.Last("isthmus-gateways")
+		if err != nil {
+			t.Fatal(err)
+		}
+		last.Info.Status, last.Info.Deleted = release.StatusUninstalling, helmtime.Time{Time: since}
+		if err := releases.Update(last); err != nil {
+			t.Fatal(err)
+		}
+	}
+	uninstalling(time.Now())
+	w.fails(t, 1, "try again in", install...)
+	uninstalling(time.Now().Add(-time.Hour))
+	account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: v1alpha1.GatewaysNamespace, Name: "isthmus-egress"}}
+	if err := w.member.Client.Delete(t.Context(), account); err != nil {
+		t.Fatal(err)
+	}
+	w.ok(t, install...)
+	if err := exists(w.member.Client, account, account.Namespace, account.Name); err != nil {
+		t.Errorf("after an interrupted uninstall: %v", err)
+	}
 
 	secret := &corev1.Secret{}
 	secret.Namespace, secret.Name = v1alpha1.GatewaysNamespace, v1alpha1.GatewaySecretName

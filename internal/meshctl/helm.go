@@ -165,13 +165,17 @@ func (c *cluster) apply(ctx context.Context, r release) error {
 	return nil
 }
 
-// abandoned lets a release be upgraded whose last change was interrupted, so that Helm takes it for being changed by
-// somebody else. That somebody may exist: a change younger than timeout is left alone.
+// abandoned lets a release be upgraded whose last change or removal was interrupted, so that Helm takes it for being changed by
+// somebody else, or for gone. That somebody may exist: a change younger than timeout is left alone.
 func abandoned(config *action.Configuration, last *helmrelease.Release, timeout time.Duration) error {
-	if !last.Info.Status.IsPending() {
+	since := last.Info.LastDeployed
+	switch {
+	case last.Info.Status == helmrelease.StatusUninstalling:
+		since = last.Info.Deleted
+	case !last.Info.Status.IsPending():
 		return nil
 	}
-	if age := time.Since(last.Info.LastDeployed.Time); age < timeout {
+	if age := time.Since(since.Time); age < timeout {
 		return fmt.Errorf("helm release %s is being changed by somebody, or was interrupted %s ago; try again in %s",
 			last.Name, age.Round(time.Second), (timeout - age).Round(time.Second))
 	}
