@@ -34,7 +34,10 @@ VirtualMeshes let go of the cluster's meshes, and the other members of its servi
 The member's Secret cacerts stays: without it, istiod would make up a root of its own at its next start, and proxies would stop
 trusting each other. From then on nobody renews it.
 
-With --force a member that cannot be reached is left as it is, and what is left in it is told.`,
+It is refused where the hub does not know the cluster whose agent the member has, and where the member has no agent while that of
+the cluster is connected: then --context or --member-context names another cluster than you mean.
+
+With --force a member that cannot be reached is left as it is, and what is left in it is told; and hub and member need not agree.`,
 		Args: oneArgument,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx, cancel := c.waiting(cmd)
@@ -52,7 +55,7 @@ With --force a member that cannot be reached is left as it is, and what is left 
 			if err := hub.List(ctx, certificates, client.InNamespace(kube.ClusterNamespace(name))); err != nil {
 				return hub.installed(err)
 			}
-			if err := c.removeAgent(ctx, name); err != nil {
+			if err := c.removeAgent(ctx, hub, key, force); err != nil {
 				var usage usageError
 				switch {
 				case errors.As(err, &usage) && (c.memberGiven() || !force):
@@ -78,12 +81,12 @@ With --force a member that cannot be reached is left as it is, and what is left 
 		},
 	}
 	c.memberFlags(cmd)
-	cmd.Flags().BoolVar(&force, "force", false, "go on if the member cluster cannot be reached or is not given")
+	cmd.Flags().BoolVar(&force, "force", false, "go on if the member cluster cannot be reached or is not given, or hub and member do not agree")
 	return cmd
 }
 
-// removeAgent removes the agent of the named cluster from the member cluster.
-func (c *cli) removeAgent(ctx context.Context, name string) error {
+// removeAgent removes the agent of a hub's cluster from the member cluster.
+func (c *cli) removeAgent(ctx context.Context, hub *cluster, key client.ObjectKey, force bool) error {
 	member, err := c.member()
 	if err != nil {
 		return err
@@ -92,8 +95,13 @@ func (c *cli) removeAgent(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	if other != "" && other != name {
-		return usagef("the agent in the member cluster is that of cluster %q, not %q; see --member-context", other, name)
+	if other != "" && other != key.Name {
+		return usagef("the agent in the member cluster is that of cluster %q, not %q; see --member-context", other, key.Name)
+	}
+	if !force {
+		if err := hub.agrees(ctx, key, other != ""); err != nil {
+			return err
+		}
 	}
 	if err := member.remove(ctx, charts.Agent, v1alpha1.AgentNamespace); err != nil {
 		return err
@@ -112,6 +120,30 @@ func (c *cli) removeAgent(ctx context.Context, name string) error {
 	}
 	c.progress.did("The agent is removed from the member cluster")
 	return nil
+}
+
+// agrees makes sure that the hub knows a cluster whose agent a member has, and that none is connected whose agent is not there. The
+// latter is waited for: an agent counts as connected for a while after a call removed it that was broken off then.
+func (c *cluster) agrees(ctx context.Context, key client.ObjectKey, hasAgent bool) error {
+	return c.until(ctx, func(ctx context.Context) (string, error) {
+		kc := &v1alpha1.KubernetesCluster{}
+		err := c.Get(ctx, key, kc)
+		switch {
+		case client.IgnoreNotFound(err) != nil:
+			return "", err
+		case hasAgent && err != nil:
+			return "", c.unknown(key)
+		case !hasAgent && kc.DeletionTimestamp == nil && meta.IsStatusConditionTrue(kc.Status.Conditions, v1alpha1.ConditionConnected):
+			return fmt.Sprintf("the member cluster has no agent, but that of %s is connected: see that --member-context names its cluster; if the agent was removed just now, wait until it counts as connected no more", key.Name), nil
+		}
+		return "", nil
+	}, changesOf(&v1alpha1.KubernetesClusterList{}, client.InNamespace(key.Namespace), client.MatchingFields{"metadata.name": key.Name}))
+}
+
+// unknown is the error of a hub that does not know the cluster whose agent a member has.
+func (c *cluster) unknown(key client.ObjectKey) error {
+	return usagef("%s has no KubernetesCluster %s in namespace %s, but the member cluster has its agent: see that --context names the hub of the member; to go on nevertheless, use --force",
+		c.role, key.Name, key.Namespace)
 }
 
 // Values of the label isthmus.dev/managed-by of what the agent makes of Istio's kinds.

@@ -4,7 +4,9 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -66,10 +68,8 @@ func TestDeregisterRemovesTheNetwork(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := w.hub.Client.Create(t.Context(), &v1alpha1.KubernetesCluster{ObjectMeta: metav1.ObjectMeta{Namespace: "isthmus-system", Name: "east"}}); err != nil {
-		t.Fatal(err)
-	}
-	(&clusterOf{w.member}).create(t, deployment("isthmus-agent", "isthmus-agent", corev1.Container{Name: "agent", Image: "x", Args: []string{"--cluster=east"}}))
+	agent := deployment("isthmus-agent", "isthmus-agent", corev1.Container{Name: "agent", Image: "x", Args: []string{"--cluster=east"}})
+	(&clusterOf{w.member}).create(t, agent)
 
 	watching, err := client.NewWithWatch(w.member.Config, client.Options{Scheme: testenv.Scheme()})
 	if err != nil {
@@ -88,6 +88,11 @@ func TestDeregisterRemovesTheNetwork(t *testing.T) {
 	defer events.Stop()
 
 	w.fails(t, 2, `that of cluster "east"`, "cluster", "deregister", "west", "--member-context", "member")
+	w.fails(t, 2, "see that --context names the hub", "cluster", "deregister", "east", "--member-context", "member") // as of another hub
+	if err := exists(w.member.Client, &appsv1.Deployment{}, "isthmus-agent", "isthmus-agent"); err != nil {
+		t.Fatalf("after it was refused: %v", err)
+	}
+	(&clusterOf{w.hub}).create(t, &v1alpha1.KubernetesCluster{ObjectMeta: metav1.ObjectMeta{Namespace: "isthmus-system", Name: "east"}})
 	_, said, code := w.meshctl(t, "cluster", "deregister", "east", "--member-context", "member")
 	if code != 0 {
 		t.Fatalf("exit code %d", code)
@@ -114,6 +119,9 @@ func TestDeregisterRemovesTheNetwork(t *testing.T) {
 		if gone := apierrors.IsNotFound(err); gone != (i < len(objects)) {
 			t.Errorf("%s %s: %v", gvk.Kind, o.GetName(), err)
 		}
+	}
+	if err := w.member.Client.Delete(t.Context(), agent); err != nil { // as its chart's release would have
+		t.Fatal(err)
 	}
 	if out := w.ok(t, "cluster", "deregister", "east", "--member-context", "member"); strings.Contains(out, "of kind") {
 		t.Errorf("the second time it removes something: %s", out)
@@ -152,4 +160,37 @@ func TestDeregisterWaits(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.ok(t, args...)
+}
+
+// TestDeregisterElsewhere: a member without an agent is not taken for a cluster whose agent is connected, but an agent that was
+// removed just now is waited for.
+func TestDeregisterElsewhere(t *testing.T) {
+	w := newWorld(t)
+	h := &clusterOf{w.hub}
+	h.Namespace(t, "isthmus-system", nil)
+	kc := &v1alpha1.KubernetesCluster{ObjectMeta: metav1.ObjectMeta{Namespace: "isthmus-system", Name: "east"}}
+	connected := func(is metav1.ConditionStatus) {
+		kc := &v1alpha1.KubernetesCluster{}
+		if err := exists(w.hub.Client, kc, "isthmus-system", "east"); err != nil {
+			t.Error(err)
+		}
+		kc.Status.Conditions = []metav1.Condition{{Type: v1alpha1.ConditionConnected, Status: is, Reason: "X", LastTransitionTime: metav1.Now()}}
+		if err := w.hub.Client.Status().Update(t.Context(), kc); err != nil {
+			t.Error(err)
+		}
+	}
+	args := []string{"cluster", "deregister", "east", "--member-context", "member"}
+	h.create(t, kc)
+	connected(metav1.ConditionTrue)
+	w.fails(t, 1, "has no agent, but that of east is connected", slices.Concat(args, []string{"--timeout", "3s"})...)
+	if err := exists(w.hub.Client, kc, "isthmus-system", "east"); err != nil || kc.DeletionTimestamp != nil {
+		t.Fatalf("the hub forgets a cluster whose agent stays: %v", err)
+	}
+	later := time.AfterFunc(time.Second, func() { connected(metav1.ConditionFalse) })
+	defer later.Stop()
+	w.ok(t, args...)
+
+	h.create(t, &v1alpha1.KubernetesCluster{ObjectMeta: metav1.ObjectMeta{Namespace: "isthmus-system", Name: "east"}})
+	connected(metav1.ConditionTrue)
+	w.ok(t, slices.Concat(args, []string{"--force"})...)
 }

@@ -57,7 +57,11 @@ upgrades them; values given earlier stay unless they are given anew.`,
 				return err
 			}
 			gateways := release{charts.Gateways, namespace, values}
-			rendered, err := gateways.render(kubernetes)
+			upgraded, err := member.upgraded(gateways)
+			if err != nil {
+				return err
+			}
+			rendered, err := upgraded.render(kubernetes)
 			if err != nil {
 				return err
 			}
@@ -186,7 +190,7 @@ under limited trust has a mesh of the cluster as a member: no call to or from ot
 	}
 	c.memberFlags(cmd)
 	gatewaysNamespaceFlag(cmd, &namespace)
-	cmd.Flags().BoolVar(&force, "force", false, "also if a virtual mesh needs them, or the hub does not answer")
+	cmd.Flags().BoolVar(&force, "force", false, "also if a virtual mesh needs them, or the hub does not answer or does not know the member")
 	return cmd
 }
 
@@ -202,8 +206,16 @@ func (c *cli) gatewaysIdle(ctx context.Context, member *cluster) (hub *cluster, 
 	if hub, err = c.hub(); err != nil {
 		return nil, "", err
 	}
+	key := client.ObjectKey{Namespace: c.namespace, Name: name}
+	err = hub.Get(ctx, key, &v1alpha1.KubernetesCluster{})
+	if apierrors.IsNotFound(err) {
+		return nil, "", hub.unknown(key)
+	}
 	virtualMeshes := &v1alpha1.VirtualMeshList{}
-	if err := hub.List(ctx, virtualMeshes); err != nil {
+	if err == nil {
+		err = hub.List(ctx, virtualMeshes)
+	}
+	if err != nil {
 		return nil, "", fmt.Errorf("who needs the gateways: %w; to remove them nevertheless, use --force", hub.installed(err))
 	}
 	for i := range virtualMeshes.Items {

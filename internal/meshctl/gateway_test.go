@@ -6,11 +6,16 @@ import (
 	"testing"
 	"time"
 
+	"helm.sh/helm/v3/pkg/release"
+	"helm.sh/helm/v3/pkg/storage"
+	"helm.sh/helm/v3/pkg/storage/driver"
+	helmtime "helm.sh/helm/v3/pkg/time"
 	admissionv1 "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
@@ -32,11 +37,18 @@ func TestGateways(t *testing.T) {
 		t.Fatalf("gateways without Istio: %v", err)
 	}
 	member := &clusterOf{w.member}
-	for _, obj := range istiotest.Manifest("sidecar") {
-		if hook, ok := obj.(*admissionv1.MutatingWebhookConfiguration); ok {
-			member.create(t, hook)
+	injectors := func(of string) {
+		t.Helper()
+		if err := w.member.Client.DeleteAllOf(t.Context(), &admissionv1.MutatingWebhookConfiguration{}); err != nil {
+			t.Fatal(err)
+		}
+		for _, obj := range istiotest.Manifest(of) {
+			if hook, ok := obj.(*admissionv1.MutatingWebhookConfiguration); ok {
+				member.create(t, hook)
+			}
 		}
 	}
+	injectors("sidecar")
 	w.fails(t, 1, "--set revision=REVISION", append(install, "--set", "revision=other")...)
 	w.ok(t, install...)
 	w.ok(t, append(install, "--set", "replicas=1")...) // again
@@ -50,6 +62,43 @@ func TestGateways(t *testing.T) {
 	if err := exists(w.member.Client, ns, "", v1alpha1.GatewaysNamespace); err != nil || ns.Labels["pod-security.kubernetes.io/enforce"] != "restricted" {
 		t.Fatalf("namespace %v: %v", ns.Labels, err)
 	}
+	injectors("revisions")
+	w.fails(t, 1, "--set revision=REVISION", install...)
+	w.ok(t, append(install, "--set", "revision=1-31")...)
+	w.ok(t, install...) // of the same revision
+	if dry := w.ok(t, append(install, "--dry-run")...); !strings.Contains(dry, "istio.io/rev: 1-31") {
+		t.Error("--dry-run does not print the revision that was given earlier")
+	}
+	w.fails(t, 1, "--set revision=REVISION", append(install, "--set", "revision=null")...)
+
+	clientset, err := kubernetes.NewForConfig(w.member.Config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	releases := storage.Init(driver.NewSecrets(clientset.CoreV1().Secrets(v1alpha1.GatewaysNamespace)))
+	uninstalling := func(since time.Time) { // and interrupted
+		t.Helper()
+		last, err := releases.Last("isthmus-gateways")
+		if err != nil {
+			t.Fatal(err)
+		}
+		last.Info.Status, last.Info.Deleted = release.StatusUninstalling, helmtime.Time{Time: since}
+		if err := releases.Update(last); err != nil {
+			t.Fatal(err)
+		}
+	}
+	uninstalling(time.Now())
+	w.fails(t, 1, "try again in", install...)
+	uninstalling(time.Now().Add(-time.Hour))
+	account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: v1alpha1.GatewaysNamespace, Name: "isthmus-egress"}}
+	if err := w.member.Client.Delete(t.Context(), account); err != nil {
+		t.Fatal(err)
+	}
+	w.ok(t, install...)
+	if err := exists(w.member.Client, account, account.Namespace, account.Name); err != nil {
+		t.Errorf("after an interrupted uninstall: %v", err)
+	}
+
 	secret := &corev1.Secret{}
 	secret.Namespace, secret.Name = v1alpha1.GatewaysNamespace, v1alpha1.GatewaySecretName
 	member.create(t, secret)
@@ -91,6 +140,8 @@ func TestGateways(t *testing.T) {
 			t.Errorf("%s: the hub orders %v, want %v", what, got, want)
 		}
 	}
+	w.fails(t, 2, "has no KubernetesCluster east in namespace isthmus-system", uninstall...) // as of another hub
+	h.create(t, &v1alpha1.KubernetesCluster{ObjectMeta: metav1.ObjectMeta{Namespace: v1alpha1.SystemNamespace, Name: "east"}})
 	w.fails(t, 1, "VirtualMesh virtual-mesh.isthmus-system, which has mtlsConfig.limited", uninstall...)
 	for _, err := range []error{
 		exists(w.member.Client, &appsv1.Deployment{}, v1alpha1.GatewaysNamespace, "isthmus-egress"),

@@ -17,6 +17,7 @@ import (
 	helmrelease "helm.sh/helm/v3/pkg/release"
 	"helm.sh/helm/v3/pkg/storage/driver"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/cli-runtime/pkg/genericclioptions"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -70,6 +71,27 @@ func (f *chartFlags) merged(own map[string]any) (map[string]any, error) {
 type release struct {
 	chart, namespace string
 	values           map[string]any
+}
+
+// upgraded returns the release as apply makes it: with the values that were given earlier, unless they are given anew.
+func (c *cluster) upgraded(r release) (release, error) {
+	config, err := c.helm(r.namespace)
+	if err != nil {
+		return r, err
+	}
+	earlier, err := config.Releases.Deployed(r.chart)
+	if errors.Is(err, driver.ErrNoDeployedReleases) {
+		earlier, err = config.Releases.Last(r.chart)
+	}
+	if errors.Is(err, driver.ErrReleaseNotFound) {
+		return r, nil
+	}
+	if err != nil {
+		return r, fmt.Errorf("%s: reading Helm release %s: %w", c.role, r.chart, err)
+	}
+	// On a copy: a null, which takes an earlier value away, is gone afterwards.
+	r.values = chartutil.CoalesceTables(runtime.DeepCopyJSON(r.values), earlier.Config)
+	return r, nil
 }
 
 // render returns the release's manifests as they would be applied to a cluster of that version of Kubernetes.
@@ -143,13 +165,17 @@ func (c *cluster) apply(ctx context.Context, r release) error {
 	return nil
 }
 
-// abandoned lets a release be upgraded whose last change was interrupted, so that Helm takes it for being changed by
-// somebody else. That somebody may exist: a change younger than timeout is left alone.
+// abandoned lets a release be upgraded whose last change or removal was interrupted, so that Helm takes it for being changed by
+// somebody else, or for gone. That somebody may exist: a change younger than timeout is left alone.
 func abandoned(config *action.Configuration, last *helmrelease.Release, timeout time.Duration) error {
-	if !last.Info.Status.IsPending() {
+	since := last.Info.LastDeployed
+	switch {
+	case last.Info.Status == helmrelease.StatusUninstalling:
+		since = last.Info.Deleted
+	case !last.Info.Status.IsPending():
 		return nil
 	}
-	if age := time.Since(last.Info.LastDeployed.Time); age < timeout {
+	if age := time.Since(since.Time); age < timeout {
 		return fmt.Errorf("helm release %s is being changed by somebody, or was interrupted %s ago; try again in %s",
 			last.Name, age.Round(time.Second), (timeout - age).Round(time.Second))
 	}

@@ -105,7 +105,15 @@ func TestRegistration(t *testing.T) {
 		t.Fatalf("member.yaml: %v", err)
 	}
 
-	w.ok(t, append([]string{"cluster", "rotate-credentials", "east"}, member...)...)
+	rotate := func(name, context string) []string {
+		return []string{"cluster", "rotate-credentials", name, "--member-context", context, "--hub-server", w.hub.Config.Host}
+	}
+	w.fails(t, 2, "it names cluster east", rotate("west", "member")...)
+	w.fails(t, 2, "has no agent", rotate("east", "hub")...)
+	if err := first.List(t.Context(), &v1alpha1.MeshList{}, client.InNamespace("isthmus-east")); err != nil {
+		t.Fatalf("a refused call has revoked the credential: %v", err)
+	}
+	w.ok(t, rotate("east", "member")...)
 	testenv.Eventually(t, "the old credential is refused", func() error { return unauthorized(first) })
 	second, err := w.asAgent(t.Context())
 	if err != nil {

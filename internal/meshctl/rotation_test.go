@@ -3,6 +3,7 @@ package meshctl_test
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"maps"
 	"regexp"
 	"slices"
@@ -12,6 +13,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -223,6 +225,17 @@ func TestRotationWords(t *testing.T) {
 	w.fails(t, 2, "twice", "rotation", "approve", "--waive", westMesh+"=lost", "--waive", westMesh+".isthmus-west=lost")
 	matches(t, w.ok(t, "rotation", "approve", "--waive", westMesh+"=it burnt down, a=b"), `^PENDING`)
 	matches(t, w.ok(t, "rotation", "rollback"), `^VERIFIED`)
+	suspend := func(is bool) {
+		t.Helper()
+		vm := &v1alpha1.VirtualMesh{ObjectMeta: metav1.ObjectMeta{Namespace: "isthmus-system", Name: virtualMesh}}
+		if err := h.Client.Patch(t.Context(), vm, client.RawPatch(types.MergePatchType, fmt.Appendf(nil, `{"spec":{"suspend":%t}}`, is))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	suspend(true)
+	w.fails(t, 1, "spec.suspend is true", "rotation", "approve")
+	w.fails(t, 1, "spec.suspend is true", "rotation", "rollback")
+	suspend(false)
 	words := &v1alpha1.CertificateVerificationList{}
 	if err := h.Client.List(t.Context(), words); err != nil {
 		t.Fatal(err)

@@ -52,6 +52,9 @@ func (c *cli) say(ctx context.Context, action v1alpha1.VerificationAction, args,
 	if err != nil {
 		return err
 	}
+	if vm.Spec.Suspend { // the word would count later, when nobody thinks of it
+		return fmt.Errorf("VirtualMesh %s: spec.suspend is true, so that nothing is changed; unset it first", vm.Name)
+	}
 	v, err := hub.rotation(ctx, vm)
 	if err != nil {
 		return err
