@@ -18,6 +18,7 @@ import (
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
 	"github.com/isthmus-mesh/isthmus/charts"
 	"github.com/isthmus-mesh/isthmus/internal/agent/restart"
 	"github.com/isthmus-mesh/isthmus/internal/testenv"
@@ -83,6 +84,75 @@ func TestAgentTokens(t *testing.T) {
 		if err := request(name); !apierrors.IsForbidden(err) {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+// TestAgentSecrets: an agent that was taken over gets no token of a ServiceAccount by a Secret, and writes beside istiod cacerts alone.
+func TestAgentSecrets(t *testing.T) {
+	ctx := t.Context()
+	cluster := testenv.Start(t)
+	agent := installAgent(t, cluster)
+	secret := func(namespace, name string, kind corev1.SecretType) *corev1.Secret {
+		s := &corev1.Secret{Type: kind, Data: map[string][]byte{"tls.crt": nil, "tls.key": nil}}
+		s.Namespace, s.Name = namespace, name
+		return s
+	}
+	token := func(namespace, name string) *corev1.Secret {
+		s := secret(namespace, name, corev1.SecretTypeServiceAccountToken)
+		s.Data, s.Annotations = nil, map[string]string{corev1.ServiceAccountNameKey: "istiod"}
+		return s
+	}
+	testenv.Eventually(t, "the policy is in force", func() error {
+		if err := agent.Create(ctx, token("istio-system", "istio-ca-secret"), client.DryRunAll); !denied(err) {
+			return fmt.Errorf("err = %w", err)
+		}
+		return nil
+	})
+
+	for _, own := range []*corev1.Secret{
+		secret("istio-system", "cacerts", v1alpha1.SecretTypeIntermediate),
+		secret("isthmus-agent", "isthmus-ca-istiod-istio-system-east", v1alpha1.SecretTypeIntermediate),
+		secret("isthmus-agent", "isthmus-pending-0123456789", corev1.SecretTypeOpaque),
+		secret("isthmus-agent", "isthmus-hub-credential", ""),
+	} {
+		if err := agent.Create(ctx, own); err != nil {
+			t.Fatalf("%s/%s created, which is the agent's business: %v", own.Namespace, own.Name, err)
+		}
+		own.Data["tls.crt"] = []byte("x")
+		if err := agent.Update(ctx, own); err != nil {
+			t.Errorf("%s/%s changed: %v", own.Namespace, own.Name, err)
+		}
+	}
+	if err := cluster.Client.Delete(ctx, secret("istio-system", "cacerts", "")); err != nil {
+		t.Fatal(err)
+	}
+	generated := secret("istio-system", "", corev1.SecretTypeOpaque)
+	generated.GenerateName = "cacerts"
+	for what, s := range map[string]*corev1.Secret{
+		"a token as cacerts":              token("istio-system", "cacerts"),
+		"a token in the own namespace":    token("isthmus-agent", "x"),
+		"what istiod made, in its place":  secret("istio-system", "istio-ca-secret", corev1.SecretTypeOpaque),
+		"another Secret beside istiod":    secret("istio-system", "x", corev1.SecretTypeOpaque),
+		"a name of the API server's":      generated,
+		"a token by which nodes may join": secret("isthmus-agent", "bootstrap-token-abcdef", corev1.SecretTypeBootstrapToken),
+	} {
+		if err := agent.Create(ctx, s); !denied(err) {
+			t.Errorf("%s: err = %v", what, err)
+		}
+	}
+	// Somebody else's, which a changed annotation would make one of another ServiceAccount.
+	theirs := token("isthmus-agent", "theirs")
+	theirs.Annotations[corev1.ServiceAccountNameKey] = "default"
+	account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: "isthmus-agent", Name: "default"}}
+	if err := client.IgnoreAlreadyExists(cluster.Client.Create(ctx, account)); err != nil {
+		t.Fatal(err)
+	}
+	if err := cluster.Client.Create(ctx, theirs); err != nil {
+		t.Fatal(err)
+	}
+	theirs.Annotations[corev1.ServiceAccountNameKey] = "istiod"
+	if err := agent.Update(ctx, theirs); !denied(err) {
+		t.Errorf("a token changed: err = %v", err)
 	}
 }
 
