@@ -241,6 +241,80 @@ func TestAgentOnlyRestarts(t *testing.T) {
 	})
 }
 
+// TestAgentAddresses: the addresses of an agent's hosts lie in the range that the chart says; those of a handed-over one stay.
+func TestAgentAddresses(t *testing.T) {
+	ctx := t.Context()
+	cluster := testenv.Start(t, testenv.IstioCRDs(t))
+	agent := installAgent(t, cluster)
+	entry := func(addresses ...any) *unstructured.Unstructured {
+		return &unstructured.Unstructured{Object: map[string]any{
+			"apiVersion": "networking.istio.io/v1", "kind": "ServiceEntry",
+			"metadata": map[string]any{"namespace": "istio-system", "name": "x", "labels": map[string]any{"isthmus.dev/managed-by": "isthmus-agent-network"}},
+			"spec": map[string]any{
+				"hosts": []any{"reviews.default.svc.west.global"}, "location": "MESH_INTERNAL", "resolution": "STATIC", "addresses": addresses,
+				"subjectAltNames": []any{"spiffe://cluster.local/ns/default/sa/reviews"}, "ports": []any{map[string]any{"number": int64(5432), "name": "tcp"}},
+			},
+		}}
+	}
+	for _, tc := range []struct {
+		addresses string
+		in, out   []any
+	}{
+		{"241.0.0.0/8", []any{"241.0.0.1", "241.255.255.254"}, []any{"240.0.0.1", "242.0.0.1", "24.1.0.1", "2410.0.0.1", "241.0.0.0/8", "241.0.1", "0241.0.0.1", "x.241.0.0.1", "fd00:1::1"}},
+		{"198.18.0.0/15", []any{"198.18.0.1", "198.19.255.254"}, []any{"198.17.0.1", "198.20.0.1", "197.18.0.1"}},
+		{"10.1.2.130/25", []any{"10.1.2.129", "10.1.2.254"}, []any{"10.1.2.127", "10.1.3.129", "10.1.2.256", "11.1.2.129"}},
+		{"128.0.0.0/1", []any{"128.0.0.1", "255.0.0.1"}, []any{"127.0.0.1", "1.1.1.1"}},
+		{"fd00:1::/64", []any{"fd00:1::1", "fd00:1:0:0:8::"}, []any{"fd00:2::1", "::1", "241.0.0.1", "fd00:1::/64"}},
+	} {
+		t.Run(tc.addresses, func(t *testing.T) {
+			for _, obj := range render(t, charts.Agent, "isthmus-agent", map[string]any{"cluster": "east", "federation": map[string]any{"addressRange": tc.addresses}}) {
+				if obj.GetKind() != "ValidatingAdmissionPolicy" || obj.GetName() != "isthmus-member-agent-network" {
+					continue
+				}
+				live := obj.DeepCopy()
+				if err := cluster.Client.Get(ctx, client.ObjectKeyFromObject(obj), live); err != nil {
+					t.Fatal(err)
+				}
+				obj.SetResourceVersion(live.GetResourceVersion())
+				if err := cluster.Client.Update(ctx, obj); err != nil {
+					t.Fatal(err)
+				}
+			}
+			testenv.Eventually(t, "the policy is in force", func() error {
+				if err := agent.Create(ctx, entry(tc.out[0]), client.DryRunAll); !denied(err) {
+					return fmt.Errorf("err = %w", err)
+				}
+				return agent.Create(ctx, entry(tc.in[0]), client.DryRunAll)
+			})
+			for _, a := range tc.in {
+				if err := agent.Create(ctx, entry(a), client.DryRunAll); err != nil {
+					t.Errorf("%s: %v", a, err)
+				}
+			}
+			for _, a := range tc.out {
+				if err := agent.Create(ctx, entry(tc.in[0], a), client.DryRunAll); !denied(err) {
+					t.Errorf("%s: err = %v", a, err)
+				}
+			}
+		})
+	}
+
+	taken := entry("203.0.113.7")
+	if err := cluster.Client.Create(ctx, taken); err != nil {
+		t.Fatal(err)
+	}
+	taken.SetAnnotations(map[string]string{"isthmus.dev/kept": "true"})
+	if err := agent.Update(ctx, taken); err != nil {
+		t.Errorf("one that was handed over: %v", err)
+	}
+	if err := unstructured.SetNestedSlice(taken.Object, []any{"203.0.113.7", "203.0.113.8"}, "spec", "addresses"); err != nil {
+		t.Fatal(err)
+	}
+	if err := agent.Update(ctx, taken); !denied(err) {
+		t.Errorf("one that was handed over, with another address: err = %v", err)
+	}
+}
+
 // denied reports whether an admission policy of the agent refused something.
 func denied(err error) bool {
 	return apierrors.IsInvalid(err) && strings.Contains(err.Error(), "denied request: an agent")
@@ -303,6 +377,28 @@ func TestAgentWritesItsOwnNetwork(t *testing.T) {
 	through["workloadSelector"] = map[string]any{"labels": map[string]any{"isthmus.dev/gateway": "egress"}}
 	onward := entry("MESH_INTERNAL", west+".isthmus.invalid", id)
 	onward["exportTo"] = []any{"."}
+	delete(onward, "addresses")
+	// policy is of a federated host, with the same TLS for all, a port and a subset.
+	policy := func(tls spec, more map[string]any) map[string]any {
+		port := map[string]any{"port": map[string]any{"number": int64(9080)}, "tls": maps.Clone(tls)}
+		out := map[string]any{"tls": maps.Clone(tls), "portLevelSettings": []any{port}}
+		for k, v := range more {
+			port[k], out[k] = v, v
+		}
+		return out
+	}
+	mutual := spec{"mode": "ISTIO_MUTUAL"}
+	gateways := spec{"mode": "MUTUAL", "credentialName": "isthmus-gateway", "subjectAltNames": []any{"spiffe://x/y"}, "sni": sni}
+	tcp := func(settings map[string]any) map[string]any {
+		return map[string]any{"connectionPool": map[string]any{"tcp": settings}}
+	}
+	keepalive := map[string]any{"time": "60s"}
+	ruled := func(host string, policy map[string]any) spec { return spec{"host": host, "trafficPolicy": policy} }
+	with := func(s spec, key string, value any) spec {
+		s = maps.Clone(s)
+		s[key] = value
+		return s
+	}
 	ends := func(host string, port int64, protocol string, tls spec) spec {
 		g := gateway("", host)
 		server := g["servers"].([]any)[0].(map[string]any)
@@ -320,7 +416,8 @@ func TestAgentWritesItsOwnNetwork(t *testing.T) {
 	good := []*unstructured.Unstructured{
 		beside("ServiceEntry", west, through),
 		beside("ServiceEntry", west+".isthmus.invalid", onward),
-		beside("DestinationRule", west, rule(west)),
+		beside("DestinationRule", west, ruled(west, policy(mutual, tcp(map[string]any{"tcpKeepalive": keepalive, "maxConnectionDuration": "30s"})))),
+		beside("DestinationRule", west+".isthmus.invalid", ruled(west+".isthmus.invalid", policy(gateways, tcp(map[string]any{"tcpKeepalive": keepalive})))),
 		beside("Gateway", "isthmus-reviews", ends(sni, 15443, "TLS", spec{"mode": "ISTIO_MUTUAL"})),
 		object("Gateway", "default", "isthmus-ratings", ends(sni, 15443, "TLS", credential("spiffe://x/y"))),
 		object("Gateway", "default", "isthmus-credential-egress", ends("canary.isthmus.invalid", 15445, "HTTPS", credential("spiffe://x/y"))),
@@ -328,16 +425,19 @@ func TestAgentWritesItsOwnNetwork(t *testing.T) {
 		named("isthmus-own-reviews.default.svc.global", own),
 		named("reviews.default.svc.global", entry("MESH_INTERNAL", "reviews.default.svc.global", id)),
 		named("reviews.shop.svc.mesh.example", entry("MESH_INTERNAL", "reviews.shop.svc.mesh.example", id)),
-		object("DestinationRule", "istio-system", "reviews.default.svc.global", rule("reviews.default.svc.global")),
+		object("DestinationRule", "istio-system", "reviews.default.svc.global", ruled("reviews.default.svc.global", policy(mutual, map[string]any{
+			"outlierDetection": map[string]any{"consecutiveGatewayErrors": int64(5)},
+			"loadBalancer":     map[string]any{"localityLbSetting": map[string]any{"enabled": true, "failoverPriority": []any{"isthmus.dev/cluster="}}},
+		}))),
 		object("Gateway", "default", "isthmus-gateway", gateway("AUTO_PASSTHROUGH", "*.default.svc.cluster.local", "reviews.test.svc.cluster.local")),
 		object("ServiceEntry", "istio-system", "reviews.default.svc.west.global", entry("MESH_INTERNAL", "reviews.default.svc.west.global", id)),
-		object("DestinationRule", "istio-system", "reviews.default.svc.west.global", rule("reviews.default.svc.west.global")),
+		object("DestinationRule", "istio-system", "reviews.default.svc.west.global", with(ruled(west, policy(mutual, nil)), "subsets", []any{
+			map[string]any{"name": "v1", "trafficPolicy": policy(mutual, nil)},
+		})),
 		object("ServiceEntry", "istio-system", "reviews.default.remote-cluster", entry("MESH_INTERNAL", "reviews.default.remote-cluster", id)),
 		object("DestinationRule", "istio-system", "reviews.default.remote-cluster", rule("reviews.default.remote-cluster")),
 		object("ServiceEntry", "istio-system", "reviews.default.west", entry("MESH_INTERNAL", "reviews.default.west", id)),
-		object("DestinationRule", "istio-system", "isthmus-keepalive-example.com", spec{"host": "example.com", "trafficPolicy": map[string]any{
-			"connectionPool": map[string]any{"tcp": map[string]any{"tcpKeepalive": map[string]any{"time": "60s"}}},
-		}}),
+		object("DestinationRule", "istio-system", "isthmus-keepalive-example.com", with(ruled("example.com", tcp(map[string]any{"tcpKeepalive": keepalive})), "exportTo", []any{"*"})),
 		object("AuthorizationPolicy", "istio-system", "isthmus-global-access", spec{}),
 		object("AuthorizationPolicy", "default", "isthmus-reviews", spec{"action": "ALLOW", "rules": []any{map[string]any{}}}),
 		object("PeerAuthentication", "istio-system", "isthmus", spec{"mtls": map[string]any{"mode": "STRICT"}}),
@@ -435,6 +535,29 @@ func TestAgentWritesItsOwnNetwork(t *testing.T) {
 		"a port of an own host":                 object("DestinationRule", "istio-system", "x", spec{"host": "reviews.default.svc.cluster.local", "trafficPolicy": map[string]any{"portLevelSettings": []any{map[string]any{"port": map[string]any{"number": int64(80)}, "tls": map[string]any{"mode": "DISABLE"}}}}}),
 		"a detour":                              object("DestinationRule", "istio-system", "x", spec{"host": "api.example.com", "trafficPolicy": map[string]any{"tunnel": map[string]any{"protocol": "CONNECT", "targetHost": "x", "targetPort": int64(1)}}}),
 		"subsets of an own host":                object("DestinationRule", "istio-system", "x", spec{"host": "reviews.default.svc.cluster.local", "subsets": []any{map[string]any{"name": "v1"}}}),
+		"an address of somebody else":           object("ServiceEntry", "istio-system", "x", with(entry("MESH_INTERNAL", west, id), "addresses", []any{"241.0.0.1", "203.0.113.7"})),
+		"a range of addresses":                  object("ServiceEntry", "istio-system", "x", with(entry("MESH_INTERNAL", west, id), "addresses", []any{"241.0.0.0/1"})),
+		"every address":                         object("ServiceEntry", "istio-system", "x", with(entry("MESH_INTERNAL", west, id), "addresses", []any{})),
+		"an address beside a gateway":           beside("ServiceEntry", "x", with(onward, "addresses", []any{"203.0.113.7"})),
+		"every address beside a gateway":        beside("ServiceEntry", "x", with(through, "addresses", []any{})),
+		"plain text":                            object("DestinationRule", "istio-system", "x", ruled(west, policy(spec{"mode": "DISABLE"}, nil))),
+		"whatever TLS there is":                 object("DestinationRule", "istio-system", "x", ruled(west, map[string]any{})),
+		"plain text for a port":                 object("DestinationRule", "istio-system", "x", ruled(west, map[string]any{"tls": mutual, "portLevelSettings": []any{map[string]any{"port": map[string]any{"number": int64(80)}, "tls": map[string]any{"mode": "DISABLE"}}}})),
+		"plain text for a subset":               object("DestinationRule", "istio-system", "x", with(rule(west), "subsets", []any{map[string]any{"name": "v1", "trafficPolicy": policy(spec{"mode": "DISABLE"}, nil)}})),
+		"the gateways' credential elsewhere":    object("DestinationRule", "istio-system", "x", ruled(west, policy(gateways, nil))),
+		"another credential":                    beside("DestinationRule", "x", ruled(west, policy(with(gateways, "credentialName", "website"), nil))),
+		"gateways that nobody verifies":         beside("DestinationRule", "x", ruled(west, policy(with(gateways, "subjectAltNames", []any{}), nil))),
+		"gateways whose certificates are any":   beside("DestinationRule", "x", ruled(west, policy(with(gateways, "insecureSkipVerify", true), nil))),
+		"a detour to a federated host":          object("DestinationRule", "istio-system", "x", ruled(west, map[string]any{"tls": mutual, "tunnel": map[string]any{"protocol": "CONNECT", "targetHost": "x", "targetPort": int64(1)}})),
+		"a federated host for some workloads":   object("DestinationRule", "istio-system", "x", with(rule(west), "workloadSelector", map[string]any{"matchLabels": map[string]any{"app": "x"}})),
+		"an own host for some workloads":        object("DestinationRule", "istio-system", "x", with(ruled("example.com", tcp(map[string]any{"tcpKeepalive": keepalive})), "workloadSelector", map[string]any{"matchLabels": map[string]any{"app": "x"}})),
+		"where an own host's requests go":       object("DestinationRule", "istio-system", "x", ruled("example.com", map[string]any{"loadBalancer": map[string]any{"simple": "PASSTHROUGH"}})),
+		"which of an own host's pods are left":  object("DestinationRule", "istio-system", "x", ruled("example.com", map[string]any{"outlierDetection": map[string]any{"maxEjectionPercent": int64(100)}})),
+		"a header before an own host's bytes":   object("DestinationRule", "istio-system", "x", ruled("example.com", map[string]any{"proxyProtocol": map[string]any{"version": "V1"}})),
+		"no retries of an own host":             object("DestinationRule", "istio-system", "x", ruled("example.com", map[string]any{"retryBudget": map[string]any{"minRetryConcurrency": int64(1)}})),
+		"one request of an own host at a time":  object("DestinationRule", "istio-system", "x", ruled("example.com", map[string]any{"connectionPool": map[string]any{"http": map[string]any{"http1MaxPendingRequests": int64(1)}}})),
+		"one connection of an own host":         object("DestinationRule", "istio-system", "x", ruled("example.com", tcp(map[string]any{"maxConnections": int64(1)}))),
+		"an own host's connections end":         object("DestinationRule", "istio-system", "x", ruled("example.com", tcp(map[string]any{"idleTimeout": "1s"}))),
 		"a PeerAuthentication in that of users": object("PeerAuthentication", "default", "x", spec{"mtls": map[string]any{"mode": "DISABLE"}}),
 	} {
 		if err := agent.Create(ctx, o); !denied(err) {
