@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -216,6 +217,7 @@ func TestAgentOnlyRestarts(t *testing.T) {
 				"label of pods":        inTemplate(patch{"metadata": patch{"labels": patch{"app": "istiod", "x": "y"}}}),
 				"label":                {"metadata": patch{"labels": patch{"x": "y"}}},
 				"owner that is gone":   orphan,
+				"finalizer of pods":    inTemplate(patch{"metadata": patch{"finalizers": []any{"example.com/x"}}}),
 				"image with a restart": inTemplate(patch{"metadata": annotations(restart.Annotation, "2")["metadata"], "spec": image["spec"]}),
 			} {
 				if err := try(obj, p); !denied(err) {
@@ -224,6 +226,54 @@ func TestAgentOnlyRestarts(t *testing.T) {
 			}
 		})
 	}
+	for name, tc := range map[string]struct {
+		obj client.Object
+		p   patch
+	}{
+		"no pods":                         {objects[1], patch{"replicas": 0}},
+		"no pods of a StatefulSet":        {objects[2], patch{"replicas": 0}},
+		"paused":                          {objects[1], patch{"paused": true}},
+		"all at once":                     {objects[1], patch{"strategy": patch{"type": "Recreate", "rollingUpdate": nil}}},
+		"a history":                       {objects[1], patch{"revisionHistoryLimit": 0}},
+		"no deadline":                     {objects[1], patch{"progressDeadlineSeconds": 9999}},
+		"volumes that go":                 {objects[2], patch{"persistentVolumeClaimRetentionPolicy": patch{"whenScaled": "Delete"}}},
+		"a StatefulSet that stays":        {objects[2], patch{"updateStrategy": patch{"type": "OnDelete", "rollingUpdate": nil}}},
+		"a StatefulSet at another pace":   {objects[2], patch{"minReadySeconds": 1}},
+		"a DaemonSet that stays":          {objects[3], patch{"updateStrategy": patch{"type": "OnDelete", "rollingUpdate": nil}}},
+		"a DaemonSet that is interrupted": {objects[3], patch{"updateStrategy": patch{"rollingUpdate": patch{"maxUnavailable": "100%"}}}},
+	} {
+		if err := try(tc.obj, patch{"spec": tc.p}); !denied(err) {
+			t.Errorf("%s: err = %v", name, err)
+		}
+	}
+	t.Run("at a pace of its own, which is set back", func(t *testing.T) {
+		istiod := restart.Target{Kind: restart.Deployment, Namespace: meta.Namespace, Name: meta.Name}
+		get := func() *appsv1.Deployment {
+			d := &appsv1.Deployment{}
+			if err := cluster.Client.Get(ctx, client.ObjectKeyFromObject(objects[1]), d); err != nil {
+				t.Fatal(err)
+			}
+			return d
+		}
+		before := get().Spec
+		if _, err := (restart.Plan{Waves: [][]restart.Target{{istiod}}, Token: "1", MinReady: 10}).Advance(ctx, agent); err != nil {
+			t.Fatal(err)
+		}
+		d := get()
+		if d.Spec.MinReadySeconds != 10 || d.Spec.Strategy.RollingUpdate.MaxSurge.IntValue() != 1 {
+			t.Errorf("it rolls by %+v", d.Spec)
+		}
+		d.Status = appsv1.DeploymentStatus{ObservedGeneration: d.Generation, Replicas: 1, UpdatedReplicas: 1, ReadyReplicas: 1, AvailableReplicas: 1}
+		if err := cluster.Client.Status().Update(ctx, d); err != nil {
+			t.Fatal(err)
+		}
+		if err := restart.SetBack(ctx, agent, istiod); err != nil {
+			t.Fatal(err)
+		}
+		if d := get(); d.Spec.MinReadySeconds != 0 || !reflect.DeepEqual(d.Spec.Strategy, before.Strategy) {
+			t.Errorf("afterwards it is %+v", d.Spec)
+		}
+	})
 	t.Run("Pod", func(t *testing.T) {
 		if err := try(objects[4], annotations("isthmus.dev/cacerts-projected", "1")); err != nil {
 			t.Fatalf("touching a pod, which is the agent's business: %v", err)
