@@ -11,7 +11,9 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	authenticationv1 "k8s.io/api/authentication/v1"
+	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -22,6 +24,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
 	"github.com/isthmus-mesh/isthmus/charts"
 	"github.com/isthmus-mesh/isthmus/internal/agent/restart"
+	"github.com/isthmus-mesh/isthmus/internal/kube"
 	"github.com/isthmus-mesh/isthmus/internal/testenv"
 )
 
@@ -620,5 +623,84 @@ func TestAgentWritesItsOwnNetwork(t *testing.T) {
 		if err := agent.Create(ctx, o); !apierrors.IsForbidden(err) {
 			t.Errorf("%s: err = %v", kind, err)
 		}
+	}
+}
+
+// TestAgentFinalizers: in the hub, an agent puts no finalizer on anything, by which the namespace of a cluster that was evicted would
+// stay for ever; what has one of somebody else it still writes.
+func TestAgentFinalizers(t *testing.T) {
+	ctx := t.Context()
+	cluster := testenv.Start(t)
+	const cn = "agent" // whose agent in the hub has the name of that in a member of these tests
+	namespace := kube.ClusterNamespace(cn)
+	for _, ns := range []string{"isthmus-system", namespace} {
+		cluster.Namespace(t, ns, nil)
+	}
+	agent := installAsAgent(t, cluster, charts.Hub, "isthmus-system", nil)
+	bound := &rbacv1.RoleBinding{
+		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "agent"},
+		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "isthmus-agent"},
+		Subjects:   []rbacv1.Subject{{Kind: "ServiceAccount", Namespace: namespace, Name: "isthmus-agent"}},
+	}
+	if err := cluster.Client.Create(ctx, bound); err != nil {
+		t.Fatal(err)
+	}
+	mesh := func() client.Object {
+		return &v1alpha1.Mesh{
+			ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: kube.MeshName("istio-system", cn)},
+			Spec: v1alpha1.MeshSpec{Cluster: cn, Istio: v1alpha1.IstioMesh{
+				RootNamespace: "istio-system", TrustDomain: "cluster.local", IstiodServiceAccount: "istiod",
+				CertificateAuthority: v1alpha1.CertificateAuthorityIstiod,
+			}},
+		}
+	}
+	lease := func() client.Object {
+		return &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "isthmus-agent"}}
+	}
+	stay := []string{"example.com/stay"}
+	testenv.Eventually(t, "the policy is in force", func() error {
+		o := lease()
+		o.SetFinalizers(stay)
+		if err := agent.Create(ctx, o, client.DryRunAll); !denied(err) {
+			return fmt.Errorf("err = %w", err)
+		}
+		return nil
+	})
+	for name, made := range map[string]func() client.Object{"Mesh": mesh, "Lease": lease} {
+		t.Run(name, func(t *testing.T) {
+			o := made()
+			o.SetFinalizers(stay)
+			if err := agent.Create(ctx, o); !denied(err) {
+				t.Errorf("created with a finalizer: err = %v", err)
+			}
+			o = made()
+			if err := agent.Create(ctx, o); err != nil {
+				t.Fatalf("created, which is the agent's business: %v", err)
+			}
+			o.SetLabels(map[string]string{"x": "y"})
+			if err := agent.Update(ctx, o); err != nil {
+				t.Errorf("changed: %v", err)
+			}
+			o.SetFinalizers(stay)
+			if err := agent.Update(ctx, o.DeepCopyObject().(client.Object)); !denied(err) {
+				t.Errorf("a finalizer later on: err = %v", err)
+			}
+			if err := cluster.Client.Update(ctx, o); err != nil {
+				t.Fatalf("one of somebody else: %v", err)
+			}
+			o.SetLabels(map[string]string{"x": "z"})
+			if err := agent.Update(ctx, o); err != nil {
+				t.Errorf("changed under it: %v", err)
+			}
+			if m, ok := o.(*v1alpha1.Mesh); ok {
+				if err := agent.Status().Update(ctx, m); err != nil {
+					t.Errorf("status: %v", err)
+				}
+			}
+			o.SetFinalizers(nil)
+			if err := agent.Update(ctx, o); !denied(err) {
+				t.Errorf("taken away: err = %v", err)
+			}
+		})
 	}
 }
