@@ -320,6 +320,27 @@ func TestClusterEvict(t *testing.T) {
 				},
 			},
 		})
+	// Somebody has taken west out of by-git in Git. It is trusted there as before.
+	byGit := rotating("isthmus-west", "in-git", 4)
+	byGit.Spec.VirtualMesh.Name = "by-git"
+	h.create(t, byGit, &v1alpha1.VirtualMesh{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "isthmus-system", Name: "by-git"},
+		Spec: v1alpha1.VirtualMeshSpec{
+			Meshes:     []v1alpha1.ObjectRef{{Name: eastMesh, Namespace: "isthmus-east"}},
+			MTLSConfig: &v1alpha1.MTLSConfig{Shared: &v1alpha1.SharedTrust{RotationTrigger: "2026-11-26T00:00:00Z"}},
+		},
+	})
+	triggers := func() (out []string) {
+		for _, name := range []string{virtualMesh, "by-git"} {
+			vm := &v1alpha1.VirtualMesh{}
+			if err := exists(h.Client, vm, "isthmus-system", name); err != nil {
+				t.Fatal(err)
+			}
+			out = append(out, vm.Spec.MTLSConfig.Shared.RotationTrigger)
+		}
+		return out
+	}
+	before := triggers()
 	followed := &v1alpha1.VirtualMesh{}
 	if err := exists(h.Client, followed, "isthmus-system", virtualMesh); err != nil {
 		t.Fatal(err)
@@ -331,6 +352,7 @@ func TestClusterEvict(t *testing.T) {
 	}
 	evict := func(more ...string) []string { return append([]string{"cluster", "evict", "west"}, more...) }
 	w.fails(t, 2, "--reason is required", evict("--yes")...)
+	w.fails(t, 2, "VirtualMesh by-git has lost its meshes already, and gets a new root.", evict("--reason", "stolen")...)
 	w.fails(t, 2, "give --yes", evict("--reason", "stolen")...)
 	if err := exists(h.Client, &corev1.Secret{}, "isthmus-west", registration.CredentialName); err != nil {
 		t.Fatalf("it was not confirmed: %v", err)
@@ -347,8 +369,17 @@ func TestClusterEvict(t *testing.T) {
 	if err := exists(h.Client, &v1alpha1.IssuedCertificate{}, "isthmus-west", westMesh); err != nil {
 		t.Fatalf("the order: %v", err)
 	}
+	begun := triggers()
+	for i := range begun {
+		if begun[i] == before[i] {
+			t.Errorf("no rotation begins where west is trusted: %q", begun)
+		}
+	}
 	h.status(t, "isthmus-system", virtualMesh, func(vm *v1alpha1.VirtualMesh) { vm.Status.Accepted.Spec.Meshes = vm.Spec.Meshes })
 	w.ok(t, evict("--reason", "stolen", "--yes")...)
+	if now := triggers(); !slices.Equal(now, begun) {
+		t.Errorf("another rotation begins: rotationTrigger was %q and is %q", begun, now)
+	}
 
 	for _, gone := range []struct {
 		obj  client.Object
