@@ -131,6 +131,9 @@ func (e *eviction) plan(ctx context.Context) error {
 		vm := &virtualMeshes.Items[i]
 		edit := without(vm, string(namespace), names)
 		switch {
+		case vm.Spec.Suspend && (len(edit.gone) > 0 || e.ordered(vm) || countsOn(vm, string(namespace)) != ""):
+			return fmt.Errorf("VirtualMesh %s is suspended, so that the hub would leave everything of cluster %s as it is: unset spec.suspend of VirtualMesh %s first; nothing was changed",
+				vm.Name, e.cluster, vm.Name)
 		case len(edit.gone) == 0 && (!e.ordered(vm) || e.begun(vm)):
 			continue
 		case len(edit.gone) == 0:

@@ -364,11 +364,26 @@ func TestClusterEvict(t *testing.T) {
 		t.Fatal(err)
 	}
 
+	held := &v1alpha1.VirtualMesh{ObjectMeta: metav1.ObjectMeta{Namespace: "isthmus-system", Name: "held"}}
+	held.Spec.Meshes, held.Spec.Suspend = []v1alpha1.ObjectRef{west, {Name: eastMesh}}, true
+	h.create(t, held)
+	w.fails(t, 1, "unset spec.suspend of VirtualMesh held first", evict("--reason", "stolen", "--yes")...)
+	if err := exists(h.Client, &corev1.Secret{}, "isthmus-west", registration.CredentialName); err != nil {
+		t.Fatalf("something was changed: %v", err)
+	}
+	if err := h.Client.Delete(t.Context(), held); err != nil {
+		t.Fatal(err)
+	}
+
 	// Without a hub that lets go, orders stay; the next call goes on.
 	w.fails(t, 1, "waiting for VirtualMesh virtual-mesh to let go of mesh "+westMesh, evict("--reason", "stolen", "--yes", "--timeout", "10s")...)
 	if err := exists(h.Client, &v1alpha1.IssuedCertificate{}, "isthmus-west", westMesh); err != nil {
 		t.Fatalf("the order: %v", err)
 	}
+	h.status(t, "isthmus-system", virtualMesh, func(vm *v1alpha1.VirtualMesh) {
+		vm.Status.ObservedGeneration, vm.Status.State, vm.Status.Errors = vm.Generation, v1alpha1.StateInvalid, []string{"spec.federation: no"}
+	})
+	w.fails(t, 1, "to let go of mesh "+westMesh+": its spec is refused, put it right: spec.federation: no", evict("--reason", "stolen", "--yes", "--timeout", "10s")...)
 	begun := triggers()
 	for i := range begun {
 		if begun[i] == before[i] {
