@@ -182,18 +182,20 @@ func replacing(vm *v1alpha1.VirtualMesh) edit {
 	return out
 }
 
-// without is a VirtualMesh without the meshes of a cluster's namespace, of which names are known, and with another root.
+// without is a VirtualMesh without the meshes of a cluster's namespace, and with another root. names are those that the cluster
+// gives its meshes: they count only where it is not on record whose mesh a name means.
 func without(vm *v1alpha1.VirtualMesh, namespace string, names sets.Set[string]) edit {
-	known := names.Clone()
-	if vm.Status.Accepted != nil {
-		for _, ref := range vm.Status.Accepted.Spec.Meshes {
-			if ref.Namespace == namespace {
-				known.Insert(ref.Name)
+	its := func(ref v1alpha1.ObjectRef) bool {
+		if ref.Namespace != "" && ref.Namespace != vm.Namespace {
+			return ref.Namespace == namespace
+		}
+		if accepted := vm.Status.Accepted; accepted != nil {
+			named := func(o v1alpha1.ObjectRef) bool { return o.Name == ref.Name }
+			if i := slices.IndexFunc(accepted.Spec.Meshes, named); i >= 0 {
+				return accepted.Spec.Meshes[i].Namespace == namespace
 			}
 		}
-	}
-	its := func(ref v1alpha1.ObjectRef) bool {
-		return ref.Namespace == namespace || (ref.Namespace == "" || ref.Namespace == vm.Namespace) && known.Has(ref.Name)
+		return names.Has(ref.Name)
 	}
 	out := replacing(vm)
 	spec := &out.is.Spec

@@ -304,11 +304,14 @@ func TestRotationStart(t *testing.T) {
 func TestClusterEvict(t *testing.T) {
 	w, h := rotatingWorld(t)
 	west := v1alpha1.ObjectRef{Name: westMesh, Namespace: "isthmus-west"}
+	mesh := v1alpha1.MeshSpec{
+		Cluster: "west", Istio: v1alpha1.IstioMesh{RootNamespace: "istio-system", TrustDomain: "cluster.local", IstiodServiceAccount: "istiod"},
+	}
 	h.create(t,
 		&v1alpha1.KubernetesCluster{ObjectMeta: metav1.ObjectMeta{Namespace: "isthmus-system", Name: "west"}},
-		&v1alpha1.Mesh{ObjectMeta: metav1.ObjectMeta{Namespace: "isthmus-west", Name: westMesh}, Spec: v1alpha1.MeshSpec{
-			Cluster: "west", Istio: v1alpha1.IstioMesh{RootNamespace: "istio-system", TrustDomain: "cluster.local", IstiodServiceAccount: "istiod"},
-		}},
+		&v1alpha1.Mesh{ObjectMeta: metav1.ObjectMeta{Namespace: "isthmus-west", Name: westMesh}, Spec: mesh},
+		// It has called one by the name of another cluster's, to have that taken out.
+		&v1alpha1.Mesh{ObjectMeta: metav1.ObjectMeta{Namespace: "isthmus-west", Name: eastMesh}, Spec: mesh},
 		&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "isthmus-west", Name: registration.CredentialName}},
 		&v1alpha1.VirtualMesh{
 			ObjectMeta: metav1.ObjectMeta{Namespace: "isthmus-system", Name: "by-name"},
@@ -319,6 +322,9 @@ func TestClusterEvict(t *testing.T) {
 					Permissive: &v1alpha1.Empty{},
 				},
 			},
+			Status: v1alpha1.VirtualMeshStatus{Accepted: &v1alpha1.AcceptedVirtualMesh{Generation: 1, Spec: v1alpha1.VirtualMeshSpec{
+				Meshes: []v1alpha1.ObjectRef{{Name: eastMesh, Namespace: "isthmus-east"}},
+			}}},
 		})
 	// Somebody has taken west out of by-git in Git. It is trusted there as before.
 	byGit := rotating("isthmus-west", "in-git", 4)
@@ -365,7 +371,7 @@ func TestClusterEvict(t *testing.T) {
 	}
 
 	held := &v1alpha1.VirtualMesh{ObjectMeta: metav1.ObjectMeta{Namespace: "isthmus-system", Name: "held"}}
-	held.Spec.Meshes, held.Spec.Suspend = []v1alpha1.ObjectRef{west, {Name: eastMesh}}, true
+	held.Spec.Meshes, held.Spec.Suspend = []v1alpha1.ObjectRef{west, {Name: eastMesh, Namespace: "isthmus-east"}}, true
 	h.create(t, held)
 	w.fails(t, 1, "unset spec.suspend of VirtualMesh held first", evict("--reason", "stolen", "--yes")...)
 	if err := exists(h.Client, &corev1.Secret{}, "isthmus-west", registration.CredentialName); err != nil {
@@ -421,7 +427,7 @@ func TestClusterEvict(t *testing.T) {
 	if err := exists(h.Client, vm, "isthmus-system", "by-name"); err != nil {
 		t.Fatal(err)
 	}
-	if f := vm.Spec.Federation; len(vm.Spec.Meshes) != 1 || len(f.Selectors) != 0 || f.Permissive != nil {
+	if f := vm.Spec.Federation; !slices.Equal(vm.Spec.Meshes, []v1alpha1.ObjectRef{{Name: eastMesh}}) || len(f.Selectors) != 0 || f.Permissive != nil {
 		t.Errorf("what was federated to west alone is federated to others: %+v", vm.Spec)
 	}
 	out, _, _ := w.meshctl(t, "check")
