@@ -96,6 +96,24 @@ func TestRegistration(t *testing.T) {
 			t.Error("it was deleted")
 		}
 	})
+	w.run("when that is gone, the cluster is registered", func(t *testing.T) {
+		kc := &v1alpha1.KubernetesCluster{ObjectMeta: metav1.ObjectMeta{Name: "theirs", Namespace: system}}
+		w.create(kc)
+		testenv.Eventually(t, "refusal", func() error {
+			w.get(kc, system, "theirs")
+			return is(kc.Status.Conditions, v1alpha1.ConditionStalled, metav1.ConditionTrue, "NamespaceTaken")
+		})
+		ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "isthmus-theirs"}}
+		if err := w.Delete(ctx, ns); err != nil {
+			t.Fatal(err)
+		}
+		w.get(ns, "", "isthmus-theirs")
+		ns.Spec.Finalizers = nil // as its controller does
+		if err := w.SubResource("finalize").Update(ctx, ns); err != nil {
+			t.Fatal(err)
+		}
+		w.registered("theirs")
+	})
 	w.run("deregistered, all is gone", func(t *testing.T) {
 		w.remove(&v1alpha1.KubernetesCluster{ObjectMeta: metav1.ObjectMeta{Name: "east", Namespace: system}})
 		ns := &corev1.Namespace{}

@@ -2,6 +2,7 @@ package meshctl
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -29,6 +30,7 @@ func newClusterEvict(c *cli) *cobra.Command {
 
 1. The credential of its agent is revoked.
 2. Its meshes are taken out of every VirtualMesh, and where these have shared trust, a rotation of the root begins, without it.
+   It begins as well where its meshes were taken out before.
    A VirtualMesh that follows an object of an older generation of the API follows it no more: that would put them back.
 3. Its orders for certificates are deleted, so that the hub signs nothing for it any more.
 
@@ -84,16 +86,19 @@ type eviction struct {
 	cluster, reason string
 
 	kc *v1alpha1.KubernetesCluster
+	// since is when this began, by a command before if again says so.
+	since time.Time
+	again bool
 	// orders of the cluster's meshes.
 	orders []v1alpha1.IssuedCertificate
-	// edits are the VirtualMeshes that have its meshes, without them.
+	// edits are the VirtualMeshes that have its meshes, or had them and still trust them, without them.
 	edits []edit
 }
 
 // edit of a VirtualMesh.
 type edit struct {
 	was, is *v1alpha1.VirtualMesh
-	// gone are the meshes that are taken out.
+	// gone are the meshes that are taken out; none if somebody has done so before.
 	gone []string
 	// followed is the object of an older generation that it follows no more; "" if there is none.
 	followed string
@@ -107,6 +112,7 @@ func (e *eviction) plan(ctx context.Context) error {
 	if err := e.hub.Get(ctx, client.ObjectKey{Namespace: e.namespace, Name: e.cluster}, e.kc); err != nil {
 		return e.hub.installed(err)
 	}
+	e.since, e.again = evictedAt(e.kc)
 	namespace := client.InNamespace(kube.ClusterNamespace(e.cluster))
 	meshes, orders, virtualMeshes := &v1alpha1.MeshList{}, &v1alpha1.IssuedCertificateList{}, &v1alpha1.VirtualMeshList{}
 	if err := errors.Join(e.hub.List(ctx, meshes, namespace), e.hub.List(ctx, orders, namespace), e.hub.List(ctx, virtualMeshes, client.InNamespace(e.namespace))); err != nil {
@@ -124,10 +130,15 @@ func (e *eviction) plan(ctx context.Context) error {
 	for i := range virtualMeshes.Items {
 		vm := &virtualMeshes.Items[i]
 		edit := without(vm, string(namespace), names)
-		if len(edit.gone) == 0 {
+		switch {
+		case vm.Spec.Suspend && (len(edit.gone) > 0 || e.ordered(vm) || countsOn(vm, string(namespace)) != ""):
+			return fmt.Errorf("VirtualMesh %s is suspended, so that the hub would leave everything of cluster %s as it is: unset spec.suspend of VirtualMesh %s first; nothing was changed",
+				vm.Name, e.cluster, vm.Name)
+		case len(edit.gone) == 0 && (!e.ordered(vm) || e.begun(vm)):
 			continue
-		}
-		if len(edit.is.Spec.Meshes) == 0 {
+		case len(edit.gone) == 0:
+			edit = replacing(vm)
+		case len(edit.is.Spec.Meshes) == 0:
 			return fmt.Errorf("VirtualMesh %s has no other member than those of cluster %s; delete it, or add another member first", vm.Name, e.cluster)
 		}
 		e.edits = append(e.edits, edit)
@@ -135,20 +146,58 @@ func (e *eviction) plan(ctx context.Context) error {
 	return nil
 }
 
-// without is a VirtualMesh without the meshes of a cluster's namespace, of which names are known, and with another root.
+// evictedAt is when a cluster was evicted first, if it was; else it is now.
+func evictedAt(kc *v1alpha1.KubernetesCluster) (at time.Time, before bool) {
+	said := kc.Annotations[diagnosis.AnnotationEvicted]
+	at, err := time.Parse(time.RFC3339, strings.TrimSuffix(said[strings.LastIndex(said, "(")+1:], ")"))
+	if err != nil {
+		return time.Now().UTC(), false
+	}
+	return at, true
+}
+
+// ordered tells whether certificates of the cluster's meshes were ordered for a VirtualMesh: these are trusted, though it may not
+// have the meshes any more.
+func (e *eviction) ordered(vm *v1alpha1.VirtualMesh) bool {
+	return slices.ContainsFunc(e.orders, func(o v1alpha1.IssuedCertificate) bool {
+		return o.Spec.VirtualMesh == v1alpha1.ObjectRef{Name: vm.Name, Namespace: vm.Namespace}
+	})
+}
+
+// begun tells whether a rotation was triggered since a command before this one.
+func (e *eviction) begun(vm *v1alpha1.VirtualMesh) bool {
+	if !e.again || canTrigger(vm) != nil {
+		return false
+	}
+	at, err := time.Parse(time.RFC3339, *rotationTrigger(vm))
+	return err == nil && !at.Before(e.since)
+}
+
+// replacing is a VirtualMesh with another root.
+func replacing(vm *v1alpha1.VirtualMesh) edit {
+	out := edit{was: vm, is: vm.DeepCopy(), noRotation: canTrigger(vm)}
+	if out.noRotation == nil {
+		*rotationTrigger(out.is) = freshTrigger()
+	}
+	return out
+}
+
+// without is a VirtualMesh without the meshes of a cluster's namespace, and with another root. names are those that the cluster
+// gives its meshes: they count only where it is not on record whose mesh a name means.
 func without(vm *v1alpha1.VirtualMesh, namespace string, names sets.Set[string]) edit {
-	known := names.Clone()
-	if vm.Status.Accepted != nil {
-		for _, ref := range vm.Status.Accepted.Spec.Meshes {
-			if ref.Namespace == namespace {
-				known.Insert(ref.Name)
+	its := func(ref v1alpha1.ObjectRef) bool {
+		if ref.Namespace != "" && ref.Namespace != vm.Namespace {
+			return ref.Namespace == namespace
+		}
+		if accepted := vm.Status.Accepted; accepted != nil {
+			named := func(o v1alpha1.ObjectRef) bool { return o.Name == ref.Name }
+			if i := slices.IndexFunc(accepted.Spec.Meshes, named); i >= 0 {
+				return accepted.Spec.Meshes[i].Namespace == namespace
 			}
 		}
+		return names.Has(ref.Name)
 	}
-	its := func(ref v1alpha1.ObjectRef) bool {
-		return ref.Namespace == namespace || (ref.Namespace == "" || ref.Namespace == vm.Namespace) && known.Has(ref.Name)
-	}
-	out := edit{was: vm, is: vm.DeepCopy()}
+	out := replacing(vm)
 	spec := &out.is.Spec
 	for _, ref := range spec.Meshes {
 		if its(ref) {
@@ -160,9 +209,6 @@ func without(vm *v1alpha1.VirtualMesh, namespace string, names sets.Set[string])
 	if vm.Labels[v1alpha1.LabelManagedBy] != "" {
 		delete(out.is.Labels, v1alpha1.LabelManagedBy)
 		out.followed = vm.Annotations[v1alpha1.AnnotationConvertedFrom]
-	}
-	if out.noRotation = canTrigger(vm); out.noRotation == nil {
-		*rotationTrigger(out.is) = freshTrigger()
 	}
 	return out
 }
@@ -190,6 +236,9 @@ func (e *eviction) String() string {
 	lines := []string{fmt.Sprintf("Cluster %s is shut out: its credential is revoked, and %d orders for its certificates are deleted.", e.cluster, len(e.orders))}
 	for _, edit := range e.edits {
 		line := fmt.Sprintf("VirtualMesh %s loses %s", edit.is.Name, strings.Join(edit.gone, ", "))
+		if len(edit.gone) == 0 {
+			line = fmt.Sprintf("VirtualMesh %s has lost its meshes already", edit.is.Name)
+		}
 		if edit.noRotation == nil {
 			line += ", and gets a new root"
 		}
@@ -212,7 +261,7 @@ func (e *eviction) run(ctx context.Context) error {
 		if err := e.hub.edit(ctx, edit.was, edit.is); err != nil {
 			return err
 		}
-		e.progress.did("VirtualMesh %s is without %s", edit.is.Name, strings.Join(edit.gone, ", "))
+		e.progress.did("VirtualMesh %s is without %s", edit.is.Name, cmp.Or(strings.Join(edit.gone, ", "), "meshes of cluster "+e.cluster+" already"))
 		if edit.followed != "" {
 			e.progress.did("It follows %s no more, which would put that back: go on with the VirtualMesh, and delete that object", edit.followed)
 		}
@@ -237,13 +286,13 @@ func (e *eviction) rotates(edit edit) {
 	e.progress.did("It gets a new root; until it has, what cluster %s holds is trusted: see `meshctl rotation status %s --watch`", e.cluster, edit.is.Name)
 }
 
-// mark keeps the reason.
+// mark keeps the reason, and when this began.
 func (e *eviction) mark(ctx context.Context) error {
 	was := e.kc.DeepCopy()
 	if e.kc.Annotations == nil {
 		e.kc.Annotations = map[string]string{}
 	}
-	e.kc.Annotations[diagnosis.AnnotationEvicted] = fmt.Sprintf("%s (%s)", e.reason, time.Now().UTC().Format(time.RFC3339))
+	e.kc.Annotations[diagnosis.AnnotationEvicted] = fmt.Sprintf("%s (%s)", e.reason, e.since.Format(time.RFC3339))
 	return e.hub.Patch(ctx, e.kc, client.MergeFrom(was), client.FieldOwner(owner))
 }
 

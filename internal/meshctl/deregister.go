@@ -259,7 +259,14 @@ func countsOn(vm *v1alpha1.VirtualMesh, namespace string) string {
 		if ref.Namespace != namespace {
 			continue
 		}
-		return fmt.Sprintf("waiting for VirtualMesh %s to let go of mesh %s: see that isthmus-hub runs in namespace %s", vm.Name, ref.Name, vm.Namespace)
+		waitingFor := fmt.Sprintf("waiting for VirtualMesh %s to let go of mesh %s: ", vm.Name, ref.Name)
+		switch {
+		case vm.Spec.Suspend:
+			return waitingFor + "unset its spec.suspend"
+		case vm.Status.ObservedGeneration == vm.Generation && vm.Status.State == v1alpha1.StateInvalid:
+			return waitingFor + "its spec is refused, put it right: " + printable(strings.Join(vm.Status.Errors, "; "))
+		}
+		return waitingFor + "see that isthmus-hub runs in namespace " + vm.Namespace
 	}
 	return ""
 }

@@ -3,7 +3,6 @@ package meshctl
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -210,10 +209,6 @@ func (r *registrar) registerInHub(ctx context.Context) error {
 		kc := &v1alpha1.KubernetesCluster{}
 		if err := r.hub.Get(ctx, client.ObjectKeyFromObject(want), kc); err != nil {
 			return "", err
-		}
-		if stalled := meta.FindStatusCondition(kc.Status.Conditions, v1alpha1.ConditionStalled); stalled != nil &&
-			stalled.Status == metav1.ConditionTrue && stalled.ObservedGeneration == kc.Generation {
-			return "", errors.New(stalled.Message)
 		}
 		ready := meta.FindStatusCondition(kc.Status.Conditions, v1alpha1.ConditionReady)
 		switch {

@@ -12,6 +12,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -213,5 +214,23 @@ func TestWithoutHub(t *testing.T) {
 	w.hub.Namespace(t, "isthmus-system", nil)
 	w.member.Namespace(t, "istio-system", nil)
 	w.fails(t, 1, "see that isthmus-hub runs in namespace isthmus-system", "cluster", "register", "east",
+		"--member-context", "member", "--hub-server", w.hub.Config.Host, "--timeout", "10s")
+
+	// What stands in the way may go away, and is told if it does not.
+	kc := &v1alpha1.KubernetesCluster{}
+	if err := exists(w.hub.Client, kc, "isthmus-system", "east"); err != nil {
+		t.Fatal(err)
+	}
+	const taken = "Namespace /isthmus-east exists and was not made by Isthmus"
+	for kind, status := range map[string]metav1.ConditionStatus{v1alpha1.ConditionReady: metav1.ConditionFalse, v1alpha1.ConditionStalled: metav1.ConditionTrue} {
+		meta.SetStatusCondition(&kc.Status.Conditions, metav1.Condition{
+			Type: kind, Status: status, Reason: registration.ReasonNamespaceTaken, Message: taken, ObservedGeneration: kc.Generation,
+		})
+	}
+	kc.Status.ObservedGeneration = kc.Generation
+	if err := w.hub.Client.Status().Update(t.Context(), kc); err != nil {
+		t.Fatal(err)
+	}
+	w.fails(t, 1, "waiting for the hub to register the cluster: "+taken, "cluster", "register", "east",
 		"--member-context", "member", "--hub-server", w.hub.Config.Host, "--timeout", "10s")
 }

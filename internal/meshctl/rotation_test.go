@@ -317,11 +317,14 @@ func TestRotationStart(t *testing.T) {
 func TestClusterEvict(t *testing.T) {
 	w, h := rotatingWorld(t)
 	west := v1alpha1.ObjectRef{Name: westMesh, Namespace: "isthmus-west"}
+	mesh := v1alpha1.MeshSpec{
+		Cluster: "west", Istio: v1alpha1.IstioMesh{RootNamespace: "istio-system", TrustDomain: "cluster.local", IstiodServiceAccount: "istiod"},
+	}
 	h.create(t,
 		&v1alpha1.KubernetesCluster{ObjectMeta: metav1.ObjectMeta{Namespace: "isthmus-system", Name: "west"}},
-		&v1alpha1.Mesh{ObjectMeta: metav1.ObjectMeta{Namespace: "isthmus-west", Name: westMesh}, Spec: v1alpha1.MeshSpec{
-			Cluster: "west", Istio: v1alpha1.IstioMesh{RootNamespace: "istio-system", TrustDomain: "cluster.local", IstiodServiceAccount: "istiod"},
-		}},
+		&v1alpha1.Mesh{ObjectMeta: metav1.ObjectMeta{Namespace: "isthmus-west", Name: westMesh}, Spec: mesh},
+		// It has called one by the name of another cluster's, to have that taken out.
+		&v1alpha1.Mesh{ObjectMeta: metav1.ObjectMeta{Namespace: "isthmus-west", Name: eastMesh}, Spec: mesh},
 		&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "isthmus-west", Name: registration.CredentialName}},
 		&v1alpha1.VirtualMesh{
 			ObjectMeta: metav1.ObjectMeta{Namespace: "isthmus-system", Name: "by-name"},
@@ -332,7 +335,31 @@ func TestClusterEvict(t *testing.T) {
 					Permissive: &v1alpha1.Empty{},
 				},
 			},
+			Status: v1alpha1.VirtualMeshStatus{Accepted: &v1alpha1.AcceptedVirtualMesh{Generation: 1, Spec: v1alpha1.VirtualMeshSpec{
+				Meshes: []v1alpha1.ObjectRef{{Name: eastMesh, Namespace: "isthmus-east"}},
+			}}},
 		})
+	// Somebody has taken west out of by-git in Git. It is trusted there as before.
+	byGit := rotating("isthmus-west", "in-git", 4)
+	byGit.Spec.VirtualMesh.Name = "by-git"
+	h.create(t, byGit, &v1alpha1.VirtualMesh{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "isthmus-system", Name: "by-git"},
+		Spec: v1alpha1.VirtualMeshSpec{
+			Meshes:     []v1alpha1.ObjectRef{{Name: eastMesh, Namespace: "isthmus-east"}},
+			MTLSConfig: &v1alpha1.MTLSConfig{Shared: &v1alpha1.SharedTrust{RotationTrigger: "2026-11-26T00:00:00Z"}},
+		},
+	})
+	triggers := func() (out []string) {
+		for _, name := range []string{virtualMesh, "by-git"} {
+			vm := &v1alpha1.VirtualMesh{}
+			if err := exists(h.Client, vm, "isthmus-system", name); err != nil {
+				t.Fatal(err)
+			}
+			out = append(out, vm.Spec.MTLSConfig.Shared.RotationTrigger)
+		}
+		return out
+	}
+	before := triggers()
 	followed := &v1alpha1.VirtualMesh{}
 	if err := exists(h.Client, followed, "isthmus-system", virtualMesh); err != nil {
 		t.Fatal(err)
@@ -344,6 +371,7 @@ func TestClusterEvict(t *testing.T) {
 	}
 	evict := func(more ...string) []string { return append([]string{"cluster", "evict", "west"}, more...) }
 	w.fails(t, 2, "--reason is required", evict("--yes")...)
+	w.fails(t, 2, "VirtualMesh by-git has lost its meshes already, and gets a new root.", evict("--reason", "stolen")...)
 	w.fails(t, 2, "give --yes", evict("--reason", "stolen")...)
 	if err := exists(h.Client, &corev1.Secret{}, "isthmus-west", registration.CredentialName); err != nil {
 		t.Fatalf("it was not confirmed: %v", err)
@@ -355,13 +383,37 @@ func TestClusterEvict(t *testing.T) {
 		t.Fatal(err)
 	}
 
+	held := &v1alpha1.VirtualMesh{ObjectMeta: metav1.ObjectMeta{Namespace: "isthmus-system", Name: "held"}}
+	held.Spec.Meshes, held.Spec.Suspend = []v1alpha1.ObjectRef{west, {Name: eastMesh, Namespace: "isthmus-east"}}, true
+	h.create(t, held)
+	w.fails(t, 1, "unset spec.suspend of VirtualMesh held first", evict("--reason", "stolen", "--yes")...)
+	if err := exists(h.Client, &corev1.Secret{}, "isthmus-west", registration.CredentialName); err != nil {
+		t.Fatalf("something was changed: %v", err)
+	}
+	if err := h.Client.Delete(t.Context(), held); err != nil {
+		t.Fatal(err)
+	}
+
 	// Without a hub that lets go, orders stay; the next call goes on.
 	w.fails(t, 1, "waiting for VirtualMesh virtual-mesh to let go of mesh "+westMesh, evict("--reason", "stolen", "--yes", "--timeout", "10s")...)
 	if err := exists(h.Client, &v1alpha1.IssuedCertificate{}, "isthmus-west", westMesh); err != nil {
 		t.Fatalf("the order: %v", err)
 	}
+	h.status(t, "isthmus-system", virtualMesh, func(vm *v1alpha1.VirtualMesh) {
+		vm.Status.ObservedGeneration, vm.Status.State, vm.Status.Errors = vm.Generation, v1alpha1.StateInvalid, []string{"spec.federation: no"}
+	})
+	w.fails(t, 1, "to let go of mesh "+westMesh+": its spec is refused, put it right: spec.federation: no", evict("--reason", "stolen", "--yes", "--timeout", "10s")...)
+	begun := triggers()
+	for i := range begun {
+		if begun[i] == before[i] {
+			t.Errorf("no rotation begins where west is trusted: %q", begun)
+		}
+	}
 	h.status(t, "isthmus-system", virtualMesh, func(vm *v1alpha1.VirtualMesh) { vm.Status.Accepted.Spec.Meshes = vm.Spec.Meshes })
 	w.ok(t, evict("--reason", "stolen", "--yes")...)
+	if now := triggers(); !slices.Equal(now, begun) {
+		t.Errorf("another rotation begins: rotationTrigger was %q and is %q", begun, now)
+	}
 
 	for _, gone := range []struct {
 		obj  client.Object
@@ -388,7 +440,7 @@ func TestClusterEvict(t *testing.T) {
 	if err := exists(h.Client, vm, "isthmus-system", "by-name"); err != nil {
 		t.Fatal(err)
 	}
-	if f := vm.Spec.Federation; len(vm.Spec.Meshes) != 1 || len(f.Selectors) != 0 || f.Permissive != nil {
+	if f := vm.Spec.Federation; !slices.Equal(vm.Spec.Meshes, []v1alpha1.ObjectRef{{Name: eastMesh}}) || len(f.Selectors) != 0 || f.Permissive != nil {
 		t.Errorf("what was federated to west alone is federated to others: %+v", vm.Spec)
 	}
 	out, _, _ := w.meshctl(t, "check")

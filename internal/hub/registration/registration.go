@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
@@ -49,6 +50,9 @@ const (
 	ReasonDeregistered   = "Deregistered"
 	ReasonDeregistering  = "Deregistering"
 )
+
+// lookAgain is after how long it is looked whether what stands in the way of a cluster is gone: nothing else tells.
+const lookAgain = 15 * time.Second
 
 // Reconciler makes and takes away what registered clusters need.
 type Reconciler struct {
@@ -123,6 +127,9 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 		return reconcile.Result{}, errors.Join(failed, err)
 	}
 	finding.Announce(r.Events, kc, kc.Status.Conditions, "Register", ready)
+	if failed == nil && stalled.Status == metav1.ConditionTrue {
+		return reconcile.Result{RequeueAfter: lookAgain}, nil
+	}
 	return reconcile.Result{}, failed
 }
 
