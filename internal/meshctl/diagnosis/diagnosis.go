@@ -100,7 +100,7 @@ var (
 		"accesspolicies", "certificaterequests", "certificateverifications", "destinations", "issuedcertificates",
 		"kubernetesclusters", "meshes", "settings", "virtualdestinations", "virtualmeshes", "workloads",
 	}
-	policies = []string{"isthmus-agent-boundary", "isthmus-agent-token", "isthmus-cluster-name"}
+	policies = []string{"isthmus-agent-boundary", "isthmus-agent-finalizers", "isthmus-agent-token", "isthmus-cluster-name"}
 )
 
 // Examine returns what is wrong, from the hub down to certificates.
