@@ -60,7 +60,7 @@ func (w *world) run(name string, f func(t *testing.T)) {
 }
 
 func start(t *testing.T) *world {
-	w := &world{T: t, whole: t, env: testenv.Start(t), beats: map[string]time.Time{}}
+	w := &world{T: t, whole: t, env: testenv.Start(t)}
 	w.Client = w.env.Client
 	hubtest.Install(t, w.env, "ca")
 	w.startHub()
@@ -149,6 +149,9 @@ func (w *world) uses(cluster string, ca v1alpha1.MeshCertificateAuthority) {
 
 func (w *world) heartbeat(cluster string, at time.Time) {
 	w.Helper()
+	if w.beats == nil {
+		w.beats = map[string]time.Time{}
+	}
 	w.beats[cluster] = at
 	seconds, renewed := int32(40), metav1.NewMicroTime(at)
 	lease := &coordinationv1.Lease{
