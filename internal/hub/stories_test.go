@@ -20,6 +20,7 @@ import (
 
 	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
 	"github.com/isthmus-mesh/isthmus/internal/hub/hubtest"
+	"github.com/isthmus-mesh/isthmus/internal/kube"
 	"github.com/isthmus-mesh/isthmus/internal/pki"
 	"github.com/isthmus-mesh/isthmus/internal/pki/pkitest"
 	"github.com/isthmus-mesh/isthmus/internal/testenv"
@@ -638,6 +639,27 @@ func TestRefusedRequests(t *testing.T) {
 			w.get(cr, cr.Namespace, cr.Name)
 			return want(cr.Status.State, v1alpha1.CertificateRequestFinished)
 		})
+	})
+	w.run("one that is not listed as that of the virtual mesh, and is found, is not taken for that of another", func(t *testing.T) {
+		label := func(set bool) {
+			t.Helper()
+			update(w, &corev1.Secret{}, system, w.rootSecrets()[0].Name, func(s *corev1.Secret) {
+				delete(s.Labels, v1alpha1.LabelVirtualMesh)
+				if set {
+					s.Labels[v1alpha1.LabelVirtualMesh] = kube.VirtualMeshLabel("one", system)
+				}
+			})
+		}
+		label(false)
+		w.sees("one", "complaint", func(vm *v1alpha1.VirtualMesh) error {
+			return is(vm.Status.Conditions, v1alpha1.ConditionStalled, metav1.ConditionTrue, v1alpha1.ReasonRootKeyLost)
+		})
+		w.quiet()
+		if n := len(w.rootSecrets()); n != 1 {
+			t.Errorf("%d roots", n)
+		}
+		label(true)
+		w.sees("one", "root", func(vm *v1alpha1.VirtualMesh) error { return isTrue(vm.Status.Conditions, v1alpha1.ConditionRootReady) })
 	})
 	w.run("a root that cannot be read holds up nothing", func(t *testing.T) {
 		whole := w.rootSecrets()[0]

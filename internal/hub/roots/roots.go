@@ -76,6 +76,12 @@ func (r Root) ID() pki.RootID {
 // Foreign tells whether somebody else signs under the root, so that the hub has no key of it.
 func (r Root) Foreign() bool { return r.Source.Vault != nil }
 
+// Of tells whether the root is one of a virtual mesh, as the name of its Secret has it.
+func (r Root) Of(vm types.NamespacedName) bool {
+	_, ok := generationOf(r.secret.Name, vm)
+	return ok
+}
+
 // NotAfter is when nothing signed under the root is valid any more; of one that is Foreign, as far as the hub knows.
 func (r Root) NotAfter() time.Time {
 	if r.Material.Certificate != nil {

@@ -226,6 +226,9 @@ func (r *Reconciler) observeForeign(ctx context.Context, s *state, o *rotation.O
 		if err != nil {
 			return err
 		}
+		if root.Of(s.name) { // it has come back since the roots were listed, of which its Secret will tell
+			continue
+		}
 		s.foreign = append(s.foreign, root)
 	}
 	return nil
