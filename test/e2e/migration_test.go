@@ -356,7 +356,7 @@ func migration(t *testing.T, w *world) {
 			t.Errorf("%s: left of the older installation are %s", context, left)
 		}
 		eventually(t, 2*time.Minute, "the hub knows of nothing older in "+cluster(context), func() error {
-			if p := w.jsonpath(management, "{.status.predecessor}", "-n", "isthmus-"+cluster(context), "mesh.isthmus.dev", meshes(context)); p != "" {
+			if p := w.jsonpath(management, "{.status.predecessor}", "-n", "isthmus-"+cluster(context), "mesh.isthmus.dev", meshes(context)); p != `{"imports":0}` {
 				return errors.New(p)
 			}
 			return nil
