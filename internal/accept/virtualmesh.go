@@ -174,10 +174,8 @@ func (w World) resolve(ref v1alpha1.ObjectRef, prev *v1alpha1.AcceptedVirtualMes
 	}
 	if prev != nil {
 		before := slices.DeleteFunc(slices.Clone(prev.Spec.Meshes), func(o v1alpha1.ObjectRef) bool { return !fits(o) })
-		for _, o := range before {
-			if slices.Contains(found, o) {
-				return o, nil
-			}
+		if i := slices.IndexFunc(before, func(o v1alpha1.ObjectRef) bool { return slices.Contains(found, o) }); i >= 0 {
+			return before[i], nil
 		}
 		if len(before) > 0 { // a namesake of another cluster does not take its place
 			o := before[0]

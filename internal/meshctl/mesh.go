@@ -61,14 +61,19 @@ func (c *cli) memberOf(ctx context.Context, mesh *v1alpha1.Mesh) (*cluster, erro
 	if !ok {
 		return nil, fmt.Errorf("mesh %s is in namespace %s, which is that of no cluster", mesh.Name, mesh.Namespace)
 	}
-	agent, err := member.agentOf(ctx)
+	return member, member.hasAgent(ctx, name)
+}
+
+// hasAgent makes sure that a member is the cluster of that name, by its agent.
+func (c *cluster) hasAgent(ctx context.Context, name string) error {
+	agent, err := c.agentOf(ctx)
 	switch {
 	case err != nil:
-		return nil, fmt.Errorf("%s: %w", member.role, err)
+		return fmt.Errorf("%s: %w", c.role, err)
 	case agent == "":
-		return nil, usagef("--member-context must name cluster %s; the cluster that it names has no agent in namespace %s", name, v1alpha1.AgentNamespace)
+		return usagef("--member-context must name cluster %s; the cluster that it names has no agent in namespace %s", name, v1alpha1.AgentNamespace)
 	case agent != name:
-		return nil, usagef("--member-context must name cluster %s; it names cluster %s", name, agent)
+		return usagef("--member-context must name cluster %s; it names cluster %s", name, agent)
 	}
-	return member, nil
+	return nil
 }

@@ -35,14 +35,8 @@ until the hub has made it anew, and writes a kubeconfig with a new token into th
 			if err != nil {
 				return err
 			}
-			agent, err := member.agentOf(ctx)
-			switch {
-			case err != nil:
-				return fmt.Errorf("%s: %w", member.role, err)
-			case agent == "":
-				return usagef("--member-context must name cluster %s; the cluster that it names has no agent in namespace %s", name, v1alpha1.AgentNamespace)
-			case agent != name:
-				return usagef("--member-context must name cluster %s; it names cluster %s", name, agent)
+			if err := member.hasAgent(ctx, name); err != nil {
+				return err
 			}
 			endpoint, err := at.endpoint(ctx, hub, member)
 			if err != nil {

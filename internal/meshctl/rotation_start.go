@@ -85,12 +85,17 @@ func (c *cluster) edit(ctx context.Context, was, is *v1alpha1.VirtualMesh) error
 	})
 }
 
+// suspended is the error of what cannot be done to a VirtualMesh that is suspended.
+func suspended(vm *v1alpha1.VirtualMesh) error {
+	return fmt.Errorf("VirtualMesh %s: spec.suspend is true, so that nothing is changed; unset it first", vm.Name)
+}
+
 // canTrigger tells why rotationTrigger would not replace the root of a VirtualMesh; nil if it would.
 func canTrigger(vm *v1alpha1.VirtualMesh) error {
 	t := accept.TrustOf(vm.Spec.MTLSConfig)
 	switch {
 	case vm.Spec.Suspend:
-		return fmt.Errorf("VirtualMesh %s: spec.suspend is true, so that nothing is changed; unset it first", vm.Name)
+		return suspended(vm)
 	case t == nil:
 		return fmt.Errorf("VirtualMesh %s has no spec.mtlsConfig: there is no common root to replace", vm.Name)
 	case t.Vault != nil:

@@ -53,7 +53,7 @@ func (c *cli) say(ctx context.Context, action v1alpha1.VerificationAction, args,
 		return err
 	}
 	if vm.Spec.Suspend { // the word would count later, when nobody thinks of it
-		return fmt.Errorf("VirtualMesh %s: spec.suspend is true, so that nothing is changed; unset it first", vm.Name)
+		return suspended(vm)
 	}
 	v, err := hub.rotation(ctx, vm)
 	if err != nil {

@@ -197,21 +197,18 @@ func (d *discovery) put(ctx context.Context, have, want client.Object) error {
 		return err
 	}
 	log := ctrl.LoggerFrom(ctx).V(1).WithValues("kind", gvk.Kind, "name", want.GetName())
+	labels := map[string]string{}
+	maps.Copy(labels, want.GetLabels())
+	labels[v1alpha1.LabelManagedBy] = fieldOwner
+	want.SetLabels(labels)
 	if have == nil {
 		want.SetNamespace(d.namespace)
-		want.SetLabels(map[string]string{v1alpha1.LabelManagedBy: fieldOwner})
 		if err := d.hub.Create(ctx, want, client.FieldOwner(fieldOwner)); err != nil {
 			return err
 		}
 		log.Info("created in the hub")
 		return nil
 	}
-	labels := maps.Clone(want.GetLabels())
-	if labels == nil {
-		labels = map[string]string{}
-	}
-	labels[v1alpha1.LabelManagedBy] = fieldOwner
-	want.SetLabels(labels)
 	if err := d.hub.Patch(ctx, want, client.MergeFrom(have), client.FieldOwner(fieldOwner)); err != nil {
 		return err
 	}

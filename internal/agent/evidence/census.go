@@ -76,8 +76,8 @@ type ProxyPod struct {
 	HasController bool
 }
 
-// Proxies finds the proxies of the mesh of a root namespace among pods, in the order of their names. Pods that are over or on their way out are left
-// out.
+// Proxies finds the proxies of the mesh of a root namespace among pods, in the order of their names. Pods that are over or on
+// their way out are left out.
 func Proxies(pods []corev1.Pod, rootNamespace string) []ProxyPod {
 	var out []ProxyPod
 	for i := range pods {

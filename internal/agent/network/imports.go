@@ -344,17 +344,14 @@ func (i *importing) apply(ctx context.Context, vm *membership.VirtualMesh, home 
 	rules := []*networkingv1.DestinationRule{out.DestinationRule}
 	for _, o := range objects {
 		err := i.objects.apply(ctx, o, labelOf(vm))
-		f, inTheWay := i.blocked.foreign(err, importController, ctrl.Request{NamespacedName: i.key})
-		switch {
-		case inTheWay:
-		case refused(err):
-			settled.again = refusedAgain
-			f = finding.Finding{Reason: ReasonRefused, Message: err.Error()}
-		case err != nil:
+		f, again, ok := i.obstacle(err, importController, ctrl.Request{NamespacedName: i.key})
+		if !ok && err != nil {
 			return settled, err
-		default:
+		}
+		if !ok {
 			continue
 		}
+		settled.again = again
 		notes = append(notes, f)
 		if isShort(out, o) { // the last ones, and a further name
 			break
@@ -437,6 +434,18 @@ func refused(err error) bool {
 	return apierrors.IsInvalid(err) || apierrors.IsBadRequest(err) || apierrors.IsRequestEntityTooLargeError(err) ||
 		apierrors.IsForbidden(err) || // as by a quota
 		apierrors.IsNotFound(err) // as where there is no such namespace any more
+}
+
+// obstacle is what keeps an object from being written, and when to try once more, 0 for when that is told. An error of another kind is
+// none.
+func (n *network) obstacle(err error, controller string, req ctrl.Request) (f finding.Finding, again time.Duration, ok bool) {
+	if f, ok = n.blocked.foreign(err, controller, req); ok {
+		return f, 0, true
+	}
+	if refused(err) {
+		return finding.Finding{Reason: ReasonRefused, Message: err.Error()}, refusedAgain, true
+	}
+	return f, 0, false
 }
 
 // shadows finds rules of others that take the place of ours.

@@ -311,17 +311,11 @@ func (m *meshWork) apply(ctx context.Context, objects ...client.Object) error {
 	for _, o := range objects {
 		annotate(o, membership.MeshKey(m.mesh))
 		err := m.objects.apply(ctx, o, labelOf(m.vm))
-		f, inTheWay := m.blocked.foreign(err, meshController, ctrl.Request{NamespacedName: client.ObjectKeyFromObject(m.mesh)})
-		switch {
-		case inTheWay:
-		case refused(err):
-			f, m.again = finding.Finding{Reason: ReasonRefused, Message: err.Error()}, refusedAgain
-		case err != nil:
+		if f, again, ok := m.obstacle(err, meshController, ctrl.Request{NamespacedName: client.ObjectKeyFromObject(m.mesh)}); ok {
+			m.problems, m.again = append(m.problems, f), sooner(m.again, again)
+		} else if err != nil {
 			return err
-		default:
-			continue
 		}
-		m.problems = append(m.problems, f)
 	}
 	return nil
 }

@@ -423,13 +423,9 @@ func (i *naming) apply(ctx context.Context, vm *membership.VirtualMesh, a *v1alp
 	}
 	for _, o := range want {
 		err := i.objects.apply(ctx, o, labelOf(vm))
-		if f, ok := i.blocked.foreign(err, nameController, ctrl.Request{NamespacedName: i.key}); ok {
+		if f, again, ok := i.obstacle(err, nameController, ctrl.Request{NamespacedName: i.key}); ok {
+			settled.again = again
 			i.found(a, nil, append(left, f))
-			return settled, nil
-		}
-		if refused(err) {
-			settled.again = refusedAgain
-			i.found(a, nil, append(left, finding.Finding{Reason: ReasonRefused, Message: err.Error()}))
 			return settled, nil
 		}
 		if err != nil {

@@ -102,16 +102,14 @@ func (n *network) reconcileOwn(ctx context.Context, req ctrl.Request) (ctrl.Resu
 func (n *network) write(ctx context.Context, req ctrl.Request, s *ownState, label string) (again time.Duration, err error) {
 	for _, want := range s.objects {
 		err := n.objects.apply(ctx, want, label)
-		f, inTheWay := n.blocked.foreign(err, ownController, req)
-		switch {
-		case inTheWay:
-		case refused(err):
-			f, again = finding.Finding{Reason: ReasonRefused, Message: err.Error()}, refusedAgain
-		case err != nil:
+		f, later, ok := n.obstacle(err, ownController, req)
+		if !ok && err != nil {
 			return 0, err
-		default:
+		}
+		if !ok {
 			continue
 		}
+		again = sooner(again, later)
 		s.findings = append(s.findings, f)
 		if !isPolicy(want) {
 			continue

@@ -117,6 +117,11 @@ func wait(reason, format string, args ...any) error {
 	return &refusal{reason: reason, message: fmt.Sprintf(format, args...)}
 }
 
+// missing waits for what somebody has to restore, of which nobody tells.
+func missing(reason, format string, args ...any) error {
+	return &refusal{reason: reason, message: fmt.Sprintf(format, args...), again: restored}
+}
+
 // Reconcile answers one request.
 func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
 	cr := &v1alpha1.CertificateRequest{}
@@ -176,7 +181,7 @@ func (r *Reconciler) sign(ctx context.Context, cr *v1alpha1.CertificateRequest) 
 	}
 	root, err := r.Roots.Find(ctx, signer)
 	if roots.IsLost(err) {
-		return signature{}, &refusal{reason: v1alpha1.ReasonRootKeyLost, message: err.Error(), again: restored}
+		return signature{}, missing(v1alpha1.ReasonRootKeyLost, "%v", err)
 	}
 	if err := cmp.Or(err, root.Problem); err != nil {
 		return signature{}, err
@@ -209,8 +214,7 @@ func (r *Reconciler) checkCluster(ctx context.Context, namespace string) error {
 	kc := &v1alpha1.KubernetesCluster{}
 	err := r.Reader.Get(ctx, types.NamespacedName{Namespace: r.Namespace, Name: cluster}, kc)
 	if apierrors.IsNotFound(err) || err == nil && !kc.DeletionTimestamp.IsZero() {
-		message := fmt.Sprintf("cluster %s is not registered: register it with `meshctl cluster register %s`", cluster, cluster)
-		return &refusal{reason: ReasonNotRegistered, message: message, again: restored}
+		return missing(ReasonNotRegistered, "cluster %s is not registered: register it with `meshctl cluster register %s`", cluster, cluster)
 	}
 	return err
 }
