@@ -285,7 +285,8 @@ func (p *program) gather() map[string]*dto.MetricFamily {
 }
 
 // writes counts what an API server was asked to write and did, by "<verb> <resource>", whether or not it changed anything. One
-// that it refuses, as the creation of what a cache does not show yet, is none. Heartbeats, which are Leases, are left out.
+// that it refuses, as the creation of what a cache does not show yet, is none. Heartbeats, which are Leases, are left out, and
+// what the API server asks of itself at any time: the addresses of Services, Events about these, and its flow control.
 func (w *world) writes(c *testenv.Cluster) map[string]int {
 	w.Helper()
 	server, err := kubernetes.NewForConfig(c.Config)
@@ -307,7 +308,7 @@ func (w *world) writes(c *testenv.Cluster) map[string]int {
 			continue
 		}
 		switch labels["resource"] {
-		case "", "leases", "ipaddresses": // the last are the API server's own
+		case "", "leases", "events", "ipaddresses", "servicecidrs", "flowschemas", "prioritylevelconfigurations":
 			continue
 		}
 		if !strings.HasPrefix(labels["code"], "2") {
@@ -318,6 +319,16 @@ func (w *world) writes(c *testenv.Cluster) map[string]int {
 			resource += "/" + labels["subresource"]
 		}
 		out[labels["verb"]+" "+resource] += int(m.GetCounter().GetValue())
+	}
+	reported, err := server.EventsV1().Events("").List(w.ctx, metav1.ListOptions{})
+	w.must(err)
+	for _, e := range reported.Items {
+		if strings.HasPrefix(e.ReportingController, "isthmus-") {
+			out["POST events"]++
+			if e.Series != nil {
+				out["PATCH events"] += int(e.Series.Count) - 1 // the first is in the Event itself
+			}
+		}
 	}
 	return out
 }
