@@ -34,6 +34,7 @@ type discovery struct {
 	live      client.Reader // the cluster's API server itself
 	hub       client.Client
 	view      atomic.Pointer[view]
+	meshes    atomic.Pointer[map[string]v1alpha1.MeshSpec] // by name
 	gateways  gatewaySet
 	leaving   leaving
 }

@@ -125,10 +125,13 @@ func (r *meshes) Reconcile(ctx context.Context, _ request) (reconcile.Result, er
 	if err != nil {
 		return reconcile.Result{}, err
 	}
+	specs := map[string]v1alpha1.MeshSpec{}
 	for _, mesh := range v.Meshes {
 		mesh.Gateways = istio.Preferred(gateways[mesh.RootNamespace])
-		want := v1alpha1.MeshSpec{Cluster: r.cluster, Istio: mesh}
-		name := r.meshName(&mesh)
+		specs[r.meshName(&mesh)] = v1alpha1.MeshSpec{Cluster: r.cluster, Istio: mesh}
+	}
+	r.discovery.meshes.Store(&specs)
+	for name, want := range specs {
 		old := have[name]
 		delete(have, name)
 		switch {

@@ -125,6 +125,13 @@ func (n *network) look(ctx context.Context, old *view) (*view, ctrl.Result, erro
 		return nil, again, err
 	}
 	meshes.Items, again.RequeueAfter = n.patient(old, meshes.Items)
+	for i := range meshes.Items {
+		if m := &meshes.Items[i]; m.Namespace == n.namespace {
+			if seen, ok := n.discovery.Mesh(m.Name); ok { // whatever is written in the hub
+				m.Spec = seen
+			}
+		}
+	}
 	slices.SortFunc(policies.Items, func(a, b v1alpha1.AccessPolicy) int {
 		return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), cmp.Compare(a.Name, b.Name))
 	})

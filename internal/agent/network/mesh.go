@@ -9,12 +9,10 @@ import (
 
 	networkingv1 "istio.io/client-go/pkg/apis/networking/v1"
 	securityv1 "istio.io/client-go/pkg/apis/security/v1"
-	appsv1 "k8s.io/api/apps/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -234,7 +232,8 @@ func (m *meshWork) policies(ctx context.Context) error {
 	return m.prune(ctx, want, func(o client.Object) bool { return !isGateway(o) })
 }
 
-// allowances keep the gateways working where everything is denied.
+// allowances keep the gateways working where everything is denied. The hub says which controllers to look at, and this cluster
+// what they are: who has but its credential for the hub shall open no workload.
 func (m *meshWork) allowances(ctx context.Context) (out []client.Object, err error) {
 	if policy.GlobalDenial(m.vm, m.mesh) == nil {
 		return nil, nil
@@ -248,34 +247,39 @@ func (m *meshWork) allowances(ctx context.Context) (out []client.Object, err err
 		if w.DataPlane != v1alpha1.DataPlaneGateway || w.Mesh != m.mesh.Name {
 			continue
 		}
-		if p := policy.GatewayAllowance(m.vm, w); p != nil {
-			annotate(p, membership.MeshKey(m.mesh))
-			p.Annotations[annotationController] = w.Controller.Kind + "/" + w.Controller.Name
-			out = append(out, p)
-		}
-	}
-	// An allowance whose gateway the hub has forgotten stays while the gateway is there.
-	for _, o := range m.have {
-		kind, name, ok := strings.Cut(o.GetAnnotations()[annotationController], "/")
-		if !ok || slices.ContainsFunc(out, func(w client.Object) bool { return sameObject(w, o) }) {
-			continue
-		}
-		there, err := m.controllerExists(ctx, kind, types.NamespacedName{Namespace: o.GetNamespace(), Name: name})
-		if err != nil {
+		if out, _, err = m.allow(ctx, out, w.Controller.Kind, w.Controller.Namespace, w.Controller.Name); err != nil {
 			return nil, err
 		}
-		if there {
+	}
+	for _, o := range slices.Clone(m.have) { // the hub may have forgotten a gateway
+		kind, name, ok := strings.Cut(o.GetAnnotations()[annotationController], "/")
+		if !ok {
+			continue
+		}
+		var known bool
+		if out, known, err = m.allow(ctx, out, kind, o.GetNamespace(), name); err != nil {
+			return nil, err
+		}
+		if !known {
 			m.keep(o)
 		}
 	}
 	return out, nil
 }
 
-func (m *meshWork) controllerExists(ctx context.Context, kind string, key types.NamespacedName) (bool, error) {
-	obj := &metav1.PartialObjectMetadata{}
-	obj.SetGroupVersionKind(appsv1.SchemeGroupVersion.WithKind(kind))
-	err := m.live.Get(ctx, key, obj)
-	return err == nil, client.IgnoreNotFound(err)
+// allow adds the allowance of a controller if it is a gateway of the mesh. known says whether that can be told.
+func (m *meshWork) allow(ctx context.Context, to []client.Object, kind, namespace, name string) (out []client.Object, known bool, err error) {
+	w, known, err := m.discovery.Workload(ctx, kind, namespace, name)
+	if err != nil || w == nil || w.DataPlane != v1alpha1.DataPlaneGateway || w.Mesh != m.mesh.Name {
+		return to, known, err
+	}
+	p := policy.GatewayAllowance(m.vm, w)
+	if p == nil || slices.ContainsFunc(to, func(o client.Object) bool { return sameObject(o, p) }) {
+		return to, true, nil
+	}
+	annotate(p, membership.MeshKey(m.mesh))
+	p.Annotations[annotationController] = kind + "/" + name
+	return append(to, p), true, nil
 }
 
 // keep leaves an object out of what may be deleted.

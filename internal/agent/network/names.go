@@ -354,27 +354,38 @@ func (i *naming) members(ctx context.Context, a *v1alpha1.AcceptedVirtualDestina
 	for _, cluster := range a.Spec.Clusters {
 		key := types.NamespacedName{Namespace: kube.ClusterNamespace(cluster), Name: kube.Qualified(a.Spec.Service.Name, a.Spec.Service.Namespace)}
 		m := federation.Member{Cluster: cluster}
-		d := &v1alpha1.Destination{}
-		err := i.hub.GetClient().Get(ctx, key, d)
-		if client.IgnoreNotFound(err) != nil {
-			return nil, false, err
+		if key.Namespace == i.namespace {
+			unknown, err = i.ownMember(ctx, key, &m)
+		} else {
+			err = i.otherMember(ctx, key, &m)
 		}
-		own := key.Namespace == i.namespace
-		switch {
-		case err != nil && own:
-			called, err := i.discovery.Calls(ctx, key.Name)
-			if err != nil || called {
-				return nil, true, err
-			}
-		case err == nil && own:
-			m.Destination, m.Home = d, i.view.own[d.Spec.Mesh]
-		case err == nil && hublink.IsHeld(d):
-			m.Destination, m.Home = d, i.view.home(kube.Qualified(d.Spec.Mesh, key.Namespace))
+		if err != nil || unknown {
+			return nil, unknown, err
 		}
-		m.Imported = !own && i.imports.has(key)
 		out = append(out, m)
 	}
 	return out, false, nil
+}
+
+func (i *naming) ownMember(ctx context.Context, key client.ObjectKey, m *federation.Member) (unknown bool, err error) {
+	if m.Destination, err = i.seen(ctx, key); err != nil {
+		return false, err
+	}
+	if m.Destination == nil {
+		return i.discovery.Calls(ctx, key.Name)
+	}
+	m.Home = i.view.own[m.Destination.Spec.Mesh]
+	return false, nil
+}
+
+func (i *naming) otherMember(ctx context.Context, key client.ObjectKey, m *federation.Member) error {
+	d := &v1alpha1.Destination{}
+	err := i.hub.GetClient().Get(ctx, key, d)
+	if err == nil && hublink.IsHeld(d) {
+		m.Destination, m.Home = d, i.view.home(kube.Qualified(d.Spec.Mesh, key.Namespace))
+	}
+	m.Imported = i.imports.has(key)
+	return client.IgnoreNotFound(err)
 }
 
 // was is the ServiceEntry that leads to other clusters as it is; nil if there is none.

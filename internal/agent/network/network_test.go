@@ -564,6 +564,61 @@ func TestPolicy(t *testing.T) {
 		rules(1)
 	})
 
+	w.story("objects go by what the cluster sees, whatever is written in the hub", func(*testing.T) {
+		edit(w, w.hub, vm, func(vm *v1alpha1.VirtualMesh) {
+			vm.Spec.Federation = &v1alpha1.Federation{Permissive: &v1alpha1.Empty{}}
+		})
+		w.ready(vm)
+		objects := func() map[string]string { // and what each is a version of
+			w.Helper()
+			out := map[string]string{}
+			for _, list := range []client.ObjectList{&securityv1.AuthorizationPolicyList{}, &networkingv1.GatewayList{}} {
+				w.must(east.Client.List(w.ctx, list))
+				items, err := meta.ExtractList(list)
+				w.must(err)
+				for _, item := range items {
+					o := item.(client.Object)
+					out[fmt.Sprintf("%T %s/%s", o, o.GetNamespace(), o.GetName())] = fmt.Sprint(o.GetUID(), o.GetGeneration())
+				}
+			}
+			return out
+		}
+		var was map[string]string
+		w.eventually("all of them", func() error {
+			if was = objects(); len(was) != 5 { // of the Service, of the gateway and its Service, the denial, and what is let in
+				return fmt.Errorf("there are %v", was)
+			}
+			return nil
+		})
+		d, mesh, workload := &v1alpha1.Destination{}, &v1alpha1.Mesh{}, &v1alpha1.Workload{}
+		for o, name := range map[client.Object]string{d: "reviews.shop", mesh: east.meshKey().Name, workload: "deployment.reviews.shop"} {
+			o.SetNamespace(east.meshKey().Namespace)
+			o.SetName(name)
+		}
+		for i := range 20 {
+			wrong := map[string]string{"app": fmt.Sprintf("other-%d", i)}
+			edit(w, w.hub, d, func(d *v1alpha1.Destination) { d.Spec.KubeService.Selector = wrong })
+			edit(w, w.hub, mesh, func(m *v1alpha1.Mesh) { m.Spec.Istio.Gateways[0].Selector = wrong })
+			edit(w, w.hub, workload, func(w *v1alpha1.Workload) { w.Spec.DataPlane = v1alpha1.DataPlaneGateway })
+			w.eventually("the hub to have what is so", func() error {
+				var err error
+				for _, o := range []client.Object{d, mesh, workload} {
+					err = errors.Join(err, w.hub.Client.Get(w.ctx, client.ObjectKeyFromObject(o), o))
+				}
+				if err == nil && (d.Spec.KubeService.Selector["app"] != "reviews" || d.Status.ObservedGeneration != d.Generation ||
+					mesh.Spec.Istio.Gateways[0].Selector["app"] == wrong["app"] || workload.Spec.DataPlane != v1alpha1.DataPlaneSidecar) {
+					err = fmt.Errorf("observed generation %d, of %d, specs %+v, %+v and %+v", d.Status.ObservedGeneration, d.Generation, d.Spec, mesh.Spec.Istio.Gateways, workload.Spec)
+				}
+				return err
+			})
+		}
+		if is := objects(); !maps.Equal(is, was) {
+			w.Errorf("there were %v, there are %v", was, is)
+		}
+		edit(w, w.hub, vm, func(vm *v1alpha1.VirtualMesh) { vm.Spec.Federation = nil })
+		w.ready(vm)
+	})
+
 	// inForce waits for a Destination to report that the policy is in force, or that it is not, for a reason.
 	inForce := func(service, not string) {
 		w.Helper()

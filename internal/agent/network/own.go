@@ -13,7 +13,6 @@ import (
 	securityv1 "istio.io/client-go/pkg/apis/security/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -29,24 +28,24 @@ import (
 // maxEndpoints of a destination in a flat network.
 const maxEndpoints = 1000
 
-// reconcileOwn federates a Destination of this cluster, protects it, and reports both.
+// reconcileOwn federates a Destination of this cluster, protects it, and reports both. It goes by what this cluster sees: who has
+// but its credential for the hub shall change no policy here.
 func (n *network) reconcileOwn(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
 	v := n.view.Load()
 	if v == nil {
 		return ctrl.Result{}, nil
 	}
 	done := func() { n.progress.done(work{ownWork, req.Namespace, req.Name}, v.sequence) }
-	d := &v1alpha1.Destination{}
-	err := n.hub.GetClient().Get(ctx, req.NamespacedName, d)
-	if apierrors.IsNotFound(err) {
+	d, err := n.seen(ctx, req.NamespacedName)
+	if err != nil {
+		return ctrl.Result{}, err
+	}
+	if d == nil {
 		again, err := n.ownGone(ctx, v, req)
 		if err == nil {
 			done()
 		}
 		return again, err
-	}
-	if err != nil {
-		return ctrl.Result{}, err
 	}
 	mesh := v.own[d.Spec.Mesh]
 	if mesh == nil || v.frozen(mesh) {
@@ -95,6 +94,15 @@ func (n *network) reconcileOwn(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	n.export(mesh, d, state.federation != nil)
 	done()
 	return ctrl.Result{RequeueAfter: again}, nil
+}
+
+// seen returns a Destination of this cluster as this cluster sees it; nil if the hub has none, or the cluster calls for none.
+func (n *network) seen(ctx context.Context, key client.ObjectKey) (*v1alpha1.Destination, error) {
+	d := &v1alpha1.Destination{}
+	if err := n.hub.GetClient().Get(ctx, key, d); err != nil {
+		return nil, client.IgnoreNotFound(err)
+	}
+	return n.discovery.Seen(ctx, d)
 }
 
 // write writes what a Destination of this cluster shall be, and adds to its findings what cannot be written. Where that is what
@@ -397,7 +405,7 @@ func (n *network) export(mesh *v1alpha1.Mesh, d *v1alpha1.Destination, federated
 	}
 }
 
-// ownGone follows a Destination that is not in the hub any more: if discovery calls for one it will be back.
+// ownGone follows a Destination that is not in the hub any more, or not for long: if discovery calls for one it will be back.
 func (n *network) ownGone(ctx context.Context, v *view, req ctrl.Request) (ctrl.Result, error) {
 	called, err := n.discovery.Calls(ctx, req.Name)
 	if err != nil {
