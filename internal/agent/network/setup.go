@@ -175,6 +175,7 @@ func networkOf(istio cluster.Cluster, held *compact.Set, c client.Client, live c
 		objects:   &objects{Client: c, cache: istio.GetCache()},
 		live:      live,
 		hub:       hub,
+		discovery: &discovery.Local{},
 		refresh:   func() {},
 		server:    func() string { return "" },
 		addresses: newAddresses(o.AddressRange),
