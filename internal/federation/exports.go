@@ -3,6 +3,7 @@ package federation
 import (
 	"fmt"
 	"hash/fnv"
+	"iter"
 	"maps"
 	"slices"
 
@@ -32,6 +33,9 @@ type namespace struct {
 	// sorted holds the names, as long as they stay as they are. Where the whole namespace is admitted nobody asks for them.
 	sorted []string
 }
+
+// Destinations are the names of those that are federated, in no order.
+func (e *Exports) Destinations() iter.Seq[string] { return maps.Keys(e.services) }
 
 // Set says that a destination, by the name of its object, is federated as a Service, or with an empty service not at all. It
 // reports whether the set has changed.

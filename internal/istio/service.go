@@ -89,7 +89,7 @@ func (in *Installation) Destination(s *corev1.Service, ns *corev1.Namespace, b B
 		}
 		return v1alpha1.DestinationSpec{}, nil, Outside
 	}
-	service := kubeService(s)
+	service := KubeService(s)
 	service.Subsets = subsets(found.labels)
 	return v1alpha1.DestinationSpec{KubeService: service, Identities: found.identities(), DataPlanes: slices.Sorted(maps.Keys(found.planes))}, found.mesh, Inside
 }
@@ -144,7 +144,8 @@ func Selects(s *corev1.Service, podLabels map[string]string) bool {
 	return len(s.Spec.Selector) > 0 && labels.SelectorFromValidatedSet(s.Spec.Selector).Matches(labels.Set(podLabels))
 }
 
-func kubeService(s *corev1.Service) v1alpha1.KubeService {
+// KubeService is what a Destination says of a Service, but for its subsets, which are of what is behind it.
+func KubeService(s *corev1.Service) v1alpha1.KubeService {
 	out := v1alpha1.KubeService{
 		Name:      s.Name,
 		Namespace: s.Namespace,

@@ -75,6 +75,16 @@ var controllers = []struct {
 	{"DaemonSet", func() client.ObjectList { return &appsv1.DaemonSetList{} }, func() client.Object { return &appsv1.DaemonSet{} }},
 }
 
+// emptyOf returns an empty controller of a kind, nil if it is none of those.
+func emptyOf(kind string) client.Object {
+	for _, c := range controllers {
+		if c.kind == kind {
+			return c.newOne()
+		}
+	}
+	return nil
+}
+
 // kindOf a Deployment, StatefulSet or DaemonSet.
 func kindOf(o client.Object) string {
 	switch o.(type) {

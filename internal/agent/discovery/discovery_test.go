@@ -448,6 +448,18 @@ func TestDiscovery(t *testing.T) {
 		w.delete(p, d)
 		w.settle()
 		listed("nothing behind it for a moment", there)
+		lie := &v1alpha1.Mesh{}
+		w.there(meshName, lie)
+		lie.Spec.Istio.Gateways[1].Selector = map[string]string{"app": "evil"}
+		if err := w.hub.Client.Update(w.ctx, lie); err != nil {
+			t.Fatal(err)
+		}
+		listed("what somebody writes of it", func(g *v1alpha1.IngressGateway) error {
+			if err := there(g); err != nil || g.Selector["app"] != "edge" {
+				return errors.Join(err, errors.New("its selector is another"))
+			}
+			return nil
+		})
 		w.unchanged("a restart then", func() {
 			stop()
 			stop = w.agent()

@@ -3,6 +3,7 @@ package discovery
 import (
 	"context"
 	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -83,8 +84,16 @@ func (r *meshes) findGateways(ctx context.Context, v *view, have []v1alpha1.Mesh
 	}
 	before := map[types.NamespacedName]listed{}
 	candidates := r.gateways.all()
+	var specs []v1alpha1.MeshSpec
 	for i := range have {
-		mesh := &have[i].Spec.Istio
+		specs = append(specs, have[i].Spec)
+	}
+	seen := r.discovery.meshes.Load()
+	if seen != nil {
+		specs = slices.Collect(maps.Values(*seen)) // what the hub has may be anybody's word
+	}
+	for i := range specs {
+		mesh := &specs[i].Istio
 		for _, g := range mesh.Gateways {
 			key := types.NamespacedName{Namespace: g.Namespace, Name: g.Name}
 			before[key] = listed{mesh.RootNamespace, g}
@@ -114,7 +123,11 @@ func (r *meshes) findGateways(ctx context.Context, v *view, have []v1alpha1.Mesh
 			}
 			out[o.mesh.RootNamespace] = append(out[o.mesh.RootNamespace], v.detector.Describe(g))
 		case o.state == istio.Unknown && wasListed:
-			out[b.root] = append(out[b.root], b.gateway)
+			g := *b.gateway.DeepCopy()
+			if seen == nil && o.service != nil {
+				g.Selector, g.Labels, g.Identities = o.service.Spec.Selector, o.service.Labels, nil
+			}
+			out[b.root] = append(out[b.root], g)
 			r.gateways.set(key, true) // so that what becomes of it is told
 		default:
 			r.leaving.forget(kept)

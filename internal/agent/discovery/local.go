@@ -19,26 +19,34 @@ import (
 // is there.
 type Local struct{ running atomic.Pointer[destinations] }
 
-// Calls reports whether this cluster calls for a Destination of a name, or it cannot be told.
-func (l *Local) Calls(ctx context.Context, name string) (bool, error) {
+// State says what a Destination of a name is to this cluster: Inside if it calls for one, Outside if it does not.
+func (l *Local) State(ctx context.Context, name string) (istio.Membership, error) {
 	o, err := l.inspect(ctx, name)
-	return o.state != istio.Outside, err
+	return o.state, err
 }
 
-// Seen returns a Destination of this cluster that the hub has, with what this cluster sees in place of what is written there, but
-// for the identities, of which those that left stay for a while. It returns nil if the cluster calls for no such Destination, and d
-// if it cannot be told. d is not changed.
+// Seen returns a Destination of this cluster that the hub has, with what this cluster sees in place of what is written there: of a
+// Service with nothing behind it that is the Service alone. Identities that are written there stay as long as they may be true, as
+// those that left have their grace. It returns nil if the cluster calls for no such Destination. d is not changed.
 func (l *Local) Seen(ctx context.Context, d *v1alpha1.Destination) (*v1alpha1.Destination, error) {
 	o, err := l.inspect(ctx, d.Name)
+	k := &d.Spec.KubeService
 	switch {
 	case err != nil || o.state == istio.Outside:
 		return nil, err
-	case o.state == istio.Unknown:
+	case o.state == istio.Inside:
+		o.spec.Identities = append(own(d.Spec.Identities, o.mesh, o.key.Namespace), o.spec.Identities...)
+		slices.Sort(o.spec.Identities)
+		o.spec.Identities = slices.Compact(o.spec.Identities)
+	case o.service != nil:
+		o.spec = *d.Spec.DeepCopy()
+		o.spec.KubeService = istio.KubeService(o.service)
+		o.spec.KubeService.Subsets = k.Subsets
+	case d.Name != kube.Qualified(k.Name, k.Namespace):
+		return nil, nil //nolint:nilnil // none is called for, as documented
+	default:
 		return d, nil
 	}
-	o.spec.Identities = append(own(d.Spec.Identities, o.mesh, o.key.Namespace), o.spec.Identities...)
-	slices.Sort(o.spec.Identities)
-	o.spec.Identities = slices.Compact(o.spec.Identities)
 	if equality.Semantic.DeepEqual(o.spec, d.Spec) {
 		return d, nil
 	}
@@ -58,23 +66,17 @@ func (l *Local) Mesh(name string) (spec v1alpha1.MeshSpec, ok bool) {
 	return spec, ok
 }
 
-// Workload is what this cluster sees of a controller, whatever the hub has; nil if it is gone, or in no mesh. known is false if it
-// cannot be told.
-func (l *Local) Workload(ctx context.Context, kind, namespace, name string) (spec *v1alpha1.WorkloadSpec, known bool, err error) {
-	r := l.running.Load()
-	if r == nil {
-		return nil, false, nil
+// Workload is what this cluster sees of a controller, whatever the hub has; its spec is that of one that is Inside.
+func (l *Local) Workload(ctx context.Context, kind, namespace, name string) (spec v1alpha1.WorkloadSpec, state istio.Membership, err error) {
+	if emptyOf(kind) == nil {
+		return spec, istio.Outside, nil
 	}
-	v := r.view.Load()
-	if v == nil {
-		return nil, false, nil
+	r := l.running.Load()
+	if r == nil || r.view.Load() == nil {
+		return spec, istio.Unknown, nil
 	}
 	w := workloads{r.discovery}
-	is, state, err := w.observe(ctx, v, request{Kind: kind, Namespace: namespace, Name: name}, nil)
-	if err != nil || state != istio.Inside {
-		return nil, state == istio.Outside, err
-	}
-	return &is, true, nil
+	return w.observe(ctx, r.view.Load(), request{Kind: kind, Namespace: namespace, Name: name}, nil)
 }
 
 // inspect looks at the Service that a Destination is named for.
@@ -98,7 +100,7 @@ func (l *Local) inspect(ctx context.Context, name string) (observed, error) {
 // Service.
 func (l *Local) Missing(ctx context.Context) (names []string, err error) {
 	r := l.running.Load()
-	if r == nil || r.view.Load() == nil {
+	if r == nil || r.view.Load() == nil || r.meshes.Load() == nil {
 		return []string{"all"}, nil
 	}
 	v := r.view.Load()

@@ -2,6 +2,7 @@ package discovery
 
 import (
 	"context"
+	"maps"
 	"slices"
 
 	admissionv1 "k8s.io/api/admissionregistration/v1"
@@ -130,18 +131,18 @@ func (r *meshes) Reconcile(ctx context.Context, _ request) (reconcile.Result, er
 		mesh.Gateways = istio.Preferred(gateways[mesh.RootNamespace])
 		specs[r.meshName(&mesh)] = v1alpha1.MeshSpec{Cluster: r.cluster, Istio: mesh}
 	}
-	r.discovery.meshes.Store(&specs)
+	r.remember(specs, have)
 	for name, want := range specs {
 		old := have[name]
 		delete(have, name)
 		switch {
 		case old == nil:
-			obj := &v1alpha1.Mesh{Spec: want}
+			obj := &v1alpha1.Mesh{Spec: *want.DeepCopy()} // into which the answer is read
 			obj.Name = name
 			err = r.put(ctx, nil, obj)
 		case !equality.Semantic.DeepEqual(old.Spec, want):
 			obj := old.DeepCopy()
-			obj.Spec = want
+			obj.Spec = *want.DeepCopy()
 			err = r.put(ctx, old, obj)
 		}
 		if err != nil {
@@ -154,6 +155,22 @@ func (r *meshes) Reconcile(ctx context.Context, _ request) (reconcile.Result, er
 		}
 	}
 	return reconcile.Result{RequeueAfter: again}, nil
+}
+
+// remember keeps what is seen of the Meshes, and what was seen of those that the hub has and of which nothing can be said at present.
+func (r *meshes) remember(specs map[string]v1alpha1.MeshSpec, have map[string]*v1alpha1.Mesh) {
+	next := maps.Clone(specs)
+	if last := r.discovery.meshes.Load(); last != nil {
+		for name := range have {
+			if _, seen := next[name]; seen {
+				continue
+			}
+			if spec, ok := (*last)[name]; ok {
+				next[name] = spec
+			}
+		}
+	}
+	r.discovery.meshes.Store(&next)
 }
 
 // look reads the view from the caches.
@@ -189,19 +206,19 @@ func (d *discovery) objects(ctx context.Context, from client.Reader, deployments
 	var (
 		o       istio.Objects
 		istiods appsv1.DeploymentList
-		maps    corev1.ConfigMapList
+		configs corev1.ConfigMapList
 		hooks   admissionv1.MutatingWebhookConfigurationList
 	)
 	if err := from.List(ctx, &istiods, deployments...); err != nil {
 		return o, err
 	}
-	if err := from.List(ctx, &maps, client.HasLabels{istio.LabelRevision}); err != nil {
+	if err := from.List(ctx, &configs, client.HasLabels{istio.LabelRevision}); err != nil {
 		return o, err
 	}
 	if err := from.List(ctx, &hooks); err != nil {
 		return o, err
 	}
-	o.Deployments, o.ConfigMaps, o.Webhooks = istiods.Items, maps.Items, hooks.Items
+	o.Deployments, o.ConfigMaps, o.Webhooks = istiods.Items, configs.Items, hooks.Items
 	roots := map[string]bool{}
 	for i := range o.Deployments {
 		roots[o.Deployments[i].Namespace] = true

@@ -121,12 +121,7 @@ func (r *workloads) observe(ctx context.Context, v *view, req request, _ *v1alph
 	if v.excludes(req.Namespace) {
 		return none, istio.Outside, nil
 	}
-	var obj client.Object
-	for _, kind := range controllers {
-		if kind.kind == req.Kind {
-			obj = kind.newOne()
-		}
-	}
+	obj := emptyOf(req.Kind)
 	if obj == nil { // written by another version, which knew more kinds
 		return none, istio.Unknown, nil
 	}

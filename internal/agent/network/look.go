@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"slices"
+	"strings"
 	"time"
 
 	networkingv1 "istio.io/client-go/pkg/apis/networking/v1"
@@ -204,15 +205,37 @@ func (n *network) kindServed(ctx context.Context, resource string) (bool, error)
 	}), nil
 }
 
-// allOwn are the Destinations of this cluster, and those that were exported.
+// allOwn are the Destinations of this cluster, and those that were exported or for which there is something.
 func (n *network) allOwn(ctx context.Context) ([]ctrl.Request, error) {
 	var list v1alpha1.DestinationList
 	if err := n.hub.GetClient().List(ctx, &list, client.InNamespace(n.namespace), client.UnsafeDisableDeepCopy); err != nil {
 		return nil, err
 	}
-	out := make([]ctrl.Request, len(list.Items))
+	names := map[string]bool{}
 	for i := range list.Items {
-		out[i].NamespacedName = client.ObjectKeyFromObject(&list.Items[i])
+		names[list.Items[i].Name] = true
+	}
+	n.mu.Lock()
+	for _, e := range n.exports {
+		for name := range e.Destinations() {
+			names[name] = true
+		}
+	}
+	n.mu.Unlock()
+	for _, kind := range kindsOfExports() {
+		indexer, err := indexerOf(ctx, n.istio.GetCache(), kind)
+		if err != nil {
+			return nil, err
+		}
+		for _, key := range indexer.ListIndexFuncValues(byDestination) {
+			if namespace, name, _ := strings.Cut(key, "/"); namespace == n.namespace {
+				names[name] = true
+			}
+		}
+	}
+	out := make([]ctrl.Request, 0, len(names))
+	for name := range names {
+		out = append(out, ctrl.Request{NamespacedName: types.NamespacedName{Namespace: n.namespace, Name: name}})
 	}
 	return out, nil
 }

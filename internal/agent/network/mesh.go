@@ -9,16 +9,19 @@ import (
 
 	networkingv1 "istio.io/client-go/pkg/apis/networking/v1"
 	securityv1 "istio.io/client-go/pkg/apis/security/v1"
+	appsv1 "k8s.io/api/apps/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
 	"github.com/isthmus-mesh/isthmus/internal/federation"
 	"github.com/isthmus-mesh/isthmus/internal/finding"
+	"github.com/isthmus-mesh/isthmus/internal/istio"
 	"github.com/isthmus-mesh/isthmus/internal/kube"
 	"github.com/isthmus-mesh/isthmus/internal/membership"
 	"github.com/isthmus-mesh/isthmus/internal/policy"
@@ -69,6 +72,7 @@ type meshWork struct {
 	problems  finding.Findings
 	exclusive *metav1.Condition
 	waiting   bool          // for something that was not written yet
+	unknown   bool          // whether something is a gateway
 	again     time.Duration // when to try once more what the API server has refused; 0 for never
 }
 
@@ -202,7 +206,7 @@ func (m *meshWork) policies(ctx context.Context) error {
 	if denial != nil {
 		_, exists := m.find(isDenial)
 		switch {
-		case len(m.problems) > before: // an allowance could not be written
+		case len(m.problems) > before, m.unknown: // an allowance could not be written
 			m.waiting = m.waiting || !exists
 		case !exists && !m.progress.settled(ownWork), !exists && m.vm.Limited() && !m.progress.settled(importWork):
 			m.waiting = true
@@ -213,7 +217,7 @@ func (m *meshWork) policies(ctx context.Context) error {
 			allowances = append(allowances, denial)
 		}
 	}
-	if denial != nil && len(m.problems) > before {
+	if denial != nil && (len(m.problems) > before || m.unknown) {
 		allowances = append(allowances, denial) // stays if it exists
 	}
 	want := allowances
@@ -247,8 +251,12 @@ func (m *meshWork) allowances(ctx context.Context) (out []client.Object, err err
 		if w.DataPlane != v1alpha1.DataPlaneGateway || w.Mesh != m.mesh.Name {
 			continue
 		}
-		if out, _, err = m.allow(ctx, out, w.Controller.Kind, w.Controller.Namespace, w.Controller.Name); err != nil {
+		var state istio.Membership
+		if out, state, err = m.allow(ctx, out, w.Controller.Kind, w.Controller.Namespace, w.Controller.Name); err != nil {
 			return nil, err
+		}
+		if state == istio.Unknown { // nothing is denied to a gateway for want of an answer
+			m.unknown, m.again = true, sooner(m.again, unsettled)
 		}
 	}
 	for _, o := range slices.Clone(m.have) { // the hub may have forgotten a gateway
@@ -256,30 +264,43 @@ func (m *meshWork) allowances(ctx context.Context) (out []client.Object, err err
 		if !ok {
 			continue
 		}
-		var known bool
-		if out, known, err = m.allow(ctx, out, kind, o.GetNamespace(), name); err != nil {
+		var state istio.Membership
+		if out, state, err = m.allow(ctx, out, kind, o.GetNamespace(), name); err != nil {
 			return nil, err
 		}
-		if !known {
+		stays := state == istio.Unknown
+		if state == istio.Outside { // as in a namespace that is not looked at, or while istiod is installed anew
+			if stays, err = m.controllerExists(ctx, kind, types.NamespacedName{Namespace: o.GetNamespace(), Name: name}); err != nil {
+				return nil, err
+			}
+		}
+		if stays {
 			m.keep(o)
 		}
 	}
 	return out, nil
 }
 
-// allow adds the allowance of a controller if it is a gateway of the mesh. known says whether that can be told.
-func (m *meshWork) allow(ctx context.Context, to []client.Object, kind, namespace, name string) (out []client.Object, known bool, err error) {
-	w, known, err := m.discovery.Workload(ctx, kind, namespace, name)
-	if err != nil || w == nil || w.DataPlane != v1alpha1.DataPlaneGateway || w.Mesh != m.mesh.Name {
-		return to, known, err
+// allow adds the allowance of a controller if it is a gateway of the mesh. state says what the controller is to this cluster.
+func (m *meshWork) allow(ctx context.Context, to []client.Object, kind, namespace, name string) (out []client.Object, state istio.Membership, err error) {
+	w, state, err := m.discovery.Workload(ctx, kind, namespace, name)
+	if err != nil || state != istio.Inside || w.DataPlane != v1alpha1.DataPlaneGateway || w.Mesh != m.mesh.Name {
+		return to, state, err
 	}
-	p := policy.GatewayAllowance(m.vm, w)
+	p := policy.GatewayAllowance(m.vm, &w)
 	if p == nil || slices.ContainsFunc(to, func(o client.Object) bool { return sameObject(o, p) }) {
-		return to, true, nil
+		return to, state, nil
 	}
 	annotate(p, membership.MeshKey(m.mesh))
 	p.Annotations[annotationController] = kind + "/" + name
-	return append(to, p), true, nil
+	return append(to, p), state, nil
+}
+
+func (m *meshWork) controllerExists(ctx context.Context, kind string, key types.NamespacedName) (bool, error) {
+	obj := &metav1.PartialObjectMetadata{}
+	obj.SetGroupVersionKind(appsv1.SchemeGroupVersion.WithKind(kind))
+	err := m.live.Get(ctx, key, obj)
+	return err == nil, client.IgnoreNotFound(err)
 }
 
 // keep leaves an object out of what may be deleted.

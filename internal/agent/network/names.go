@@ -18,6 +18,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/internal/accept"
 	"github.com/isthmus-mesh/isthmus/internal/federation"
 	"github.com/isthmus-mesh/isthmus/internal/finding"
+	"github.com/isthmus-mesh/isthmus/internal/istio"
 	"github.com/isthmus-mesh/isthmus/internal/kube"
 	"github.com/isthmus-mesh/isthmus/internal/kube/hublink"
 	"github.com/isthmus-mesh/isthmus/internal/membership"
@@ -368,14 +369,17 @@ func (i *naming) members(ctx context.Context, a *v1alpha1.AcceptedVirtualDestina
 }
 
 func (i *naming) ownMember(ctx context.Context, key client.ObjectKey, m *federation.Member) (unknown bool, err error) {
-	if m.Destination, err = i.seen(ctx, key); err != nil {
-		return false, err
+	var there bool
+	if m.Destination, there, err = i.seen(ctx, key); err != nil || there && m.Destination == nil {
+		return true, err
 	}
-	if m.Destination == nil {
-		return i.discovery.Calls(ctx, key.Name)
+	if m.Destination != nil {
+		m.Home = i.view.own[m.Destination.Spec.Mesh]
+		return false, nil
 	}
-	m.Home = i.view.own[m.Destination.Spec.Mesh]
-	return false, nil
+	state, err := i.discovery.State(ctx, key.Name)
+	// With nothing behind the Service there is none to wait for; but what there is stays.
+	return state == istio.Inside || state == istio.Unknown && len(i.have) > 0, err
 }
 
 func (i *naming) otherMember(ctx context.Context, key client.ObjectKey, m *federation.Member) error {

@@ -619,6 +619,57 @@ func TestPolicy(t *testing.T) {
 		w.ready(vm)
 	})
 
+	w.story("a Service with nothing behind it opens nothing else", func(*testing.T) {
+		dead := istiotest.Service("shop", "dead", map[string]string{"app": "dead"})
+		east.create(dead)
+		lie := &v1alpha1.Destination{ObjectMeta: metav1.ObjectMeta{Namespace: east.meshKey().Namespace, Name: "dead.shop"}}
+		lie.Spec.Cluster, lie.Spec.Mesh = "east", east.meshKey().Name
+		lie.Spec.KubeService = v1alpha1.KubeService{Name: "dead", Namespace: "istio-system", Type: "ClusterIP", Selector: map[string]string{"app": "reviews"}}
+		lie.Spec.KubeService.Ports = []v1alpha1.KubeServicePort{{Name: "http", Port: 9080, Protocol: "TCP"}}
+		w.must(w.hub.Client.Create(w.ctx, lie))
+		w.eventually("its policy", func() error {
+			p, err := policy("shop", "isthmus-dead")
+			if err == nil && p.Spec.Selector.MatchLabels["app"] != "dead" {
+				w.Errorf("it selects %v", p.Spec.Selector.MatchLabels)
+			}
+			return err
+		})
+		if p, err := policy("istio-system", "isthmus-dead"); !apierrors.IsNotFound(err) {
+			w.Errorf("there is %+v, %v", p, err)
+		}
+		east.delete(dead)
+		w.eventually("the end of its policy", func() error {
+			if _, err := policy("shop", "isthmus-dead"); !apierrors.IsNotFound(err) {
+				return fmt.Errorf("there is one: %w", err)
+			}
+			return nil
+		})
+	})
+
+	w.story("a gateway that is not looked at any more goes on", func(*testing.T) {
+		settings := &v1alpha1.Settings{ObjectMeta: metav1.ObjectMeta{Namespace: v1alpha1.SystemNamespace, Name: v1alpha1.SettingsName}}
+		settings.Spec.Discovery = &v1alpha1.DiscoverySettings{ExcludedNamespaces: []string{"istio-system"}}
+		w.must(w.hub.Client.Create(w.ctx, settings))
+		gateway := client.ObjectKey{Namespace: east.meshKey().Namespace, Name: "deployment.istio-eastwestgateway.istio-system"}
+		w.eventually("its Workload to go", func() error {
+			if err := w.hub.Client.Get(w.ctx, gateway, &v1alpha1.Workload{}); !apierrors.IsNotFound(err) {
+				return fmt.Errorf("it is there: %w", err)
+			}
+			return nil
+		})
+		for _, tls := range []*v1alpha1.Federation{
+			{TLSEnforcementSettings: &v1alpha1.TLSEnforcementSettings{EnforcementMode: v1alpha1.TLSEnforcementPermissive}}, nil,
+		} {
+			edit(w, w.hub, vm, func(vm *v1alpha1.VirtualMesh) { vm.Spec.Federation = tls })
+			w.ready(vm)
+		}
+		if _, err := policy("istio-system", "isthmus-gateway-istio-eastwestgateway"); err != nil {
+			w.Errorf("what lets it answer: %v", err)
+		}
+		w.must(w.hub.Client.Delete(w.ctx, settings))
+		w.eventually("its Workload to come back", func() error { return w.hub.Client.Get(w.ctx, gateway, &v1alpha1.Workload{}) })
+	})
+
 	// inForce waits for a Destination to report that the policy is in force, or that it is not, for a reason.
 	inForce := func(service, not string) {
 		w.Helper()

@@ -20,6 +20,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
 	"github.com/isthmus-mesh/isthmus/internal/federation"
 	"github.com/isthmus-mesh/isthmus/internal/finding"
+	"github.com/isthmus-mesh/isthmus/internal/istio"
 	"github.com/isthmus-mesh/isthmus/internal/kube"
 	"github.com/isthmus-mesh/isthmus/internal/membership"
 	"github.com/isthmus-mesh/isthmus/internal/policy"
@@ -36,16 +37,25 @@ func (n *network) reconcileOwn(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		return ctrl.Result{}, nil
 	}
 	done := func() { n.progress.done(work{ownWork, req.Namespace, req.Name}, v.sequence) }
-	d, err := n.seen(ctx, req.NamespacedName)
+	d, there, err := n.seen(ctx, req.NamespacedName)
 	if err != nil {
 		return ctrl.Result{}, err
 	}
 	if d == nil {
-		again, err := n.ownGone(ctx, v, req)
-		if err == nil {
+		state, err := n.discovery.State(ctx, req.Name)
+		if err == nil && state == istio.Outside {
+			err = n.ownGone(ctx, v, req)
+		}
+		if err != nil {
+			return ctrl.Result{}, err
+		}
+		if state != istio.Inside { // discovery will have the hub have it
 			done()
 		}
-		return again, err
+		if state != istio.Outside || there {
+			return ctrl.Result{RequeueAfter: unsettled}, nil
+		}
+		return ctrl.Result{}, nil
 	}
 	mesh := v.own[d.Spec.Mesh]
 	if mesh == nil || v.frozen(mesh) {
@@ -96,13 +106,15 @@ func (n *network) reconcileOwn(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	return ctrl.Result{RequeueAfter: again}, nil
 }
 
-// seen returns a Destination of this cluster as this cluster sees it; nil if the hub has none, or the cluster calls for none.
-func (n *network) seen(ctx context.Context, key client.ObjectKey) (*v1alpha1.Destination, error) {
-	d := &v1alpha1.Destination{}
+// seen returns a Destination of this cluster as this cluster sees it; nil if the hub has none, or the cluster calls for none. there says
+// whether the hub has one.
+func (n *network) seen(ctx context.Context, key client.ObjectKey) (d *v1alpha1.Destination, there bool, err error) {
+	d = &v1alpha1.Destination{}
 	if err := n.hub.GetClient().Get(ctx, key, d); err != nil {
-		return nil, client.IgnoreNotFound(err)
+		return nil, false, client.IgnoreNotFound(err)
 	}
-	return n.discovery.Seen(ctx, d)
+	d, err = n.discovery.Seen(ctx, d)
+	return d, true, err
 }
 
 // write writes what a Destination of this cluster shall be, and adds to its findings what cannot be written. Where that is what
@@ -405,26 +417,19 @@ func (n *network) export(mesh *v1alpha1.Mesh, d *v1alpha1.Destination, federated
 	}
 }
 
-// ownGone follows a Destination that is not in the hub any more, or not for long: if discovery calls for one it will be back.
-func (n *network) ownGone(ctx context.Context, v *view, req ctrl.Request) (ctrl.Result, error) {
-	called, err := n.discovery.Calls(ctx, req.Name)
-	if err != nil {
-		return ctrl.Result{}, err
-	}
-	if called {
-		return ctrl.Result{RequeueAfter: unsettled}, nil
-	}
+// ownGone takes back what was made for a Destination for which the cluster does not call any more.
+func (n *network) ownGone(ctx context.Context, v *view, req ctrl.Request) error {
 	have, err := n.objects.madeFor(ctx, req.String(), kindsOfExports()...)
 	if err != nil {
-		return ctrl.Result{}, err
+		return err
 	}
 	for _, mesh := range v.own {
 		if v.frozen(mesh) {
-			return ctrl.Result{}, nil
+			return nil
 		}
 	}
 	if err := n.prune(ctx, have, nil, "the Service is gone or in no mesh"); err != nil {
-		return ctrl.Result{}, err
+		return err
 	}
 	changed := false
 	n.mu.Lock()
@@ -435,7 +440,7 @@ func (n *network) ownGone(ctx context.Context, v *view, req ctrl.Request) (ctrl.
 	if changed {
 		n.lookAtMeshes(0)
 	}
-	return ctrl.Result{}, nil
+	return nil
 }
 
 // givenUp reports whether all that was made for a Destination belongs to virtual meshes that users have given up.
