@@ -24,7 +24,7 @@ GEN      := $(TOOLS)/controller-gen
 
 PKG ?= ./...
 RUN ?= .
-GOTEST := go test -count=1 -run '$(RUN)'
+GOTEST := go test -count=1 $(if $(RACE),-race) -run '$(RUN)'
 
 ##@ General
 
@@ -79,7 +79,7 @@ env: ## Print the environment of the running lab, for: eval "$(make -s env)"
 demo: lab build ## Watch two meshes that do not trust each other become one
 	demo/demo.sh
 
-##@ Tests (PKG=./internal/hub/... and RUN=Restore narrow them)
+##@ Tests (PKG=./internal/hub/... and RUN=Restore narrow them; RACE=1, with a C compiler, looks for data races)
 
 .PHONY: test
 test: lint test-unit test-integration test-e2e ## Everything: lint, unit, integration, end-to-end
