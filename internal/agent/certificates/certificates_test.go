@@ -493,7 +493,7 @@ func testBadOrders(t *testing.T) {
 	w.until(p, "one more root", func(o *v1alpha1.IssuedCertificate) bool {
 		return reason(o) == ReasonInvalidOrder && o.Status.ObservedGeneration == o.Generation
 	})
-	if strings.Contains(string(w.cacerts().Data[pki.RootCertKey]), string(thief.PEM())) {
+	if bytes.Contains(w.cacerts().Data[pki.RootCertKey], thief.PEM()) {
 		t.Error("the thief's root is in cacerts")
 	}
 }

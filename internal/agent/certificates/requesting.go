@@ -191,7 +191,7 @@ func (r *Requester) vouch(ctx context.Context, before, next *wanted) error {
 		if p := spec.Rotation; slices.Contains(known, pki.RootIDOrZero(root.Fingerprint)) || p != nil && (root.Fingerprint == p.New || root.Fingerprint == p.Old && !p.Alone) {
 			continue
 		}
-		return stalled(ReasonInvalidOrder, "spec.roots[%d] of the order: this cluster does not have root %.16s, and nothing is signed under it; unless you have removed it, somebody else has reported it with the credential of this agent: replace the credential (meshctl cluster register), evict the mesh, and let it join again", i, root.Fingerprint)
+		return stalled(ReasonInvalidOrder, "spec.roots[%d] of the order: this cluster does not have root %.16s, and nothing is signed under it; unless you have removed it, somebody else has reported it with the credential of this agent: replace the credential (meshctl cluster rotate-credentials), evict the mesh, and let it join again", i, root.Fingerprint)
 	}
 	return nil
 }

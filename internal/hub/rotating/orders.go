@@ -114,7 +114,7 @@ func (e *unwritableError) Error() string { return "mesh " + e.mesh.String() + ":
 func (s *state) newOrder(id rotation.MeshID, o rotation.Order) (*v1alpha1.IssuedCertificate, error) {
 	if root, ok := s.beyond[id]; ok {
 		return nil, &unwritableError{id, v1alpha1.ReasonRootKeyLost, fmt.Sprintf(
-			"status.carried of its order names root %s, whose Secret is missing from the hub: its order stays as it is; restore the Secret from a backup, or evict the mesh", root.Short())}
+			"status.carried of its order names root %s, whose Secret is missing from the hub: its order stays as it is; restore the Secret from a backup, or evict the mesh; if it never had that root, somebody else uses the credential of its agent (meshctl cluster rotate-credentials)", root.Short())}
 	}
 	ic := &v1alpha1.IssuedCertificate{ObjectMeta: metav1.ObjectMeta{Name: id.Name, Namespace: id.Namespace}}
 	if live := s.orders[id]; live != nil {
