@@ -412,6 +412,48 @@ func TestRotationSurvivesTheHub(t *testing.T) {
 	}
 }
 
+// TestRestoredWithoutTheNewRoot: the backup is from before the last rotation, so the root that is in use is not in it. Orders stay
+// as they are until the Secret is there.
+func TestRestoredWithoutTheNewRoot(t *testing.T) {
+	w := start(t)
+	vm := young(w, "east", "west")
+	old := signerOf(vm)
+	backups := []*v1alpha1.IssuedCertificate{w.live("east"), w.live("west")}
+	oldRoot := w.rootSecrets()[0]
+	w.trigger("now")
+	w.play("one", "rotation", func(vm *v1alpha1.VirtualMesh) error { return errors.Join(deployed(vm), want(len(w.rootSecrets()), 1)) }, "east", "west")
+	secret := &w.rootSecrets()[0]
+	w.stop()
+	w.remove(secret)
+	oldRoot.ResourceVersion, oldRoot.UID = "", ""
+	w.create(&oldRoot)
+	for _, b := range backups {
+		update(w, &v1alpha1.IssuedCertificate{}, b.Namespace, b.Name, func(ic *v1alpha1.IssuedCertificate) { ic.Spec = b.Spec })
+	}
+	update(w, &v1alpha1.VirtualMesh{}, system, "one", func(vm *v1alpha1.VirtualMesh) { vm.Spec.MTLSConfig.Shared.RotationTrigger = "" })
+	w.startHub()
+	w.sees("one", "complaint", func(vm *v1alpha1.VirtualMesh) error {
+		return errors.Join(is(vm.Status.Conditions, v1alpha1.ConditionStalled, metav1.ConditionTrue, ""),
+			want(strings.Contains(fmt.Sprint(vm.Status.Rotation.Waits), "whose Secret is missing from the hub"), true))
+	})
+	update(w, &v1alpha1.VirtualMesh{}, system, "one", func(vm *v1alpha1.VirtualMesh) {
+		vm.Spec.MTLSConfig.Shared.IntermediateCertOptions = &v1alpha1.CertOptions{OrgName: "Another"}
+	})
+	w.quiet()
+	for _, b := range backups {
+		ic := &v1alpha1.IssuedCertificate{}
+		if w.get(ic, b.Namespace, b.Name); ic.Spec.Signer != old || ic.Spec.Serial != b.Spec.Serial {
+			t.Errorf("the order was moved: %+v", ic.Spec)
+		}
+	}
+	secret.ResourceVersion, secret.UID = "", ""
+	w.create(secret)
+	update(w, &v1alpha1.VirtualMesh{}, system, "one", func(vm *v1alpha1.VirtualMesh) { vm.Spec.MTLSConfig.Shared.RotationTrigger = "now" })
+	w.play("one", "trust under the root that was in use", func(vm *v1alpha1.VirtualMesh) error {
+		return errors.Join(deployed(vm), want(w.live("east").Spec.Signer != old, true), want(w.live("west").Spec.CertOptions.OrgName, "Another"))
+	}, "east", "west")
+}
+
 func TestRetainedMemberTakesNoPart(t *testing.T) {
 	w := start(t)
 	before := young(w, "east", "west")

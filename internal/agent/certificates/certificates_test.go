@@ -461,7 +461,18 @@ func testBadOrders(t *testing.T) {
 	hub, member := hubCluster, memberCluster
 	w := newWorld(t, hub, member, "bad")
 	p, _ := w.start(-1)
+	thief := pkitest.NewRoot(t, "thief", time.Now()).Root()
+	thiefs := func(s *v1alpha1.IssuedCertificateSpec) {
+		s.Roots = append(s.Roots, v1alpha1.RootCertificate{Fingerprint: thief.ID().String(), Certificate: string(thief.PEM())})
+	}
 	for what, edit := range map[string]func(*v1alpha1.IssuedCertificateSpec){
+		"a root that nobody has": thiefs,
+		"a root with which the mesh did not come": func(s *v1alpha1.IssuedCertificateSpec) {
+			thiefs(s)
+			s.Rotation = &v1alpha1.OrderRotation{
+				RotationID: "r1", Step: v1alpha1.StepAddingNewRoot, Old: thief.ID().String(), New: s.Signer, Stage: v1alpha1.StageNewSigns, Alone: true,
+			}
+		},
 		"another Secret":            func(s *v1alpha1.IssuedCertificateSpec) { s.IssuedCertificateSecret.Name = "istio-ca-secret" },
 		"another namespace":         func(s *v1alpha1.IssuedCertificateSpec) { s.IssuedCertificateSecret.Namespace = "kube-system" },
 		"a root that is none":       func(s *v1alpha1.IssuedCertificateSpec) { s.Roots[0].Certificate = "hello" },
@@ -478,6 +489,13 @@ func testBadOrders(t *testing.T) {
 		w.order(func(s *v1alpha1.IssuedCertificateSpec) { *s = saved })
 	}
 	w.until(p, "the good order", finished)
+	w.order(thiefs)
+	w.until(p, "one more root", func(o *v1alpha1.IssuedCertificate) bool {
+		return reason(o) == ReasonInvalidOrder && o.Status.ObservedGeneration == o.Generation
+	})
+	if bytes.Contains(w.cacerts().Data[pki.RootCertKey], thief.PEM()) {
+		t.Error("the thief's root is in cacerts")
+	}
 }
 
 func reason(o *v1alpha1.IssuedCertificate) string {

@@ -108,6 +108,9 @@ func (r *Requester) carryOut(ctx context.Context, o *v1alpha1.IssuedCertificate)
 	if next.CA, err = next.compose(ca, w, r.Now()); err != nil {
 		return out, err
 	}
+	if err := r.vouch(ctx, w, next); err != nil {
+		return out, err
+	}
 	if err := r.store.writeWanted(ctx, next); err != nil {
 		return out, err
 	}
@@ -157,6 +160,38 @@ func (r *Requester) check(o *v1alpha1.IssuedCertificate) error {
 	}
 	if want := kube.MeshName(ref.Namespace, r.Cluster); o.Name != want {
 		return stalled(ReasonInvalidOrder, "the order for namespace %s must be named %s", ref.Namespace, want)
+	}
+	return nil
+}
+
+// vouch refuses an order with a root that this cluster does not have and that the hub has no reason to bring: one that it signs
+// under, or by which all of the virtual mesh are rotated. The hub learns from here which roots a mesh comes with, and by the same
+// credential somebody else may have told it of others. before is what was wanted until now.
+func (r *Requester) vouch(ctx context.Context, before, next *wanted) error {
+	spec, known := &next.Order.Spec, []pki.RootID{next.CA.Root.ID()}
+	if next.Spare != nil {
+		known = append(known, next.Spare.Root.ID())
+	}
+	if before != nil {
+		known = append(known, before.CA.Roots.IDs()...)
+		if before.Spare != nil {
+			known = append(known, before.Spare.Root.ID())
+		}
+	}
+	if spec.Purpose != v1alpha1.PurposeGateway {
+		for _, name := range []string{CACertsName, selfSignedSecret} {
+			ca, _, err := readIstioSecret(ctx, r.store.reader, spec.IssuedCertificateSecret.Namespace, name, r.Now())
+			if err != nil {
+				return err
+			}
+			known = append(known, ca.Roots.IDs()...)
+		}
+	}
+	for i, root := range spec.Roots {
+		if p := spec.Rotation; slices.Contains(known, pki.RootIDOrZero(root.Fingerprint)) || p != nil && (root.Fingerprint == p.New || root.Fingerprint == p.Old && !p.Alone) {
+			continue
+		}
+		return stalled(ReasonInvalidOrder, "spec.roots[%d] of the order: this cluster does not have root %.16s, and nothing is signed under it; unless you have removed it, somebody else has reported it with the credential of this agent: replace the credential (meshctl cluster rotate-credentials), evict the mesh, and let it join again", i, root.Fingerprint)
 	}
 	return nil
 }

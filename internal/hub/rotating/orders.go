@@ -14,6 +14,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
+	"github.com/isthmus-mesh/isthmus/internal/finding"
 	"github.com/isthmus-mesh/isthmus/internal/kube"
 	"github.com/isthmus-mesh/isthmus/internal/pki"
 	"github.com/isthmus-mesh/isthmus/internal/rotation"
@@ -23,11 +24,15 @@ import (
 const caCerts = "cacerts"
 
 // order writes the orders of a plan: those that change in their sequence, and none of the rest after a failure; then what else
-// there is to say to the others.
-func (r *Reconciler) order(ctx context.Context, s *state, plan rotation.Plan) error {
+// there is to say to the others. One that cannot be written keeps none of the others from it: no member may hold up all by what
+// it says.
+func (r *Reconciler) order(ctx context.Context, s *state, plan *rotation.Plan) error {
 	for _, id := range plan.Changed {
 		o := plan.Orders[id]
 		ic, err := r.writeOrder(ctx, s, id, o)
+		if s.leaves(plan, err) {
+			continue
+		}
 		if err != nil {
 			return err
 		}
@@ -45,10 +50,27 @@ func (r *Reconciler) order(ctx context.Context, s *state, plan rotation.Plan) er
 		if !ok || slices.Contains(plan.Changed, id) {
 			continue
 		}
-		_, err := r.writeOrder(ctx, s, id, o)
-		errs = append(errs, err)
+		if _, err := r.writeOrder(ctx, s, id, o); !s.leaves(plan, err) {
+			errs = append(errs, err)
+		}
 	}
 	return errors.Join(errs...)
+}
+
+// leaves tells whether an order cannot be written. Then the plan has the one that stands, and says why.
+func (s *state) leaves(plan *rotation.Plan, err error) bool {
+	e, ok := errors.AsType[*unwritableError](err)
+	if !ok {
+		return false
+	}
+	plan.Step = v1alpha1.StepFailed
+	plan.Findings = append(plan.Findings, finding.Finding{Mesh: meshKey(e.mesh.String()), Reason: e.reason, Message: e.message})
+	plan.Waiting = append(plan.Waiting, e.mesh)
+	delete(plan.Orders, e.mesh)
+	if stands := s.evidence[e.mesh].Order; stands != nil {
+		plan.Orders[e.mesh] = *stands
+	}
+	return true
 }
 
 // writeOrder writes an order on the version that was read, if there is anything to write.
@@ -82,14 +104,18 @@ func isOutdated(err error) bool { return apierrors.IsConflict(err) || apierrors.
 
 // unwritableError says why an order that is planned cannot be written.
 type unwritableError struct {
-	mesh    rotation.MeshID
-	message string
+	mesh            rotation.MeshID
+	reason, message string
 }
 
 func (e *unwritableError) Error() string { return "mesh " + e.mesh.String() + ": " + e.message }
 
 // newOrder is the object of an order.
 func (s *state) newOrder(id rotation.MeshID, o rotation.Order) (*v1alpha1.IssuedCertificate, error) {
+	if root, ok := s.beyond[id]; ok {
+		return nil, &unwritableError{id, v1alpha1.ReasonRootKeyLost, fmt.Sprintf(
+			"status.carried of its order names root %s, whose Secret is missing from the hub: its order stays as it is; restore the Secret from a backup, or evict the mesh; if it never had that root, somebody else uses the credential of its agent (meshctl cluster rotate-credentials)", root.Short())}
+	}
 	ic := &v1alpha1.IssuedCertificate{ObjectMeta: metav1.ObjectMeta{Name: id.Name, Namespace: id.Namespace}}
 	if live := s.orders[id]; live != nil {
 		ic = live.DeepCopy()
@@ -114,14 +140,14 @@ func (s *state) newOrder(id rotation.MeshID, o rotation.Order) (*v1alpha1.Issued
 	for i, root := range o.Roots {
 		var ok bool
 		if ic.Spec.Roots[i].Certificate, ok = s.certificate(id, root); !ok {
-			return nil, &unwritableError{id, fmt.Sprintf("its order needs the certificate of root %s, which is known to nobody: restore its Secret from a backup, or evict the mesh", root.Short())}
+			return nil, &unwritableError{id, v1alpha1.ReasonInvalid, fmt.Sprintf("its order needs the certificate of root %s, which is known to nobody: restore its Secret from a backup, or evict the mesh", root.Short())}
 		}
 	}
 	ic.Spec.AgentCAs = s.agentCAs(id, o)
 	if o.Cross {
 		var err error
 		if ic.Spec.CrossCertificate.Certificate, err = s.cross(id, *o.Position); err != nil {
-			return nil, &unwritableError{id, "spec.crossCertificate of its order: " + err.Error()}
+			return nil, &unwritableError{id, v1alpha1.ReasonInvalid, "spec.crossCertificate of its order: " + err.Error()}
 		}
 	}
 	return ic, nil
@@ -139,7 +165,8 @@ func (s *state) address(ic *v1alpha1.IssuedCertificate, mesh *v1alpha1.Mesh) {
 	}
 }
 
-// certificate of a root: that of its Secret, else that of the order of the mesh, else the one that the mesh itself came with.
+// certificate of a root: that of its Secret, else that of the order of the mesh, else the one that the mesh itself came with. What
+// agents report of a mesh adds no root to an order that stands, but for one by which it came in and to which it goes back.
 func (s *state) certificate(id rotation.MeshID, root pki.RootID) (string, bool) {
 	if r := s.find(root); r != nil {
 		return string(r.Certificate.PEM()), true
@@ -147,6 +174,9 @@ func (s *state) certificate(id rotation.MeshID, root pki.RootID) (string, bool) 
 	if live := s.orders[id]; live != nil {
 		if c, ok := certificateOf(root, live.Spec.Roots); ok {
 			return c, true
+		}
+		if !names(*s.evidence[id].Order, root) {
+			return "", false
 		}
 	}
 	if mesh := s.members[id]; mesh != nil && mesh.Status.CertificateAuthority != nil {

@@ -27,7 +27,6 @@ import (
 
 	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
 	"github.com/isthmus-mesh/isthmus/internal/accept"
-	"github.com/isthmus-mesh/isthmus/internal/finding"
 	"github.com/isthmus-mesh/isthmus/internal/hub/roots"
 	"github.com/isthmus-mesh/isthmus/internal/hub/summary"
 	"github.com/isthmus-mesh/isthmus/internal/kube"
@@ -150,14 +149,7 @@ func (r *Reconciler) steer(ctx context.Context, s *state, p *problem) (*rotation
 	for _, f := range s.held {
 		plan.Waiting = append(plan.Waiting, meshID(f.Mesh))
 	}
-	err := r.order(ctx, s, plan)
-	if e, ok := errors.AsType[*unwritableError](err); ok {
-		plan.Step = v1alpha1.StepFailed
-		plan.Findings = append(plan.Findings, finding.Finding{Mesh: e.mesh.String(), Reason: v1alpha1.ReasonInvalid, Message: e.message})
-		plan.Waiting = append(plan.Waiting, e.mesh)
-		return &plan, nil
-	}
-	if err != nil {
+	if err := r.order(ctx, s, &plan); err != nil {
 		return nil, err
 	}
 	return &plan, errors.Join(r.answer(ctx, s, &plan), r.assignRoles(ctx, s, plan))

@@ -38,9 +38,10 @@ type state struct {
 	apart    map[rotation.MeshID]*memberOf // members that are to have roots of their own, by the orders of their CAs
 	own      map[rotation.MeshID]*roots.Root
 	evidence map[rotation.MeshID]rotation.Evidence
-	held     finding.Findings // members to which nothing can be ordered yet, and why
-	notice   *problem         // why another root than root is not taken, although it may be wanted
-	passes   bool             // what is wrong with the provided one passes by itself
+	beyond   map[rotation.MeshID]pki.RootID // lost roots to which agents say that they have come, beyond their orders
+	held     finding.Findings               // members to which nothing can be ordered yet, and why
+	notice   *problem                       // why another root than root is not taken, although it may be wanted
+	passes   bool                           // what is wrong with the provided one passes by itself
 	words    []v1alpha1.CertificateVerification
 }
 
@@ -59,6 +60,7 @@ func (r *Reconciler) observe(ctx context.Context, name types.NamespacedName, vm 
 		apart:    map[rotation.MeshID]*memberOf{},
 		own:      map[rotation.MeshID]*roots.Root{},
 		evidence: map[rotation.MeshID]rotation.Evidence{},
+		beyond:   map[rotation.MeshID]pki.RootID{},
 	}
 	if vm.DeletionTimestamp.IsZero() {
 		s.accepted, s.trust = vm.Status.Accepted, accept.TrustIn(vm.Status.Accepted)
@@ -145,7 +147,7 @@ func (r *Reconciler) observeEvidence(ctx context.Context, s *state) error {
 		if err := r.observeForeign(ctx, s, e.Order); err != nil {
 			return err
 		}
-		if ok, err := r.credible(ctx, s, e); err != nil {
+		if ok, err := r.credible(ctx, s, id, e); err != nil {
 			return err
 		} else if !ok {
 			e.Carried = nil
@@ -237,7 +239,12 @@ func (r *Reconciler) observeForeign(ctx context.Context, s *state, o *rotation.O
 // credible tells whether the hub may take up what an agent says that it carried out last. It may go beyond the order that
 // stands, if the hub came out of a backup; but nobody gets to a root of another virtual mesh by saying so, nor beyond what
 // can be written.
-func (r *Reconciler) credible(ctx context.Context, s *state, e rotation.Evidence) (bool, error) {
+//
+// Nor to a root of which there is no Secret. After a restore from a backup that is too old, that is one which was made since and
+// is lost; else it may be the root of whoever has stolen the agent's credential, and the two cannot be told apart. So it is not
+// taken up, which would make the mesh trust it, and as a signer would bring all to a halt as a lost one; and the order is not moved
+// either, which could in time take the mesh back from a root that is in use. It goes on when the Secret is there.
+func (r *Reconciler) credible(ctx context.Context, s *state, mesh rotation.MeshID, e rotation.Evidence) (bool, error) {
 	c, o := e.Carried, e.Order
 	if c == nil {
 		return true, nil
@@ -254,15 +261,23 @@ func (r *Reconciler) credible(ctx context.Context, s *state, e rotation.Evidence
 	}
 	ordered := namedIn(o)
 	for _, id := range namedIn(c) {
-		if s.find(id) != nil || slices.Contains(ordered, id) {
+		if s.find(id) != nil {
 			continue
 		}
-		if _, err := r.Roots.Find(ctx, id); !roots.IsLost(err) {
+		_, err := r.Roots.Find(ctx, id)
+		switch lost := roots.IsLost(err); {
+		case err != nil && !lost, !lost && !slices.Contains(ordered, id):
 			return false, err
+		case lost && c.Serial >= o.Serial && (names(*c, id) && !names(*o, id) || signs(*c, id) && !signs(*o, id)):
+			s.beyond[mesh] = id
+			return false, nil
 		}
 	}
 	return true, nil
 }
+
+// signs tells whether the hub signs under a root what an order puts in use.
+func signs(o rotation.Order, id pki.RootID) bool { return o.Issuance > 0 && o.Signer == id }
 
 // namedIn are the roots that an order names. Those of a rotation are named by it for good, also that of another virtual mesh from
 // which a mesh has come.
