@@ -577,6 +577,9 @@ func TestRefusedRequests(t *testing.T) {
 		{"a weak key", func(cr *v1alpha1.CertificateRequest) {
 			cr.Spec.CertificateSigningRequest = strings.Repeat(cr.Spec.CertificateSigningRequest, 2)
 		}, failed, "BadRequest"},
+		{"that would go with an owner", func(cr *v1alpha1.CertificateRequest) {
+			cr.OwnerReferences = []metav1.OwnerReference{{APIVersion: "v1", Kind: "ConfigMap", Name: "gone", UID: "0"}}
+		}, failed, "BadRequest"},
 		{"not ordered yet", func(cr *v1alpha1.CertificateRequest) { cr.Spec.Issuance = 2 }, pending, "NotOrdered"},
 		{"in the namespace of another cluster", func(cr *v1alpha1.CertificateRequest) { cr.Namespace = "isthmus-west" }, pending, "NotOrdered"},
 		{"in no cluster's namespace", func(cr *v1alpha1.CertificateRequest) { cr.Namespace = "ca" }, failed, "NotRegistered"},
