@@ -28,6 +28,7 @@ type state struct {
 	now      time.Time
 	vm       *v1alpha1.VirtualMesh         // empty if it is gone
 	accepted *v1alpha1.AcceptedVirtualMesh // nil if it is gone or being deleted
+	known    *membership.VirtualMesh       // by it members are known by what they were accepted with; nil as accepted is
 	trust    *accept.Trust                 // that was accepted; nil if there is none to provide a root for
 	roots    []roots.Root                  // all there are, the oldest first
 	foreign  []roots.Root                  // those of other virtual meshes under which members still sign
@@ -61,7 +62,7 @@ func (r *Reconciler) observe(ctx context.Context, name types.NamespacedName, vm 
 		evidence: map[rotation.MeshID]rotation.Evidence{},
 	}
 	if vm.DeletionTimestamp.IsZero() {
-		s.accepted, s.trust = vm.Status.Accepted, accept.TrustIn(vm.Status.Accepted)
+		s.accepted, s.known, s.trust = vm.Status.Accepted, membership.Of(vm, nil), accept.TrustIn(vm.Status.Accepted)
 	}
 	var err error
 	if s.roots, err = r.Roots.List(ctx, name); err != nil {
@@ -109,7 +110,7 @@ func (r *Reconciler) observeMembers(ctx context.Context, s *state) error {
 		if client.IgnoreNotFound(err) != nil {
 			return err
 		}
-		if err != nil || s.trust.Problem(mesh) != nil {
+		if err != nil || s.trust.Problem(mesh) != nil || s.hosts(mesh) == nil {
 			continue // it keeps the order that it has
 		}
 		s.members[id] = mesh
@@ -531,12 +532,16 @@ func verification(m *v1alpha1.RotationVerificationMethod) rotation.Verification 
 	return rotation.Verification{}
 }
 
-// hosts are the identities of a mesh's CA, which is the SPIFFE ID of its istiod, or of its gateways.
+// hosts are the identities of a mesh's CA, which is the SPIFFE ID of its istiod, or of its gateways. The trust domain is that with
+// which the mesh was accepted, whatever it reports; there are none as long as it was accepted with none.
 func (s *state) hosts(m *v1alpha1.Mesh) []string {
 	if s.trust.ByGateways() {
 		return []string{membership.GatewayIdentity(kube.Qualified(s.name.Name, s.name.Namespace), v1alpha1.ObjectRef{Name: m.Name, Namespace: m.Namespace})}
 	}
-	i := m.Spec.Istio
+	i := s.known.AsAccepted(m).Spec.Istio
+	if i.TrustDomain == "" {
+		return nil
+	}
 	return []string{fmt.Sprintf("spiffe://%s/ns/%s/sa/%s", i.TrustDomain, i.RootNamespace, i.IstiodServiceAccount)}
 }
 
