@@ -39,6 +39,7 @@ type state struct {
 	apart    map[rotation.MeshID]*memberOf // members that are to have roots of their own, by the orders of their CAs
 	own      map[rotation.MeshID]*roots.Root
 	evidence map[rotation.MeshID]rotation.Evidence
+	doubted  time.Time        // when to look again at what agents say of later issuances; zero if none does
 	held     finding.Findings // members to which nothing can be ordered yet, and why
 	notice   *problem         // why another root than root is not taken, although it may be wanted
 	passes   bool             // what is wrong with the provided one passes by itself
@@ -146,13 +147,13 @@ func (r *Reconciler) observeEvidence(ctx context.Context, s *state) error {
 		if err := r.observeForeign(ctx, s, e.Order); err != nil {
 			return err
 		}
+		if err := r.observeSignatures(ctx, s, id, ic, &e); err != nil {
+			return err
+		}
 		if ok, err := r.credible(ctx, s, e); err != nil {
 			return err
 		} else if !ok {
 			e.Carried = nil
-		}
-		if err := r.observeSignatures(ctx, id, ic, &e); err != nil {
-			return err
 		}
 		s.evidence[id] = e
 	}
@@ -168,7 +169,7 @@ func (r *Reconciler) observeEvidence(ctx context.Context, s *state) error {
 			continue
 		}
 		e.MultiRoot, e.Proxies = liveness(mesh)
-		if err := r.observeSignatures(ctx, id, nil, &e); err != nil {
+		if err := r.observeSignatures(ctx, s, id, nil, &e); err != nil {
 			return err
 		}
 		s.evidence[id] = e
@@ -240,8 +241,12 @@ func (r *Reconciler) observeForeign(ctx context.Context, s *state, o *rotation.O
 // can be written.
 func (r *Reconciler) credible(ctx context.Context, s *state, e rotation.Evidence) (bool, error) {
 	c, o := e.Carried, e.Order
-	if c == nil {
+	switch {
+	case c == nil:
 		return true, nil
+	case e.Doubtful(s.now):
+		s.doubt(&e)
+		return false, nil
 	}
 	if p := c.Position; p != nil && (len(p.ID) > maxID || p.Turn > maxAhead || p.Nudges > maxAhead) {
 		return false, nil
@@ -373,7 +378,7 @@ func (r *Reconciler) observeClusters(ctx context.Context, s *state) error {
 
 // observeSignatures adds to the agent's evidence what was signed: by the record of the requests, which agents cannot change,
 // and by the agent's word where there is no such record, as after a restore from a backup. ic is nil if there is no order.
-func (r *Reconciler) observeSignatures(ctx context.Context, id rotation.MeshID, ic *v1alpha1.IssuedCertificate, e *rotation.Evidence) error {
+func (r *Reconciler) observeSignatures(ctx context.Context, s *state, id rotation.MeshID, ic *v1alpha1.IssuedCertificate, e *rotation.Evidence) error {
 	requests := &v1alpha1.CertificateRequestList{}
 	if err := r.Client.List(ctx, requests, client.InNamespace(id.Namespace)); err != nil {
 		return err
@@ -385,13 +390,22 @@ func (r *Reconciler) observeSignatures(ctx context.Context, id rotation.MeshID, 
 			continue
 		}
 		e.LastIssuance = max(e.LastIssuance, cr.Spec.Issuance)
-		signed[cr.Spec.Issuance] = periodOf(cr)
+		p := periodOf(cr)
+		signed[cr.Spec.Issuance] = p
+		if p != nil && p.SignedAt.After(e.LastSigned) {
+			e.LastSigned = p.SignedAt
+		}
 	}
 	if ic == nil {
 		return nil
 	}
+	recorded := *e
 	for _, c := range []*v1alpha1.IntermediateStatus{ic.Status.Certificate, ic.Status.Prepared} {
 		if c == nil || c.Issuance >= e.Order.Issuance+maxAhead {
+			continue
+		}
+		if recorded.DoubtfulIssuance(c.Issuance, s.now) {
+			s.doubt(e)
 			continue
 		}
 		e.LastIssuance = max(e.LastIssuance, c.Issuance)
@@ -406,6 +420,13 @@ func (r *Reconciler) observeSignatures(ctx context.Context, id rotation.MeshID, 
 		e.PreparedSigned = signed[p.Issuance]
 	}
 	return nil
+}
+
+// doubt has a look at a mesh again when what its agent says is to be taken.
+func (s *state) doubt(e *rotation.Evidence) {
+	if at := e.LastSigned.Add(rotation.ReportInterval); s.doubted.IsZero() || at.Before(s.doubted) {
+		s.doubted = at
+	}
 }
 
 // periodOf is the validity of what was signed for a request.
