@@ -3,6 +3,7 @@ package charts_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"reflect"
@@ -627,9 +628,10 @@ func TestAgentWritesItsOwnNetwork(t *testing.T) {
 	}
 }
 
-// TestAgentFinalizers: in the hub, an agent puts no finalizer on anything, by which the namespace of a cluster that was evicted would
-// stay for ever; what has one of somebody else it still writes.
-func TestAgentFinalizers(t *testing.T) {
+// TestAgentFinalizersAndOwners: in the hub, an agent puts no finalizer on anything, by which the namespace of a cluster that was
+// evicted would stay for ever, and no owner, with which the record of a signature would go; what has one of somebody else it still
+// writes.
+func TestAgentFinalizersAndOwners(t *testing.T) {
 	ctx := t.Context()
 	cluster := testenv.Start(t)
 	const cn = "agent" // whose agent in the hub has the name of that in a member of these tests
@@ -658,50 +660,61 @@ func TestAgentFinalizers(t *testing.T) {
 	lease := func() client.Object {
 		return &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "isthmus-agent"}}
 	}
-	stay := []string{"example.com/stay"}
+	sets := map[string]func(client.Object){
+		"finalizer": func(o client.Object) { o.SetFinalizers([]string{"example.com/stay"}) },
+		"owner": func(o client.Object) {
+			o.SetOwnerReferences([]metav1.OwnerReference{{APIVersion: "v1", Kind: "ConfigMap", Name: "gone", UID: "0"}})
+		},
+	}
 	testenv.Eventually(t, "the policy is in force", func() error {
 		o := lease()
-		o.SetFinalizers(stay)
+		sets["finalizer"](o)
 		if err := agent.Create(ctx, o, client.DryRunAll); !denied(err) {
 			return fmt.Errorf("err = %w", err)
 		}
 		return nil
 	})
 	for name, made := range map[string]func() client.Object{"Mesh": mesh, "Lease": lease} {
-		t.Run(name, func(t *testing.T) {
-			o := made()
-			o.SetFinalizers(stay)
-			if err := agent.Create(ctx, o); !denied(err) {
-				t.Errorf("created with a finalizer: err = %v", err)
-			}
-			o = made()
-			if err := agent.Create(ctx, o); err != nil {
-				t.Fatalf("created, which is the agent's business: %v", err)
-			}
-			o.SetLabels(map[string]string{"x": "y"})
-			if err := agent.Update(ctx, o); err != nil {
-				t.Errorf("changed: %v", err)
-			}
-			o.SetFinalizers(stay)
-			if err := agent.Update(ctx, o.DeepCopyObject().(client.Object)); !denied(err) {
-				t.Errorf("a finalizer later on: err = %v", err)
-			}
-			if err := cluster.Client.Update(ctx, o); err != nil {
-				t.Fatalf("one of somebody else: %v", err)
-			}
-			o.SetLabels(map[string]string{"x": "z"})
-			if err := agent.Update(ctx, o); err != nil {
-				t.Errorf("changed under it: %v", err)
-			}
-			if m, ok := o.(*v1alpha1.Mesh); ok {
-				if err := agent.Status().Update(ctx, m); err != nil {
-					t.Errorf("status: %v", err)
+		for what, set := range sets {
+			t.Run(name+", "+what, func(t *testing.T) {
+				o := made()
+				set(o)
+				if err := agent.Create(ctx, o); !denied(err) {
+					t.Errorf("created with one: err = %v", err)
 				}
-			}
-			o.SetFinalizers(nil)
-			if err := agent.Update(ctx, o); !denied(err) {
-				t.Errorf("taken away: err = %v", err)
-			}
-		})
+				o = made()
+				if err := agent.Create(ctx, o); err != nil {
+					t.Fatalf("created, which is the agent's business: %v", err)
+				}
+				o.SetLabels(map[string]string{"x": "y"})
+				if err := agent.Update(ctx, o); err != nil {
+					t.Errorf("changed: %v", err)
+				}
+				set(o)
+				if err := agent.Update(ctx, o.DeepCopyObject().(client.Object)); !denied(err) {
+					t.Errorf("one later on: err = %v", err)
+				}
+				if err := cluster.Client.Update(ctx, o); err != nil {
+					t.Fatalf("one of somebody else: %v", err)
+				}
+				o.SetLabels(map[string]string{"x": "z"})
+				if err := agent.Update(ctx, o); err != nil {
+					t.Errorf("changed under it: %v", err)
+				}
+				if m, ok := o.(*v1alpha1.Mesh); ok {
+					if err := agent.Status().Update(ctx, m); err != nil {
+						t.Errorf("status: %v", err)
+					}
+				}
+				o.SetFinalizers(nil)
+				o.SetOwnerReferences(nil)
+				if err := agent.Update(ctx, o.DeepCopyObject().(client.Object)); !denied(err) {
+					t.Errorf("taken away: err = %v", err)
+				}
+				if err := errors.Join(cluster.Client.Update(ctx, o), cluster.Client.Delete(ctx, o)); err != nil {
+					t.Fatal(err)
+				}
+			})
+		}
 	}
 }

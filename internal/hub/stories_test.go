@@ -558,6 +558,50 @@ func TestAnotherRootWhereNoneIsInUse(t *testing.T) {
 	testenv.Eventually(t, "erasure", func() error { return want(len(w.rootSecrets()), 1) })
 }
 
+// TestReportsOfLaterIssuances: an agent that says that it has come further than its order, as after a restore, has no other
+// issuance for each time that it says so.
+func TestReportsOfLaterIssuances(t *testing.T) {
+	w := start(t)
+	w.register("east")
+	w.create(virtualMesh("one", "east"))
+	w.carryOut("east", 1)
+	honest := w.order("east", 1)
+	for name, lie := range map[string]func(*v1alpha1.IssuedCertificateStatus){
+		"that it holds it":   func(s *v1alpha1.IssuedCertificateStatus) { s.Certificate.Issuance = 2 },
+		"under another root": func(s *v1alpha1.IssuedCertificateStatus) { s.Certificate.Issuance, s.Certificate.Signer = 2, "" },
+		"that it has prepared": func(s *v1alpha1.IssuedCertificateStatus) {
+			s.Prepared = s.Certificate.DeepCopy()
+			s.Prepared.Issuance = 2
+		},
+		"that it carried out the same again": func(s *v1alpha1.IssuedCertificateStatus) {
+			s.Carried.Serial++
+			s.Carried.Latest = 1
+		},
+		"that it carried it out": func(s *v1alpha1.IssuedCertificateStatus) {
+			s.Carried.Serial++
+			s.Carried.Issuance = 2
+		},
+	} {
+		w.run(name, func(t *testing.T) {
+			updateStatus(w, &v1alpha1.IssuedCertificate{}, honest.Namespace, honest.Name, func(ic *v1alpha1.IssuedCertificate) { lie(&ic.Status) })
+			w.quiet()
+			if got := w.order("east", 1).Spec; got.Serial != honest.Spec.Serial || got.Latest != 0 {
+				t.Errorf("the order follows: %+v", got)
+			}
+			updateStatus(w, &v1alpha1.IssuedCertificate{}, honest.Namespace, honest.Name, func(ic *v1alpha1.IssuedCertificate) {
+				ic.Status.Certificate, ic.Status.Prepared, ic.Status.Carried = honest.Status.Certificate, honest.Status.Prepared, honest.Status.Carried
+			})
+		})
+	}
+	w.run("as a restored hub has to know, the last signature was five minutes ago", func(*testing.T) {
+		updateStatus(w, &v1alpha1.IssuedCertificate{}, honest.Namespace, honest.Name, func(ic *v1alpha1.IssuedCertificate) { ic.Status.Certificate.Issuance = 2 })
+		w.stop()
+		w.ahead.Add(int64(6 * time.Minute))
+		w.startHub()
+		w.order("east", 2)
+	})
+}
+
 func TestRefusedRequests(t *testing.T) {
 	w := start(t)
 	w.register("east")
@@ -576,6 +620,9 @@ func TestRefusedRequests(t *testing.T) {
 		{"no request at all", func(cr *v1alpha1.CertificateRequest) { cr.Spec.CertificateSigningRequest = "x" }, failed, "BadRequest"},
 		{"a weak key", func(cr *v1alpha1.CertificateRequest) {
 			cr.Spec.CertificateSigningRequest = strings.Repeat(cr.Spec.CertificateSigningRequest, 2)
+		}, failed, "BadRequest"},
+		{"that would go with an owner", func(cr *v1alpha1.CertificateRequest) {
+			cr.OwnerReferences = []metav1.OwnerReference{{APIVersion: "v1", Kind: "ConfigMap", Name: "gone", UID: "0"}}
 		}, failed, "BadRequest"},
 		{"not ordered yet", func(cr *v1alpha1.CertificateRequest) { cr.Spec.Issuance = 2 }, pending, "NotOrdered"},
 		{"in the namespace of another cluster", func(cr *v1alpha1.CertificateRequest) { cr.Namespace = "isthmus-west" }, pending, "NotOrdered"},

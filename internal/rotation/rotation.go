@@ -12,8 +12,9 @@ import (
 // Spacing of issuances that evidence alone calls for. Whoever has taken over an agent can make up evidence, and must not
 // have a new signature for each report.
 const (
-	// KeyLostInterval lies at least between a signature and the order that replaces it because its key was lost.
-	KeyLostInterval = 5 * time.Minute
+	// ReportInterval lies at least between a signature and the order that replaces it because of what an agent alone reports: that
+	// its key was lost, that istiod has another identity, that the mesh holds a later one.
+	ReportInterval = 5 * time.Minute
 	// GraceInterval lies at least between two renewals under a root that is in its own grace period.
 	GraceInterval = 24 * time.Hour
 )
@@ -198,6 +199,8 @@ type Evidence struct {
 	// LastIssuance is the highest for which a signature is known. It exceeds that of the order if the latter comes out of a
 	// backup or was lost.
 	LastIssuance int64
+	// LastSigned is when the hub last signed for the mesh, by its own record; zero if there is none.
+	LastSigned time.Time
 	// Held is what the agent reports to be in the mesh's Secret; nil if nothing.
 	Held *Held
 	// KeyLost is the issuance whose key the agent has lost, or 0.
@@ -318,6 +321,7 @@ func Next(in Intent, evidence map[MeshID]Evidence, now time.Time) Plan {
 		if m.want == nil {
 			continue
 		}
+		plan.lookAgain(m.settle(now))
 		order, why, again := in.issue(m, now)
 		plan.Orders[m.id] = order
 		if m.Order == nil || !order.Equal(*m.Order) {
@@ -364,6 +368,30 @@ func (in Intent) members(evidence map[MeshID]Evidence) []*member {
 		return slices.Compare([]string{a.id.Namespace, a.id.Name}, []string{b.id.Namespace, b.id.Name})
 	})
 	return out
+}
+
+// settle has a mesh keep the identity that was ordered if its agent reports another one shortly after a signature. It returns when
+// that is to be asked again.
+func (m *member) settle(now time.Time) (again time.Time) {
+	if m.Order == nil || slices.Equal(m.Order.Contents.Hosts, m.Contents.Hosts) || !m.fresh(now) {
+		return again
+	}
+	m.Contents.Hosts = m.Order.Contents.Hosts
+	return m.LastSigned.Add(ReportInterval)
+}
+
+// fresh tells whether the hub has signed for the mesh just now.
+func (e *Evidence) fresh(now time.Time) bool {
+	return now.Before(e.LastSigned.Add(ReportInterval))
+}
+
+// Doubtful tells whether an agent's word that it has come further than its order is not taken yet: only a hub that came out of a
+// backup does not know what it has ordered, and this one has signed for the mesh just now.
+func (e *Evidence) Doubtful(now time.Time) bool { return e.isAhead() && e.fresh(now) }
+
+// DoubtfulIssuance is Doubtful for an intermediate that the agent says it has.
+func (e *Evidence) DoubtfulIssuance(issuance int64, now time.Time) bool {
+	return issuance > max(e.Order.latest(), e.LastIssuance) && e.fresh(now)
 }
 
 // issue makes the wanted order one that can be carried out: with the intermediates that it needs, new ones if need be.
@@ -429,7 +457,7 @@ func (m *member) prepare(stands *Order, root pki.RootID, latest int64, now time.
 		if m.PreparedSigned == nil || m.KeyLost != stands.Prepared.Issuance {
 			return stands.Prepared, false, again
 		}
-		if again = m.PreparedSigned.SignedAt.Add(KeyLostInterval); now.Before(again) {
+		if again = m.PreparedSigned.SignedAt.Add(ReportInterval); now.Before(again) {
 			return stands.Prepared, false, again
 		}
 	}
@@ -470,7 +498,7 @@ func (in Intent) reissue(want Order, m *member, now time.Time) (why Why, again t
 	case m.Signed == nil:
 		return "", again // not used up: a lost key is simply replaced by another one
 	case m.KeyLost == o.Issuance:
-		if again = m.Signed.SignedAt.Add(KeyLostInterval); now.Before(again) {
+		if again = m.Signed.SignedAt.Add(ReportInterval); now.Before(again) {
 			return "", again
 		}
 		return KeyLost, time.Time{}

@@ -2,6 +2,7 @@ package rotation_test
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -44,6 +45,10 @@ func signed(at int) *rotation.Period {
 func TestNext(t *testing.T) {
 	other := contents
 	other.Organization = "Example"
+	named := contents
+	named.Hosts = []string{"spiffe://a/ns/b/sa/d"}
+	both := other
+	both.Hosts = named.Hosts
 	for name, tc := range map[string]struct {
 		in       rotation.Intent
 		evidence rotation.Evidence
@@ -62,6 +67,10 @@ func TestNext(t *testing.T) {
 		"other signer":             {intent(), rotation.Evidence{Order: order(1, rootB), Signed: signed(0)}, 1, 2, rotation.SignerChanged, 0},
 		"other signer, unsigned":   {intent(), rotation.Evidence{Order: order(1, rootB)}, 1, 2, rotation.SignerChanged, 0},
 		"other contents":           {intent(member(other)), rotation.Evidence{Order: order(1, rootA), Signed: signed(0)}, 1, 2, rotation.ContentsChanged, 0},
+		"other identity":           {intent(member(named)), rotation.Evidence{Order: order(1, rootA), Signed: signed(0), LastSigned: signed(0).SignedAt}, 1, 2, rotation.ContentsChanged, 0},
+		"other identity at once":   {intent(member(named)), rotation.Evidence{Order: order(1, rootA), Signed: signed(1), LastSigned: signed(1).SignedAt}, 1, 1, "", 1 + 5.0/24/60},
+		"and again, unsigned":      {intent(member(named)), rotation.Evidence{Order: order(2, rootA), LastIssuance: 1, LastSigned: signed(1).SignedAt}, 1, 2, "", 1 + 5.0/24/60},
+		"and options, at once":     {intent(member(both)), rotation.Evidence{Order: order(1, rootA), Signed: signed(1), LastSigned: signed(1).SignedAt}, 1, 2, rotation.ContentsChanged, 1 + 5.0/24/60},
 		"restored":                 {intent(), rotation.Evidence{Order: order(1, rootA), LastIssuance: 3}, 1, 4, rotation.Restored, 0},
 		"restored, and held":       {intent(), rotation.Evidence{Order: order(1, rootA), LastIssuance: 3, Held: &rotation.Held{Issuance: 3, Signer: rootA}}, 1, 3, "", 0},
 		"restored, held before":    {intent(), rotation.Evidence{Order: order(1, rootA), LastIssuance: 3, Held: &rotation.Held{Issuance: 2, Signer: rootA}}, 1, 4, rotation.Restored, 0},
@@ -154,12 +163,15 @@ func TestIssuances(t *testing.T) {
 			case o.Issuance <= e.Order.Issuance || o.Issuance <= e.LastIssuance:
 				t.Fatalf("issuance fell from %d to %d for %q", e.Order.Issuance, o.Issuance, why)
 			case why == rotation.KeyLost || why == rotation.Renewal:
-				if e.Signed == nil || why == rotation.KeyLost && now.Sub(e.Signed.SignedAt) < rotation.KeyLostInterval {
+				if e.Signed == nil || why == rotation.KeyLost && now.Sub(e.Signed.SignedAt) < rotation.ReportInterval {
 					t.Fatalf("%q of issuance %d, which was signed %+v, at %v", why, e.Order.Issuance, e.Signed, now)
 				}
 			}
 			if why != "" {
 				e.Signed = nil
+			}
+			if e.Order != nil && !slices.Equal(o.Contents.Hosts, e.Order.Contents.Hosts) && now.Sub(e.LastSigned) < rotation.ReportInterval {
+				t.Fatalf("ordered for %v, although it was signed at %v for %v", o.Contents.Hosts, e.LastSigned, e.Order.Contents.Hosts)
 			}
 			if o.Signer != in.Root || len(o.Roots) != 1 || o.Roots[0] != o.Signer {
 				t.Fatalf("order %+v under root %s", o, in.Root)
@@ -187,7 +199,7 @@ func TestIssuances(t *testing.T) {
 				if end.After(in.RootPeriod.NotAfter) {
 					end = in.RootPeriod.NotAfter
 				}
-				e.Signed, e.LastIssuance = &rotation.Period{SignedAt: now, NotAfter: end}, e.Order.Issuance
+				e.Signed, e.LastSigned, e.LastIssuance = &rotation.Period{SignedAt: now, NotAfter: end}, now, e.Order.Issuance
 			},
 			"installation": func(t *rapid.T) {
 				if e.Signed == nil {
@@ -217,6 +229,7 @@ func restore(t *rapid.T, e *rotation.Evidence) {
 func change(t *rapid.T, in *rotation.Intent) {
 	m := in.Members[east]
 	m.Contents.Organization = fmt.Sprint(rapid.IntRange(0, 3).Draw(t, "organisation"))
+	m.Contents.Hosts = []string{fmt.Sprint("spiffe://a/ns/b/sa/", rapid.IntRange(0, 1).Draw(t, "account"))}
 	m.Contents.TTLDays = int32(rapid.IntRange(1, 200).Draw(t, "days"))
 	m.Ratio = pki.Ratio(rapid.Float64Range(0.0001, 0.9999).Draw(t, "ratio"))
 	in.Members[east] = m

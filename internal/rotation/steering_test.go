@@ -454,10 +454,10 @@ func TestPreparedKeyLost(t *testing.T) {
 	world.edit("a", func(e *Evidence) {
 		e.KeyLost, e.PreparedSigned, e.Proxies.Trust = 2, &Period{SignedAt: start, NotAfter: start.Add(time.Hour)}, 0
 	})
-	if plan := world.next(); len(plan.Changed) != 0 || !plan.Next.Equal(start.Add(KeyLostInterval)) {
+	if plan := world.next(); len(plan.Changed) != 0 || !plan.Next.Equal(start.Add(ReportInterval)) {
 		t.Errorf("orders %v, looks again at %v", plan.Changed, plan.Next)
 	}
-	world.now = start.Add(KeyLostInterval)
+	world.now = start.Add(ReportInterval)
 	if plan := world.next(); plan.Orders[id("a")].Prepared.Issuance != 3 || plan.Issued[id("a")] != NextSigner {
 		t.Errorf("ordered %s for %q", text(plan.Orders[id("a")]), plan.Issued[id("a")])
 	}

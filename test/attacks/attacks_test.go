@@ -109,6 +109,38 @@ func TestStolenAgentCredential(t *testing.T) {
 		refused(t, w.west.DeleteAllOf(ctx, &v1alpha1.CertificateRequest{}, client.InNamespace(west)))
 	})
 
+	t.Run("a record that goes with its owner", func(t *testing.T) {
+		workload := &v1alpha1.Workload{
+			ObjectMeta: metav1.ObjectMeta{Name: "mine", Namespace: west},
+			Spec: v1alpha1.WorkloadSpec{
+				Cluster: "west", Mesh: kube.MeshName("istio-system", "west"),
+				Controller: v1alpha1.ControllerRef{Kind: "Deployment", Name: "mine", Namespace: "default"},
+			},
+		}
+		must(t, w.west.Create(ctx, workload))
+		kind := v1alpha1.GroupVersion.String()
+		for name, owner := range map[string]metav1.OwnerReference{
+			"one of its own":      {APIVersion: kind, Kind: "Workload", Name: workload.Name, UID: workload.UID},
+			"one that is not":     {APIVersion: kind, Kind: "Workload", Name: "gone", UID: "0"},
+			"one of no namespace": {APIVersion: "v1", Kind: "Namespace", Name: "gone", UID: "0"},
+		} {
+			cr := request(t, "west", w.order(t, "west").Spec.Issuance, pkitest.ECKey(t), nil)
+			must(t, w.west.Create(ctx, cr.DeepCopy(), client.DryRunAll)) // without an owner it is honest
+			cr.OwnerReferences = []metav1.OwnerReference{owner}
+			refusedByPolicy(t, w.west.Create(ctx, cr))
+			own := workload.DeepCopy()
+			own.OwnerReferences = cr.OwnerReferences
+			refusedByPolicy(t, w.west.Update(ctx, own))
+			// Who is not an agent may set it, as by a policy that is missing. The hub signs nothing for it.
+			must(t, w.admin.Create(ctx, cr))
+			if answer := w.answer(t, cr); answer.State != v1alpha1.CertificateRequestFailed || !strings.Contains(answer.Error, "ownerReferences") {
+				t.Errorf("%s: answer: %+v", name, answer)
+			}
+		}
+		workload.Labels = map[string]string{"app": "mine"}
+		must(t, w.west.Update(ctx, workload)) // and so is a change of anything else
+	})
+
 	t.Run("another mesh's intermediate", func(t *testing.T) {
 		// In the other's namespace.
 		cr := request(t, "east", w.order(t, "east").Spec.Issuance, pkitest.ECKey(t), nil)

@@ -2,7 +2,7 @@
 //
 // A request comes from a cluster that may have been taken over. The only thing believed of it is its public key; who gets a
 // certificate, for what and under which root is said by the order, which only the hub writes. The record of a signature is
-// the request itself, which its agent can neither change nor delete.
+// the request itself, which its agent can neither change nor delete, nor have deleted with an owner.
 package issuing
 
 import (
@@ -219,8 +219,11 @@ func (r *Reconciler) checkCluster(ctx context.Context, namespace string) error {
 	return err
 }
 
-// checkRequest makes sure that the request is well-formed and named after its own key.
+// checkRequest makes sure that the request is well-formed, named after its own key, and stays for as long as the hub keeps it.
 func checkRequest(cr *v1alpha1.CertificateRequest) (*x509.CertificateRequest, error) {
+	if len(cr.OwnerReferences) > 0 {
+		return nil, refuse(ReasonBadRequest, "metadata.ownerReferences must be empty: the request is the record of its signature, and would be deleted with its owner")
+	}
 	csr, err := pki.CheckRequest([]byte(cr.Spec.CertificateSigningRequest))
 	if err != nil {
 		return nil, refuse(ReasonBadRequest, "spec.certificateSigningRequest: %v", err)

@@ -177,6 +177,9 @@ func (s *state) again(plan *rotation.Plan) reconcile.Result {
 	if next := plan.Next; at.IsZero() || !next.IsZero() && next.Before(at) {
 		at = next
 	}
+	if d := s.doubted; !d.IsZero() && (at.IsZero() || d.Before(at)) {
+		at = d
+	}
 	for _, root := range s.own {
 		if old := s.replaceAt(root); s.now.Before(old) && (at.IsZero() || old.Before(at)) {
 			at = old

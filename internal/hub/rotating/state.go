@@ -28,6 +28,7 @@ type state struct {
 	now      time.Time
 	vm       *v1alpha1.VirtualMesh         // empty if it is gone
 	accepted *v1alpha1.AcceptedVirtualMesh // nil if it is gone or being deleted
+	known    *membership.VirtualMesh       // by it members are known by what they were accepted with; nil as accepted is
 	trust    *accept.Trust                 // that was accepted; nil if there is none to provide a root for
 	roots    []roots.Root                  // all there are, the oldest first
 	foreign  []roots.Root                  // those of other virtual meshes under which members still sign
@@ -39,6 +40,7 @@ type state struct {
 	own      map[rotation.MeshID]*roots.Root
 	evidence map[rotation.MeshID]rotation.Evidence
 	beyond   map[rotation.MeshID]pki.RootID // lost roots to which agents say that they have come, beyond their orders
+	doubted  time.Time                      // when to look again at what agents say of later issuances; zero if none does
 	held     finding.Findings               // members to which nothing can be ordered yet, and why
 	notice   *problem                       // why another root than root is not taken, although it may be wanted
 	passes   bool                           // what is wrong with the provided one passes by itself
@@ -63,7 +65,7 @@ func (r *Reconciler) observe(ctx context.Context, name types.NamespacedName, vm 
 		beyond:   map[rotation.MeshID]pki.RootID{},
 	}
 	if vm.DeletionTimestamp.IsZero() {
-		s.accepted, s.trust = vm.Status.Accepted, accept.TrustIn(vm.Status.Accepted)
+		s.accepted, s.known, s.trust = vm.Status.Accepted, membership.Of(vm, nil), accept.TrustIn(vm.Status.Accepted)
 	}
 	var err error
 	if s.roots, err = r.Roots.List(ctx, name); err != nil {
@@ -111,7 +113,7 @@ func (r *Reconciler) observeMembers(ctx context.Context, s *state) error {
 		if client.IgnoreNotFound(err) != nil {
 			return err
 		}
-		if err != nil || s.trust.Problem(mesh) != nil {
+		if err != nil || s.trust.Problem(mesh) != nil || s.hosts(mesh) == nil {
 			continue // it keeps the order that it has
 		}
 		s.members[id] = mesh
@@ -147,13 +149,13 @@ func (r *Reconciler) observeEvidence(ctx context.Context, s *state) error {
 		if err := r.observeForeign(ctx, s, e.Order); err != nil {
 			return err
 		}
+		if err := r.observeSignatures(ctx, s, id, ic, &e); err != nil {
+			return err
+		}
 		if ok, err := r.credible(ctx, s, id, e); err != nil {
 			return err
 		} else if !ok {
 			e.Carried = nil
-		}
-		if err := r.observeSignatures(ctx, id, ic, &e); err != nil {
-			return err
 		}
 		s.evidence[id] = e
 	}
@@ -169,7 +171,7 @@ func (r *Reconciler) observeEvidence(ctx context.Context, s *state) error {
 			continue
 		}
 		e.MultiRoot, e.Proxies = liveness(mesh)
-		if err := r.observeSignatures(ctx, id, nil, &e); err != nil {
+		if err := r.observeSignatures(ctx, s, id, nil, &e); err != nil {
 			return err
 		}
 		s.evidence[id] = e
@@ -272,6 +274,10 @@ func (r *Reconciler) credible(ctx context.Context, s *state, mesh rotation.MeshI
 			s.beyond[mesh] = id
 			return false, nil
 		}
+	}
+	if e.Doubtful(s.now) {
+		s.doubt(&e)
+		return false, nil
 	}
 	return true, nil
 }
@@ -387,7 +393,7 @@ func (r *Reconciler) observeClusters(ctx context.Context, s *state) error {
 
 // observeSignatures adds to the agent's evidence what was signed: by the record of the requests, which agents cannot change,
 // and by the agent's word where there is no such record, as after a restore from a backup. ic is nil if there is no order.
-func (r *Reconciler) observeSignatures(ctx context.Context, id rotation.MeshID, ic *v1alpha1.IssuedCertificate, e *rotation.Evidence) error {
+func (r *Reconciler) observeSignatures(ctx context.Context, s *state, id rotation.MeshID, ic *v1alpha1.IssuedCertificate, e *rotation.Evidence) error {
 	requests := &v1alpha1.CertificateRequestList{}
 	if err := r.Client.List(ctx, requests, client.InNamespace(id.Namespace)); err != nil {
 		return err
@@ -399,13 +405,22 @@ func (r *Reconciler) observeSignatures(ctx context.Context, id rotation.MeshID, 
 			continue
 		}
 		e.LastIssuance = max(e.LastIssuance, cr.Spec.Issuance)
-		signed[cr.Spec.Issuance] = periodOf(cr)
+		p := periodOf(cr)
+		signed[cr.Spec.Issuance] = p
+		if p != nil && p.SignedAt.After(e.LastSigned) {
+			e.LastSigned = p.SignedAt
+		}
 	}
 	if ic == nil {
 		return nil
 	}
+	recorded := *e
 	for _, c := range []*v1alpha1.IntermediateStatus{ic.Status.Certificate, ic.Status.Prepared} {
 		if c == nil || c.Issuance >= e.Order.Issuance+maxAhead {
+			continue
+		}
+		if recorded.DoubtfulIssuance(c.Issuance, s.now) {
+			s.doubt(e)
 			continue
 		}
 		e.LastIssuance = max(e.LastIssuance, c.Issuance)
@@ -420,6 +435,13 @@ func (r *Reconciler) observeSignatures(ctx context.Context, id rotation.MeshID, 
 		e.PreparedSigned = signed[p.Issuance]
 	}
 	return nil
+}
+
+// doubt has a look at a mesh again when what its agent says is to be taken.
+func (s *state) doubt(e *rotation.Evidence) {
+	if at := e.LastSigned.Add(rotation.ReportInterval); s.doubted.IsZero() || at.Before(s.doubted) {
+		s.doubted = at
+	}
 }
 
 // periodOf is the validity of what was signed for a request.
@@ -546,12 +568,16 @@ func verification(m *v1alpha1.RotationVerificationMethod) rotation.Verification 
 	return rotation.Verification{}
 }
 
-// hosts are the identities of a mesh's CA, which is the SPIFFE ID of its istiod, or of its gateways.
+// hosts are the identities of a mesh's CA, which is the SPIFFE ID of its istiod, or of its gateways. The trust domain is that with
+// which the mesh was accepted, whatever it reports; there are none as long as it was accepted with none.
 func (s *state) hosts(m *v1alpha1.Mesh) []string {
 	if s.trust.ByGateways() {
 		return []string{membership.GatewayIdentity(kube.Qualified(s.name.Name, s.name.Namespace), v1alpha1.ObjectRef{Name: m.Name, Namespace: m.Namespace})}
 	}
-	i := m.Spec.Istio
+	i := s.known.AsAccepted(m).Spec.Istio
+	if i.TrustDomain == "" {
+		return nil
+	}
 	return []string{fmt.Sprintf("spiffe://%s/ns/%s/sa/%s", i.TrustDomain, i.RootNamespace, i.IstiodServiceAccount)}
 }
 
