@@ -182,6 +182,7 @@ func TestGuideOfTheFirstGeneration(t *testing.T) {
 	if *root.TTLDays != 356 || root.OrgName != "service-mesh-hub" || vm.Spec.GlobalAccessPolicy != v1alpha1.GlobalAccessPolicyDisabled || len(vm.Spec.Federation.Selectors) != 1 {
 		t.Errorf("the VirtualMesh is %+v", vm.Spec)
 	}
+	testenv.Eventually(w, "a root of 4096 bits", func() error { return want(len(w.rootSecrets()), 1) }) // which takes a while to make
 	for _, cluster := range []string{"management-plane", "new-remote-cluster"} {
 		cr := w.carryOut(cluster, 1)
 		w.applied(cluster, name, vm.Generation)
@@ -196,7 +197,7 @@ func TestGuideOfTheFirstGeneration(t *testing.T) {
 	))
 
 	w.run("a restarted hub writes nothing", func(t *testing.T) {
-		w.quiet()
+		w.beat()
 		before, was := w.versions(), w.old(guide, "the object", holds("True", "isthmus", "ready")).GetResourceVersion()
 		w.stop()
 		w.startHub()

@@ -118,7 +118,7 @@ func TestFederationIsSummedUp(t *testing.T) {
 		})
 	})
 	w.run("destinations are summed up, and seldom", func(t *testing.T) {
-		w.quiet()
+		w.beat()
 		before := w.versions()
 		federation := &v1alpha1.AppliedFederation{FederatedHostname: "x", VirtualMesh: "one." + system}
 		for i := range 40 {

@@ -80,7 +80,9 @@ func (w *world) play(name, what string, is func(*v1alpha1.VirtualMesh) error, cl
 	w.Helper()
 	vm := &v1alpha1.VirtualMesh{}
 	testenv.Eventually(w, what, func() error {
-		w.get(vm, system, name)
+		if err := w.Get(context.Background(), client.ObjectKey{Namespace: system, Name: name}, vm); err != nil {
+			return err
+		}
 		err := is(vm)
 		if err == nil {
 			return nil

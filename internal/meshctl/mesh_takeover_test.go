@@ -132,7 +132,7 @@ func TestMeshTakeover(t *testing.T) {
 	if err := w.member.Client.Patch(t.Context(), agent, client.RawPatch(types.MergePatchType, []byte(`{"spec": {"replicas": 0}}`))); err != nil {
 		t.Fatal(err)
 	}
-	w.fails(t, 1, "handed over to the agent, and is as it was: gave up", slices.Concat(apply, []string{"--timeout", "10s"})...) // there is no agent
+	w.fails(t, 1, "handed over to the agent, and is as it was: gave up", slices.Concat(apply, []string{"--timeout", "30s"})...) // there is no agent
 	if !there("DestinationRule", "ratings-default-west") {
 		t.Fatal("the rule went before ours was in force")
 	}

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -216,6 +217,18 @@ func (w *world) fails(t *testing.T, want int, says string, args ...string) {
 	}
 }
 
+// givesUp runs a command line that must give up waiting and say what for. One that has not come that far in its time is run again with
+// more: it goes on where it stopped.
+func (w *world) givesUp(t *testing.T, says string, args ...string) {
+	t.Helper()
+	for _, timeout := range []string{"5s", "20s", "60s"} {
+		if _, errOut, code := w.meshctl(t, slices.Concat(args, []string{"--timeout", timeout})...); code == 1 && strings.Contains(errOut, says) {
+			return
+		}
+	}
+	t.Fatalf("meshctl %s: want exit code 1 and %q", strings.Join(args, " "), says)
+}
+
 func exists(c client.Client, obj client.Object, namespace, name string) error {
 	return c.Get(context.Background(), client.ObjectKey{Namespace: namespace, Name: name}, obj)
 }
@@ -241,7 +254,11 @@ func (c *clusterOf) create(t *testing.T, objects ...client.Object) {
 		}
 		want.SetResourceVersion(obj.GetResourceVersion())
 		want.SetUID(obj.GetUID())
-		if err := c.Client.Status().Update(t.Context(), want); err != nil && !apierrors.IsNotFound(err) {
+		err := c.Client.Status().Update(t.Context(), want)
+		if _, ok := want.(*appsv1.Deployment); ok && apierrors.IsConflict(err) {
+			err = nil // runDeployments was here first
+		}
+		if err != nil && !apierrors.IsNotFound(err) {
 			t.Fatalf("status of %s: %v", obj.GetName(), err)
 		}
 	}

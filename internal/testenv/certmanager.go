@@ -7,8 +7,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -115,14 +117,43 @@ func (m *CertManager) Renew(t testing.TB, namespace, name string) map[string][]b
 		}
 		return m.cluster.Client.Status().Update(context.Background(), c)
 	})
-	var after map[string][]byte
 	Eventually(t, "another certificate in Secret "+name, func() error {
-		if after = m.Secret(t, namespace, name); string(after[corev1.TLSCertKey]) == string(before[corev1.TLSCertKey]) {
+		if after := m.Secret(t, namespace, name); string(after[corev1.TLSCertKey]) == string(before[corev1.TLSCertKey]) {
 			return fmt.Errorf("the same as before; status %v", c.Object["status"])
 		}
 		return nil
 	})
-	return after
+	return m.Settled(t, namespace, name)
+}
+
+// Settled waits until cert-manager is done with a Certificate, and returns what is in its Secret. By a cache that is behind it now
+// and then issues twice in a row: it is done when it issues nothing, and the Secret has stayed as it is for a while.
+func (m *CertManager) Settled(t testing.TB, namespace, name string) (data map[string][]byte) {
+	t.Helper()
+	c := &unstructured.Unstructured{Object: map[string]any{"apiVersion": "cert-manager.io/v1", "kind": "Certificate"}}
+	last, since := "", time.Now()
+	Eventually(t, "Certificate "+name+" to settle", func() error {
+		if err := m.cluster.Client.Get(context.Background(), client.ObjectKey{Namespace: namespace, Name: name}, c); err != nil {
+			return err
+		}
+		conditions, _, err := unstructured.NestedSlice(c.Object, "status", "conditions")
+		if err != nil {
+			return err
+		}
+		issuing := slices.ContainsFunc(conditions, func(c any) bool {
+			condition, ok := c.(map[string]any)
+			return ok && condition["type"] == "Issuing" && condition["status"] == "True"
+		})
+		data = m.Secret(t, namespace, name)
+		if now := string(data[corev1.TLSCertKey]); now != last || issuing {
+			last, since = now, time.Now()
+		}
+		if d := time.Since(since); d < 3*time.Second {
+			return fmt.Errorf("last change %s ago; status %v", d, c.Object["status"])
+		}
+		return nil
+	})
+	return data
 }
 
 // Secret waits for the Secret of a Certificate to be filled, and returns what is in it.

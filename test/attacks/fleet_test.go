@@ -1,6 +1,7 @@
 package attacks
 
 import (
+	"context"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -62,6 +63,12 @@ func startFleet(t *testing.T) *fleet {
 	f.mine[f.imported(t, "west", "reviews", "shop")] = true
 	f.imported(t, "north", "reviews", "shop")
 	f.imported(t, "north", "ratings", "shop")
+	testenv.Eventually(t, "east to mark what it federates", func() error { // which changes its version
+		if n := len(f.labelled(t, "east")); n != 1 {
+			return fmt.Errorf("%d of its destinations are marked", n)
+		}
+		return nil
+	})
 	f.before = f.others(t)
 	if len(f.before) != 2*2+1+2 { // two of north, each with an entry and a rule; what east lets in; two destinations of east
 		t.Fatalf("there is %v", f.before)
@@ -306,13 +313,16 @@ func (f *fleet) honest(t *testing.T, name string) {
 // write has west write a destination with its status.
 func (f *fleet) write(t *testing.T, d *v1alpha1.Destination) {
 	t.Helper()
+	must(t, f.writes(t.Context(), d))
+}
+
+func (f *fleet) writes(ctx context.Context, d *v1alpha1.Destination) error {
 	status := *d.Status.DeepCopy()
-	must(t, f.west.Create(t.Context(), d))
-	if reflect.DeepEqual(status, v1alpha1.DestinationStatus{}) {
-		return
+	if err := f.west.Create(ctx, d); err != nil || reflect.DeepEqual(status, v1alpha1.DestinationStatus{}) {
+		return err
 	}
 	d.Status = status
-	must(t, f.west.Status().Update(t.Context(), d))
+	return f.west.Status().Update(ctx, d)
 }
 
 // edit has west change the report of its mesh; undo makes it honest again.

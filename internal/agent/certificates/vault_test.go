@@ -44,7 +44,7 @@ func testVault(t *testing.T) {
 		Server: server.URL, CAPath: "pki/root/sign-intermediate", CABundle: server.CABundle, TokenSecretRef: &v1alpha1.LocalSecretRef{Name: "vault-token"},
 	}
 	equip := func(w *world, ca v1alpha1.VaultCA) func(*v1alpha1.IssuedCertificateSpec) {
-		w.vault = &vault.Options{Servers: []string{server.URL}, Timeout: 2 * time.Second}
+		w.vault = &vault.Options{Servers: []string{server.URL}}
 		w.token(token)
 		return byVault(root, ca)
 	}
@@ -89,6 +89,10 @@ func vaultAway(t *testing.T, server *testenv.Vault, equip func(*world, v1alpha1.
 	w.now = func() time.Time { return time.Now().Add(ahead) }
 	p, k := w.start(-1)
 	w.until(p, "adoption", finished)
+	patience := func(timeout time.Duration) { // of the agent with Vault
+		w.vault.Timeout = timeout
+		p.requester.vault = w.newProcess(w.hub, w.member).requester.vault
+	}
 	issuance := int64(1)
 	for _, tc := range []struct {
 		name, reason  string
@@ -99,7 +103,7 @@ func vaultAway(t *testing.T, server *testenv.Vault, equip func(*world, v1alpha1.
 	}{
 		{name: "sealed", reason: vault.ReasonSealed, ends: func() { server.Seal(t) }, isBack: func() { server.Unseal(t) }},
 		{name: "gone for an hour", reason: vault.ReasonUnreachable, ends: server.Stop, lasts: time.Hour, isBack: func() { server.Start(t); server.Unseal(t) }},
-		{name: "slow", reason: vault.ReasonUnreachable, ends: func() { server.Pause(t) }, isBack: server.Resume},
+		{name: "slow", reason: vault.ReasonUnreachable, ends: func() { server.Pause(t); patience(2 * time.Second) }, isBack: func() { server.Resume(); patience(0) }},
 		{name: "wrong token", reason: vault.ReasonDenied, ends: func() { w.token("s.notone") }, isBack: func() { w.token(token) }},
 		{name: "no token", reason: vault.ReasonCredentialMissing, ends: func() { w.token("") }, isBack: func() { w.token(token) }},
 		{

@@ -271,7 +271,7 @@ func TestLimitedTrust(t *testing.T) {
 		if is := address("istio-system"); is != was {
 			t.Errorf("the address was %s and is %s", was, is)
 		}
-		west.start()
+		west.startAndBeat()
 		w.ready(vm)
 		east.has("the new way alone")
 		west.has("nothing of the former way")
@@ -285,7 +285,7 @@ func TestLimitedTrust(t *testing.T) {
 		if got := west.hosts(); !slices.Equal(got, []string{"reviews.shop.svc.cluster.local"}) {
 			t.Errorf("the former way is gone before others have left it: hosts are %v", got)
 		}
-		east.start()
+		east.startAndBeat()
 		w.ready(vm)
 		east.has("the new way alone", imported(reviews))
 		east.lacksEntry(reviewsWest)

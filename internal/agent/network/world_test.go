@@ -11,10 +11,12 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/go-logr/logr"
 	networkingv1 "istio.io/client-go/pkg/apis/networking/v1"
 	authenticationv1 "k8s.io/api/authentication/v1"
+	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -157,6 +159,23 @@ func (m *member) start() {
 		}
 	}
 	m.w.whole.Cleanup(m.stop)
+}
+
+// startAndBeat starts the agent and waits for its heartbeat: that it starts is not in the time that is given to what it does then.
+func (m *member) startAndBeat() {
+	m.w.Helper()
+	since := time.Now()
+	m.start()
+	m.w.eventually("the agent of "+m.name, func() error {
+		lease := &coordinationv1.Lease{}
+		if err := m.w.hub.Client.Get(m.w.ctx, client.ObjectKey{Namespace: "isthmus-" + m.name, Name: v1alpha1.AgentName}, lease); err != nil {
+			return err
+		}
+		if at := lease.Spec.RenewTime; at == nil || !at.After(since) {
+			return fmt.Errorf("its last heartbeat was at %v", at)
+		}
+		return nil
+	})
 }
 
 func (m *member) meshKey() client.ObjectKey {

@@ -100,7 +100,7 @@ func TestVault(t *testing.T) {
 	w := &world{T: t, cluster: testenv.Start(t), server: testenv.StartVault(t)}
 	w.cluster.Namespace(t, namespace, nil)
 	w.root = w.server.PKI(t, "pki", "Root one")
-	w.options = vault.Options{Servers: []string{w.server.URL}, Timeout: 5 * time.Second}
+	w.options = vault.Options{Servers: []string{w.server.URL}}
 	w.ca = v1alpha1.VaultCA{
 		Server: w.server.URL, CAPath: "pki/root/sign-intermediate", CABundle: w.server.CABundle, TokenSecretRef: &v1alpha1.LocalSecretRef{Name: "vault-token"},
 	}
@@ -638,6 +638,9 @@ func kubernetesAuth(w *world) {
 		})
 	}
 
+	auth(v1alpha1.VaultKubernetesAuth{ServiceAccountRef: by("vault-login")})
+	testenv.Eventually(w, "the reviewer's rights to be in force", func() error { _, err := w.sign(w.root); return err })
+
 	run("a token that is requested", func(t *testing.T) {
 		auth(v1alpha1.VaultKubernetesAuth{ServiceAccountRef: by("vault-login")})
 		if _, err := w.sign(w.root); err != nil {
@@ -785,7 +788,7 @@ func outages(w *world) {
 	v.Pause(w)
 	wants(vault.ReasonUnreachable, "has not answered within 300ms")
 	v.Resume()
-	w.options.Timeout = 5 * time.Second
+	w.options.Timeout = 0
 	works()
 	v.Stop()
 	wants(vault.ReasonUnreachable, "connection refused")
