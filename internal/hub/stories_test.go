@@ -573,14 +573,6 @@ func TestReportsOfLaterIssuances(t *testing.T) {
 			s.Prepared = s.Certificate.DeepCopy()
 			s.Prepared.Issuance = 2
 		},
-		"that it carried out the same again": func(s *v1alpha1.IssuedCertificateStatus) {
-			s.Carried.Serial++
-			s.Carried.Latest = 1
-		},
-		"that it carried it out": func(s *v1alpha1.IssuedCertificateStatus) {
-			s.Carried.Serial++
-			s.Carried.Issuance = 2
-		},
 	} {
 		w.run(name, func(t *testing.T) {
 			updateStatus(w, &v1alpha1.IssuedCertificate{}, honest.Namespace, honest.Name, func(ic *v1alpha1.IssuedCertificate) { lie(&ic.Status) })

@@ -385,12 +385,10 @@ func (e *Evidence) fresh(now time.Time) bool {
 	return now.Before(e.LastSigned.Add(ReportInterval))
 }
 
-// Doubtful tells whether an agent's word that it has come further than its order is not taken yet: only a hub that came out of a
-// backup does not know what it has ordered, and this one has signed for the mesh just now.
-func (e *Evidence) Doubtful(now time.Time) bool { return e.isAhead() && e.fresh(now) }
-
-// DoubtfulIssuance is Doubtful for an intermediate that the agent says it has.
-func (e *Evidence) DoubtfulIssuance(issuance int64, now time.Time) bool {
+// Doubtful tells whether an agent's word that it has an intermediate of a later issuance is not taken yet: only a hub that came out
+// of a backup does not know what it has ordered, and this one has signed for the mesh just now. That an agent has carried out a
+// later order is taken at once: otherwise a hub that came out of a backup would order what is older.
+func (e *Evidence) Doubtful(issuance int64, now time.Time) bool {
 	return issuance > max(e.Order.latest(), e.LastIssuance) && e.fresh(now)
 }
 

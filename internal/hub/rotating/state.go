@@ -275,10 +275,6 @@ func (r *Reconciler) credible(ctx context.Context, s *state, mesh rotation.MeshI
 			return false, nil
 		}
 	}
-	if e.Doubtful(s.now) {
-		s.doubt(&e)
-		return false, nil
-	}
 	return true, nil
 }
 
@@ -419,7 +415,7 @@ func (r *Reconciler) observeSignatures(ctx context.Context, s *state, id rotatio
 		if c == nil || c.Issuance >= e.Order.Issuance+maxAhead {
 			continue
 		}
-		if recorded.DoubtfulIssuance(c.Issuance, s.now) {
+		if recorded.Doubtful(c.Issuance, s.now) {
 			s.doubt(e)
 			continue
 		}
