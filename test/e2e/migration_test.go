@@ -363,8 +363,13 @@ func migration(t *testing.T, w *world) {
 		})
 	}
 
-	// Leave the older kinds behind.
+	// Leave the older kinds behind. The root's Secret is needed on, and its namespace goes.
 	w.kubectl(t, management, "-n", "isthmus-system", "label", "virtualmesh.isthmus.dev", olderMesh, "isthmus.dev/managed-by-")
+	w.apply(t, management, "{apiVersion: v1, kind: Secret, metadata: {name: virtual-mesh-root, namespace: isthmus-system}, type: Opaque, data: "+
+		w.jsonpath(management, "{.data}", "-n", "gloo-mesh", "secret", "virtual-mesh.gloo-mesh")+"}")
+	w.kubectl(t, management, "-n", "isthmus-system", "patch", "virtualmesh.isthmus.dev", olderMesh, "--type=merge", "-p",
+		`{"spec":{"mtlsConfig":{"shared":{"rootCertificateAuthority":{"secret":{"name":"virtual-mesh-root","namespace":"isthmus-system"}}}}}}`)
+	w.ready(t, olderMesh, time.Minute)
 	w.kubectl(t, management, "-n", "gloo-mesh", "delete", "virtualmesh.networking.mesh.gloo.solo.io", "virtual-mesh")
 	w.kubectl(t, management, "delete", "crd", olderDefinition, "meshes.discovery.mesh.gloo.solo.io")
 	w.kubectl(t, management, "delete", "namespace", "gloo-mesh")
