@@ -119,9 +119,9 @@ func (m *member) staysOut() bool {
 
 // isAhead tells whether the agent has carried out a later order than the one that stands, or another one of the same serial:
 // the hub has come out of a backup.
-func (e *Evidence) isAhead() bool {
-	return e.Carried != nil && e.Order != nil && !e.Order.answeredBy(e.Carried) &&
-		e.Carried.Serial >= e.Order.Serial && e.Carried.Serial < e.Order.Serial+maxAhead
+func (m *member) isAhead() bool {
+	return m.Carried != nil && m.Order != nil && !m.Order.answeredBy(m.Carried) &&
+		m.Carried.Serial >= m.Order.Serial && m.Carried.Serial < m.Order.Serial+maxAhead
 }
 
 // maxAhead bounds how far an agent's word alone can move the serial.

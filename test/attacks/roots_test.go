@@ -52,7 +52,6 @@ func TestRootOfAThief(t *testing.T) {
 			}
 			return nil
 		})
-
 	}
 	// says writes both statuses that the thief may write.
 	says := func(t *testing.T, certificate string, edit func(*v1alpha1.CarriedOrder)) {

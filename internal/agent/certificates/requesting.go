@@ -178,7 +178,12 @@ func (r *Requester) vouch(ctx context.Context, before, next *wanted) error {
 			known = append(known, before.Spare.Root.ID())
 		}
 	}
-	if spec.Purpose != v1alpha1.PurposeGateway {
+	strange := func(root v1alpha1.RootCertificate) bool {
+		p := spec.Rotation
+		return !slices.Contains(known, pki.RootIDOrZero(root.Fingerprint)) &&
+			(p == nil || root.Fingerprint != p.New && (root.Fingerprint != p.Old || p.Alone))
+	}
+	if spec.Purpose != v1alpha1.PurposeGateway && slices.ContainsFunc(spec.Roots, strange) {
 		for _, name := range []string{CACertsName, selfSignedSecret} {
 			ca, _, err := readIstioSecret(ctx, r.store.reader, spec.IssuedCertificateSecret.Namespace, name, r.Now())
 			if err != nil {
@@ -187,13 +192,11 @@ func (r *Requester) vouch(ctx context.Context, before, next *wanted) error {
 			known = append(known, ca.Roots.IDs()...)
 		}
 	}
-	for i, root := range spec.Roots {
-		if p := spec.Rotation; slices.Contains(known, pki.RootIDOrZero(root.Fingerprint)) || p != nil && (root.Fingerprint == p.New || root.Fingerprint == p.Old && !p.Alone) {
-			continue
-		}
-		return stalled(ReasonInvalidOrder, "spec.roots[%d] of the order: this cluster does not have root %.16s, and nothing is signed under it; unless you have removed it, somebody else has reported it with the credential of this agent: replace the credential (meshctl cluster rotate-credentials), evict the mesh, and let it join again", i, root.Fingerprint)
+	i := slices.IndexFunc(spec.Roots, strange)
+	if i < 0 {
+		return nil
 	}
-	return nil
+	return stalled(ReasonInvalidOrder, "spec.roots[%d] of the order: this cluster does not have root %.16s, and nothing is signed under it; unless you have removed it, somebody else has reported it with the credential of this agent: replace the credential (meshctl cluster rotate-credentials), evict the mesh, and let it join again", i, spec.Roots[i].Fingerprint)
 }
 
 // request asks for a signature with the issuance's own key and returns what the hub signed.

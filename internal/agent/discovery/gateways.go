@@ -85,12 +85,13 @@ func (r *meshes) findGateways(ctx context.Context, v *view, have []v1alpha1.Mesh
 	before := map[types.NamespacedName]listed{}
 	candidates := r.gateways.all()
 	var specs []v1alpha1.MeshSpec
-	for i := range have {
-		specs = append(specs, have[i].Spec)
-	}
 	seen := r.discovery.meshes.Load()
 	if seen != nil {
 		specs = slices.Collect(maps.Values(*seen)) // what the hub has may be anybody's word
+	} else {
+		for i := range have {
+			specs = append(specs, have[i].Spec)
+		}
 	}
 	for i := range specs {
 		mesh := &specs[i].Istio

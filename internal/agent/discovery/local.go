@@ -19,6 +19,15 @@ import (
 // is there.
 type Local struct{ running atomic.Pointer[destinations] }
 
+// look returns what runs and its view, each nil as long as there is none.
+func (l *Local) look() (*destinations, *view) {
+	r := l.running.Load()
+	if r == nil {
+		return nil, nil
+	}
+	return r, r.view.Load()
+}
+
 // State says what a Destination of a name is to this cluster: Inside if it calls for one, Outside if it does not.
 func (l *Local) State(ctx context.Context, name string) (istio.Membership, error) {
 	o, err := l.inspect(ctx, name)
@@ -71,17 +80,17 @@ func (l *Local) Workload(ctx context.Context, kind, namespace, name string) (spe
 	if emptyOf(kind) == nil {
 		return spec, istio.Outside, nil
 	}
-	r := l.running.Load()
-	if r == nil || r.view.Load() == nil {
+	r, v := l.look()
+	if v == nil {
 		return spec, istio.Unknown, nil
 	}
 	w := workloads{r.discovery}
-	return w.observe(ctx, r.view.Load(), request{Kind: kind, Namespace: namespace, Name: name}, nil)
+	return w.observe(ctx, v, request{Kind: kind, Namespace: namespace, Name: name}, nil)
 }
 
 // inspect looks at the Service that a Destination is named for.
 func (l *Local) inspect(ctx context.Context, name string) (observed, error) {
-	r := l.running.Load()
+	r, v := l.look()
 	if r == nil {
 		return observed{state: istio.Unknown}, nil
 	}
@@ -89,7 +98,6 @@ func (l *Local) inspect(ctx context.Context, name string) (observed, error) {
 	if !ok {
 		return observed{state: istio.Outside}, nil
 	}
-	v := r.view.Load()
 	if v == nil {
 		return observed{state: istio.Unknown}, nil
 	}
@@ -99,11 +107,10 @@ func (l *Local) inspect(ctx context.Context, name string) (observed, error) {
 // Missing returns the names of Destinations that this cluster calls for and the hub does not have yet. It looks at every
 // Service.
 func (l *Local) Missing(ctx context.Context) (names []string, err error) {
-	r := l.running.Load()
-	if r == nil || r.view.Load() == nil || r.meshes.Load() == nil {
+	r, v := l.look()
+	if v == nil || r.meshes.Load() == nil {
 		return []string{"all"}, nil
 	}
-	v := r.view.Load()
 	for _, req := range r.services(ctx) {
 		name := kube.Qualified(req.Name, req.Namespace)
 		err := r.hub.Get(ctx, types.NamespacedName{Namespace: r.namespace, Name: name}, &v1alpha1.Destination{})

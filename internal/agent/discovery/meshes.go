@@ -159,17 +159,12 @@ func (r *meshes) Reconcile(ctx context.Context, _ request) (reconcile.Result, er
 
 // remember keeps what is seen of the Meshes, and what was seen of those that the hub has and of which nothing can be said at present.
 func (r *meshes) remember(specs map[string]v1alpha1.MeshSpec, have map[string]*v1alpha1.Mesh) {
-	next := maps.Clone(specs)
+	next := map[string]v1alpha1.MeshSpec{}
 	if last := r.discovery.meshes.Load(); last != nil {
-		for name := range have {
-			if _, seen := next[name]; seen {
-				continue
-			}
-			if spec, ok := (*last)[name]; ok {
-				next[name] = spec
-			}
-		}
+		maps.Copy(next, *last)
+		maps.DeleteFunc(next, func(name string, _ v1alpha1.MeshSpec) bool { return have[name] == nil })
 	}
+	maps.Copy(next, specs)
 	r.discovery.meshes.Store(&next)
 }
 

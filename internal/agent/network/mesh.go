@@ -73,7 +73,7 @@ type meshWork struct {
 	exclusive *metav1.Condition
 	waiting   bool          // for something that was not written yet
 	unknown   bool          // whether something is a gateway
-	again     time.Duration // when to try once more what the API server has refused; 0 for never
+	again     time.Duration // when to try once more what the API server has refused, or what is unknown; 0 for never
 }
 
 // existing finds what was made for the mesh as a whole.
@@ -206,7 +206,7 @@ func (m *meshWork) policies(ctx context.Context) error {
 	if denial != nil {
 		_, exists := m.find(isDenial)
 		switch {
-		case len(m.problems) > before, m.unknown: // an allowance could not be written
+		case len(m.problems) > before, m.unknown: // an allowance could not be written, or may be missing
 			m.waiting = m.waiting || !exists
 		case !exists && !m.progress.settled(ownWork), !exists && m.vm.Limited() && !m.progress.settled(importWork):
 			m.waiting = true

@@ -8,6 +8,7 @@ package rotating
 import (
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"time"
 
@@ -174,21 +175,21 @@ func (s *state) again(plan *rotation.Plan) reconcile.Result {
 	if plan == nil {
 		return after(at, s.now)
 	}
-	if next := plan.Next; at.IsZero() || !next.IsZero() && next.Before(at) {
-		at = next
-	}
-	if d := s.doubted; !d.IsZero() && (at.IsZero() || d.Before(at)) {
-		at = d
-	}
-	for _, root := range s.own {
-		if old := s.replaceAt(root); s.now.Before(old) && (at.IsZero() || old.Before(at)) {
-			at = old
+	at = earlier(earlier(at, plan.Next), s.doubted)
+	for _, root := range append(slices.Collect(maps.Values(s.own)), s.root) {
+		if old := s.replaceAt(root); s.now.Before(old) {
+			at = earlier(at, old)
 		}
 	}
-	if old := s.replaceAt(s.root); s.now.Before(old) && (at.IsZero() || old.Before(at)) {
-		at = old
-	}
 	return after(at, s.now)
+}
+
+// earlier is the earlier one of two times, of which zero is never.
+func earlier(a, b time.Time) time.Time {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
 }
 
 func after(at, now time.Time) reconcile.Result {

@@ -435,9 +435,7 @@ func (r *Reconciler) observeSignatures(ctx context.Context, s *state, id rotatio
 
 // doubt has a look at a mesh again when what its agent says is to be taken.
 func (s *state) doubt(e *rotation.Evidence) {
-	if at := e.LastSigned.Add(rotation.ReportInterval); s.doubted.IsZero() || at.Before(s.doubted) {
-		s.doubted = at
-	}
+	s.doubted = earlier(s.doubted, e.LastSigned.Add(rotation.ReportInterval))
 }
 
 // periodOf is the validity of what was signed for a request.
