@@ -16,15 +16,17 @@ VERSION ?= $(or $(shell git describe --tags --exact-match --match 'v*' 2>/dev/nu
 LDFLAGS := -s -w -X $(MODULE)/internal/version.Version=$(VERSION)
 CACHE   := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)
 
-# The lint tools lie in a directory named by what they are made of.
-TOOLS_ID := $(shell cat tools/go.mod tools/go.sum tools/golangci-lint/*.go <(go env GOVERSION) | sha256sum | cut -c1-16)
-TOOLS    := $(CACHE)/isthmus-tools/$(TOOLS_ID)
-LINT     := $(TOOLS)/golangci-lint
-GEN      := $(TOOLS)/controller-gen
+# The tools lie in a directory named by what they are made of.
+TOOLS_ID  := $(shell cat tools/go.mod tools/go.sum tools/golangci-lint/*.go <(go env GOVERSION) | sha256sum | cut -c1-16)
+TOOLS     := $(CACHE)/isthmus-tools/$(TOOLS_ID)
+LINT      := $(TOOLS)/golangci-lint
+GEN       := $(TOOLS)/controller-gen
+GOTESTSUM := $(TOOLS)/gotestsum
 
 PKG ?= ./...
 RUN ?= .
-GOTEST := go test -count=1 $(if $(RACE),-race) -run '$(RUN)'
+GOTESTFLAGS := -count=1 $(if $(RACE),-race) -run '$(RUN)'
+GOTEST := go test $(GOTESTFLAGS)
 
 ##@ General
 
@@ -99,11 +101,13 @@ test-integration: bin/lab ## Integration tests, on real API servers
 	@bin/lab build --only etcd,kube-apiserver,bao,cert-manager,pilot-discovery,envoy
 	@$(lab-env); $(split-packages); [ -z "$$integration" ] || CI=true $(GOTEST) -p 2 -timeout 30m $$integration
 
-# What takes long, and what restarts workloads and so fails a request at times, is left to `make chaos`.
+# What takes long, and what restarts workloads and so fails a request at times, is left to `make chaos`. What failed is said once
+# more at the end, and bin/_artifacts has what the programs logged.
 .PHONY: test-e2e
-test-e2e: lab build ## End-to-end tests: real clusters with Istio and traffic
+test-e2e: lab build $(GOTESTSUM) ## End-to-end tests: real clusters with Istio and traffic
 	@cd lab && $(GOTEST) -timeout 20m .
-	@CI=true $(GOTEST) -v -timeout 70m -skip '^TestRotation(SlowKubelets|Rolling|ThreeMeshes)$$' ./test/e2e/...
+	@CI=true $(GOTESTSUM) --format standard-verbose --hide-summary skipped -- $(GOTESTFLAGS) -artifacts -outputdir $(CURDIR)/bin \
+	  -timeout 70m -skip '^TestRotation(SlowKubelets|Rolling|ThreeMeshes)$$' ./test/e2e/...
 
 # CHURN is for how long services come and go under traffic.
 CHURN ?= 10m
@@ -158,3 +162,6 @@ $(LINT):
 
 $(GEN):
 	@cd tools && go build -ldflags '-s -w' -o $@ sigs.k8s.io/controller-tools/cmd/controller-gen
+
+$(GOTESTSUM):
+	@cd tools && go build -ldflags '-s -w' -o $@ gotest.tools/gotestsum

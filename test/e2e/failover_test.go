@@ -97,7 +97,7 @@ spec:
 		s := load.stop(t)
 		t.Logf("killed three times: %d of %d requests failed: %v", s.Failed, s.Sent, s.URLs)
 		if s.Failed*20 > s.Sent {
-			t.Errorf("%d of %d requests failed: %v\n%s", s.Failed, s.Sent, s.URLs, tail(string(s.Failures), 3000))
+			t.Errorf("%d of %d requests failed: %v\n%v", s.Failed, s.Sent, s.URLs, s.Failures[:min(len(s.Failures), 10)])
 		}
 	})
 

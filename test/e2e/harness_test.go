@@ -360,20 +360,26 @@ func (w *world) guard(t *testing.T, cluster string) (check func()) {
 	}
 }
 
-// dump writes what helps to understand a failure.
+// dump keeps what helps to understand a failure: how the objects are, and what the programs and proxies have logged.
 func (w *world) dump(t *testing.T) {
 	t.Helper()
-	for _, args := range [][]string{
-		{"--context", management, "get", "kc,meshes,ic,certreq,vmesh", "-A", "-o", "wide"},
-		{"--context", management, "get", "vmesh", "-A", "-o", "yaml"},
-		{"--context", management, "get", "ic", "-A", "-o", "yaml"},
-		{"--context", management, "get", "pods", "-A"},
-		{"--context", remote, "get", "pods", "-A"},
-		{"--context", management, "logs", "-n", "isthmus-system", "deploy/isthmus-hub", "--tail=60"},
-		{"--context", management, "logs", "-n", "isthmus-agent", "deploy/isthmus-agent", "--tail=60"},
-		{"--context", remote, "logs", "-n", "isthmus-agent", "deploy/isthmus-agent", "--tail=60"},
-	} {
-		out, err := w.try(30*time.Second, "kubectl", args...)
-		t.Logf("kubectl %s\n%s%v", strings.Join(args, " "), tail(out, 12000), err)
+	dir := t.ArtifactDir()
+	keep := func(name string, args ...string) {
+		out, err := w.try(time.Minute, "kubectl", args...)
+		if err != nil {
+			out += err.Error()
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(out), 0o600); err != nil {
+			t.Log(err)
+		}
 	}
+	keep("hub.yaml", "--context", management, "get", "kc,meshes,ic,certreq,vmesh", "-A", "-o", "yaml")
+	for _, context := range w.contexts {
+		keep(cluster(context)+"-pods.txt", "--context", context, "get", "pods", "-A", "-o", "wide")
+		for pod := range strings.FieldsSeq(w.jsonpath(context, `{range .items[*]}{.metadata.namespace}/{.metadata.name} {end}`, "-A", "pods")) {
+			namespace, name, _ := strings.Cut(pod, "/")
+			keep(cluster(context)+"-"+namespace+"-"+name+".log", "--context", context, "-n", namespace, "logs", name, "--all-containers", "--prefix")
+		}
+	}
+	t.Logf("state and logs are in %s if this ran with -artifacts", dir)
 }

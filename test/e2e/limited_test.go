@@ -304,7 +304,7 @@ func limitedPolicyChanges(t *testing.T, w *world) {
 	w.noAuthorizationPolicies(t)
 	drained()
 	for _, l := range loads {
-		l.stopUnfailing(t)
+		l.stopClean(t)
 	}
 }
 
@@ -438,7 +438,7 @@ func limitedMany(t *testing.T, w *world) {
 	quiet := func() {}
 	if given == "" {
 		l := w.startLoad(t, remote, caller, 10, "http://"+federated("details.default", management)+":9080/healthz", "tcp://"+federated("details.default", management)+":9000")
-		quiet = func() { l.stopUnfailing(t) }
+		quiet = func() { l.stopClean(t) }
 	} else if n, err := strconv.Atoi(given); err != nil {
 		t.Fatalf("ISTHMUS_E2E_MANY: %v", err)
 	} else {

@@ -340,11 +340,7 @@ func migration(t *testing.T, w *world) {
 
 	// Envoy ends connections to a TCP port when the port's policies change, and so at step 8.
 	for _, l := range lasting {
-		s := l.stop(t)
-		t.Logf("lasting load in %s: %d sent, %d failed: %v", l.cluster, s.Sent, s.Failed, s.URLs)
-		if s.Failed > 0 {
-			t.Errorf("%s: %d of %d requests failed: %s", l.cluster, s.Failed, s.Sent, tail(string(s.Failures), 3000))
-		}
+		l.stopClean(t)
 	}
 
 	// 8. What is left.
@@ -375,7 +371,7 @@ func migration(t *testing.T, w *world) {
 	w.kubectl(t, management, "delete", "namespace", "gloo-mesh")
 	w.run(t, time.Minute, "meshctl", "check", "--context", management)
 	for _, l := range fresh {
-		l.stopUnfailing(t)
+		l.stopClean(t)
 	}
 	for _, check := range guards {
 		check()

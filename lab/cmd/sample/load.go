@@ -48,6 +48,8 @@ type Latency struct {
 
 // Failure describes one failed request.
 type Failure struct {
+	// Due is when it was to begin, At when it had ended.
+	Due   time.Time `json:"due"`
 	At    time.Time `json:"at"`
 	URL   string    `json:"url"`
 	Kind  string    `json:"kind"`
@@ -160,7 +162,7 @@ func (r *recorder) record(url string, due, end time.Time, err error) {
 	if err == nil {
 		r.latency = append(r.latency, end.Sub(due))
 	} else if r.urls[url][kind] <= maxFailures {
-		r.failures = append(r.failures, Failure{At: end.UTC(), URL: url, Kind: kind, Error: err.Error()})
+		r.failures = append(r.failures, Failure{Due: due.UTC(), At: end.UTC(), URL: url, Kind: kind, Error: err.Error()})
 	}
 }
 

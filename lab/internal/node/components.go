@@ -69,6 +69,8 @@ func (s Spec) components() []component {
 				"--allocate-node-cidrs=false",
 				// The defaults (20 and 30) make the first service accounts' tokens wait for seconds.
 				"--kube-api-qps=500", "--kube-api-burst=1000",
+				// The only node does not go away: it is slow, or its API server was killed by a test.
+				"--node-monitor-grace-period=30m",
 			})},
 		component{name: "kube-scheduler", afterAPI: true, argv: join([]string{"kube-scheduler"}, asItself("kube-scheduler"), leaderless)},
 		component{name: "kubelet", afterAPI: true, argv: []string{"kubelet",
