@@ -33,6 +33,9 @@ const (
 	recheck = 2 * time.Second
 	// review is when it looks again though nothing is known to have changed.
 	review = 5 * time.Minute
+	// unseen is when it looks again between rotations at proxies that have not answered: the next rotation waits for what is known of
+	// them.
+	unseen = 30 * time.Second
 	// liveControlPlane is how long istiod gets to take changed files, once its pod was touched so that the kubelet projects
 	// them at once. istiod itself takes a fraction of a second.
 	liveControlPlane = 30 * time.Second
@@ -405,7 +408,7 @@ func (i *Installer) proxies(ctx context.Context, w *wanted, report *Report) (tim
 		report.Waiting = &note{ReasonInstalling, fmt.Sprintf("kubelets may take until %s to project the new roots", projected.Format(time.RFC3339))}
 		return max(recheck, projected.Sub(i.Now())), nil
 	case rotating && spec.Rotation.Closed:
-		return review, nil // nothing is wrong: new pods come and go, and some cannot be asked
+		return unseen, nil // nothing is wrong: new pods come and go, and some cannot be asked
 	case rotating && !spec.Restart.Workloads:
 		report.Waiting = moving
 		return recheck, nil

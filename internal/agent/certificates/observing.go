@@ -161,9 +161,12 @@ type change struct {
 }
 
 // planControlPlane decides on the replicas that are behind. One whose root has nothing to do with the wanted ones never
-// takes a change: istiod drops any change of roots but to a subset or a superset.
+// takes a change: istiod drops any change of roots but to a subset or a superset. Where a root was dropped, none is restarted before
+// all have loaded what is left: replicas that differ have everything pushed again and again, and one that ends in such a push
+// tells proxies that no endpoint is left.
 func planControlPlane(views []replicaView, c change, now time.Time) controlPlanePlan {
 	var p controlPlanePlan
+	loading := false
 	for _, v := range views {
 		switch {
 		case v.current && !v.lets:
@@ -183,13 +186,15 @@ func planControlPlane(views []replicaView, c change, now time.Time) controlPlane
 			p.behind = append(p.behind, v.Pod.Name+" signs with other certificates")
 		}
 		restarted := v.Pod.Annotations[restart.Annotation] == c.token
-		if restarted || v.related && (!c.restart || v.plugged) && !v.lets {
+		// What is to be restarted as it lets clients in loads the smaller bundle before, where it can.
+		loads := v.lets && !v.current && v.MultiRoot
+		if restarted || v.related && (loads || !v.lets && (!c.restart || v.plugged)) {
 			t := touchedOf(v.Pod)
 			if t.digest != c.digest {
 				p.touch = append(p.touch, v.Pod)
-				continue
 			}
-			if now.Sub(t.at) < liveControlPlane {
+			if t.digest != c.digest || now.Sub(t.at) < liveControlPlane {
+				loading = loading || loads
 				continue
 			}
 		}
@@ -198,6 +203,9 @@ func planControlPlane(views []replicaView, c change, now time.Time) controlPlane
 		} else if target, ok := restart.Of(v.Pod); ok {
 			p.restart = append(p.restart, target)
 		}
+	}
+	if loading {
+		p.restart = nil
 	}
 	p.restart = restart.Sort(p.restart)
 	return p

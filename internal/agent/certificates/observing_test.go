@@ -61,6 +61,15 @@ func TestPlanControlPlane(t *testing.T) {
 		v.plugged = true
 		return v
 	}
+	loads := func(annotations map[string]string) replicaView {
+		v := lets(annotations)
+		v.current, v.MultiRoot = false, true
+		return v
+	}
+	rolling := func(v replicaView) replicaView {
+		v.MultiRoot = false
+		return v
+	}
 	live, byRestart, nudge := change{digest: "new", token: "token"}, change{digest: "new", token: "token", restart: true}, change{digest: "new", token: "token", nudge: true}
 	for _, tc := range []struct {
 		what                           string
@@ -85,11 +94,18 @@ func TestPlanControlPlane(t *testing.T) {
 		{"was touched for the nudge", view(true, true, true, touchedAgo(time.Second)), nudge, 0, 0, 0, 0},
 		{"lets clients in under a dropped root", lets(nil), live, 1, 0, 1, 0},
 		{"was restarted and lets them in all the same", lets(restarted), live, 1, 0, 0, 1},
+		{"has a dropped root and may follow, but not in this", loads(nil), byRestart, 1, 1, 0, 0},
+		{"has a dropped root, was touched just now", loads(touchedAgo(time.Second)), byRestart, 1, 0, 0, 0},
+		{"has a dropped root, was touched and did not follow", loads(touchedAgo(time.Minute)), byRestart, 1, 0, 1, 0},
+		{"has a dropped root and never follows without a restart", rolling(loads(nil)), byRestart, 1, 0, 1, 0},
 	} {
 		p := planControlPlane([]replicaView{tc.view}, tc.change, now)
 		if len(p.behind) != tc.behind || len(p.touch) != tc.touch || len(p.restart) != tc.restart || len(p.inVain) != tc.inVain {
 			t.Errorf("%s: %+v", tc.what, p)
 		}
+	}
+	if p := planControlPlane([]replicaView{lets(nil), loads(touchedAgo(time.Second))}, byRestart, now); len(p.restart) != 0 || len(p.behind) != 2 {
+		t.Errorf("one has loaded what is left and another one not yet: %+v", p)
 	}
 }
 
