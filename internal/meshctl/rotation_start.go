@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/util/retry"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -68,22 +69,27 @@ func (c *cluster) trigger(ctx context.Context, vm *v1alpha1.VirtualMesh) error {
 // edit writes what was changed of a VirtualMesh, on the spec that was read: whoever has edited it meanwhile has not seen this. That
 // its status was written is no matter.
 func (c *cluster) edit(ctx context.Context, was, is *v1alpha1.VirtualMesh) error {
-	return retry.RetryOnConflict(retry.DefaultBackoff, func() error {
+	conflict := false
+	return retry.RetryOnConflict(whileStatusIsWritten, func() error {
+		if conflict {
+			now := &v1alpha1.VirtualMesh{}
+			if err := c.Get(ctx, client.ObjectKeyFromObject(was), now); err != nil {
+				return err
+			}
+			if now.UID != was.UID || now.Generation != was.Generation {
+				return fmt.Errorf("VirtualMesh %s was edited meanwhile; run this command again", was.Name)
+			}
+			was.ResourceVersion, is.ResourceVersion = now.ResourceVersion, now.ResourceVersion
+		}
 		err := c.Patch(ctx, is, client.MergeFromWithOptions(was, client.MergeFromWithOptimisticLock{}), client.FieldOwner(owner))
-		if !apierrors.IsConflict(err) {
-			return err
-		}
-		now := &v1alpha1.VirtualMesh{}
-		if err := c.Get(ctx, client.ObjectKeyFromObject(was), now); err != nil {
-			return err
-		}
-		if now.UID != was.UID || now.Generation != was.Generation {
-			return fmt.Errorf("VirtualMesh %s was edited meanwhile; run this command again", was.Name)
-		}
-		was.ResourceVersion, is.ResourceVersion = now.ResourceVersion, now.ResourceVersion
+		conflict = apierrors.IsConflict(err)
 		return err
 	})
 }
+
+// whileStatusIsWritten outlasts a hub that writes a status several times a second, as it does when steps of rotations end: six
+// seconds.
+var whileStatusIsWritten = wait.Backoff{Steps: 20, Duration: 10 * time.Millisecond, Factor: 1.3, Jitter: 0.3}
 
 // suspended is the error of what cannot be done to a VirtualMesh that is suspended.
 func suspended(vm *v1alpha1.VirtualMesh) error {
