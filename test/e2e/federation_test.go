@@ -56,7 +56,7 @@ func federation(t *testing.T, w *world) {
 	if host := federated("reviews.default", management); !strings.Contains(out, host) {
 		t.Errorf("describe does not name %s:\n%s", host, out)
 	}
-	w.run(t, time.Minute, "meshctl", "check", "--context", management)
+	w.sound(t)
 }
 
 // federatedSubsets: subsets that the home cluster defines can be used by name.
@@ -267,7 +267,9 @@ func federatedIdentity(t *testing.T, w *world) {
 	// While the agent that could tell is away, the service is led to somebody else: clients refuse the impostor.
 	scaleAgent(t, w, management, 0)
 	w.kubectl(t, management, "-n", "default", "patch", "service", "ratings", "--type=merge", "-p", `{"spec":{"selector":{"app":"details"}}}`)
-	w.want(t, remote, caller, refusal, "tcp://"+host+":9000") // every one of these is a handshake of its own
+	// Every one of these is a handshake of its own. One that takes too long may have gone to the former pods.
+	refused := func(o outcome) bool { return refusal(o) && o.Kind != "timeout" }
+	w.want(t, remote, caller, refused, "tcp://"+host+":9000")
 	for range 10 {
 		if o := w.call(remote, caller, "http://"+host+":9080/"); o.service() == "details" {
 			t.Fatalf("another workload poses as ratings: %s", o)

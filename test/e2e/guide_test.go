@@ -97,7 +97,7 @@ func guide(t *testing.T, w *world) {
 	}
 	w.traffic(t, management, "productpage-v1", "http://reviews:9080/", "http://details:9080/", "tcp://ratings:9000")
 	w.traffic(t, remote, "reviews-v3", "http://ratings:9080/", "tcp://ratings:9000")
-	w.run(t, time.Minute, "meshctl", "check", "--context", management)
+	w.sound(t)
 	if out := w.run(t, time.Minute, "meshctl", "describe", "virtualmesh", "virtual-mesh", "--context", management); !strings.Contains(out, root(one)[:16]) {
 		t.Fatalf("describe does not name the root %s: %s", root(one), out)
 	}

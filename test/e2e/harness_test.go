@@ -220,6 +220,17 @@ func (w *world) ready(t *testing.T, name string, timeout time.Duration) {
 	})
 }
 
+// sound waits until `meshctl check` finds nothing wrong, and returns what it says. A gateway that has not answered once counts until it
+// is asked again.
+func (w *world) sound(t *testing.T, args ...string) (out string) {
+	t.Helper()
+	eventually(t, 2*time.Minute, "meshctl check finds nothing wrong", func() (err error) {
+		out, err = w.try(time.Minute, "meshctl", append([]string{"check", "--context", management}, args...)...)
+		return err
+	})
+	return out
+}
+
 // condition returns the status, reason and message of a condition of the VirtualMesh.
 func (w *world) condition(name, kind string) (status, reason, message string) {
 	get := func(field string) string {

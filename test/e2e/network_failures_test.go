@@ -13,6 +13,7 @@ import (
 // for every request that failed.
 func crossTraffic(t *testing.T, w *world) (check func()) {
 	t.Helper()
+	w.calm(t)
 	var loads []*load
 	for _, context := range []string{management, remote} {
 		ratings, reviews := federated("ratings.default", other(context)), federated("reviews.default", other(context))

@@ -231,6 +231,7 @@ func tlsEnforcement(t *testing.T, w *world) {
 	plain := "tcp://" + pod + ":9000"
 	host := federated("ratings.default", management)
 	w.want(t, remote, outside, answered, plain)
+	w.calm(t)
 	loads := []*load{
 		w.startLoad(t, remote, caller, 40, "http://"+host+":9080/", "tcp://"+host+":9000", "tcp://ratings:9000"),
 		w.startLoad(t, remote, outside, 20, url),

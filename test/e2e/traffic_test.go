@@ -13,6 +13,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // cluster is the name under which the cluster of a context is registered, which is also its name in the lab.
@@ -112,6 +114,17 @@ func (w *world) deploy(t *testing.T, context string, programs ...program) {
 	for _, p := range programs {
 		w.kubectl(t, context, "-n", p.namespace, "rollout", "status", "deploy/"+p.name, "--timeout=90s")
 	}
+}
+
+// single waits until an app of namespace default has one pod: after a rollout its former ones are on their way out for a while.
+func (w *world) single(t *testing.T, context, app string) {
+	t.Helper()
+	eventually(t, time.Minute, "one pod of "+app+" is left", func() error {
+		if pods := strings.Fields(w.jsonpath(context, "{.items[*].metadata.name}", "-n", "default", "pods", "-l", "app="+app)); len(pods) != 1 {
+			return fmt.Errorf("there are %v", pods)
+		}
+		return nil
+	})
 }
 
 // Programs that ask on behalf of the tests, in both clusters. The caller's sidecar writes its certificate to files, and
@@ -375,43 +388,60 @@ func (l *load) stopClean(t *testing.T, excuses ...string) {
 	}
 }
 
-// unusual is an access of Envoy's log that has response flags, or that ended for another reason than usual.
-var unusual = regexp.MustCompile(`^\[\S+\] "[^"]*" (?:[45]\d\d|\d+ [A-Z]\S*) `)
+// unusual is an access of Envoy's log that has response flags, that ended for another reason than usual, or that went to nothing known.
+var unusual = regexp.MustCompile(`^\[\S+\] "[^"]*" (?:[45]\d\d|\d+ [A-Z]\S*) |PassthroughCluster|BlackHoleCluster`)
 
 // accesses are what proxies have logged as unusual at the time of a failure.
 func (w *world) accesses(t *testing.T, f failure) string {
 	t.Helper()
 	var b strings.Builder
-	for _, context := range w.contexts {
-		pods := w.jsonpath(context, `{range .items[*]}{.metadata.namespace}/{.metadata.name} {.spec.containers[*].name} {.spec.initContainers[*].name}{"\n"}{end}`, "-A", "pods")
-		for line := range strings.Lines(pods) {
-			fields := strings.Fields(line)
-			if !slices.Contains(fields, "istio-proxy") {
-				continue
-			}
-			namespace, name, _ := strings.Cut(fields[0], "/")
-			// The log tells when what has ended began.
-			out, err := w.try(time.Minute, "kubectl", "--context", context, "-n", namespace, "logs", name, "-c", "istio-proxy", "--since-time", f.Due.Add(-time.Second).Format(time.RFC3339))
-			if err != nil {
-				fmt.Fprintf(&b, "%s of %s: %v\n", fields[0], cluster(context), err)
-			}
-			for access := range strings.Lines(out) {
-				at, _, _ := strings.Cut(strings.TrimPrefix(access, "["), "]")
-				if began, err := time.Parse(time.RFC3339, at); err == nil && began.Before(f.At.Add(time.Second)) && unusual.MatchString(access) {
-					fmt.Fprintf(&b, "%s of %s: %s", fields[0], cluster(context), access)
-				}
+	for proxy := range w.proxies(t) {
+		args := append(inProxy(proxy, "logs"), "-c", "istio-proxy", "--since-time", f.Due.Add(-time.Second).Format(time.RFC3339))
+		out, err := w.try(time.Minute, "kubectl", args...)
+		if err != nil {
+			fmt.Fprintf(&b, "%s: %v\n", proxy, err)
+		}
+		for access := range strings.Lines(out) { // each says when what has ended began
+			at, _, _ := strings.Cut(strings.TrimPrefix(access, "["), "]")
+			if began, err := time.Parse(time.RFC3339, at); err == nil && began.Before(f.At.Add(time.Second)) && unusual.MatchString(access) {
+				fmt.Fprintf(&b, "%s: %s", proxy, access)
 			}
 		}
 	}
 	return b.String()
 }
 
+// inProxy are the arguments for kubectl to do something with a pod that proxies names.
+func inProxy(proxy, verb string) []string {
+	parts := strings.SplitN(proxy, "/", 3)
+	return []string{"--context", parts[0], "-n", parts[1], verb, parts[2]}
+}
+
+// calm waits until no proxy has settings left that it drains. Envoy ends the connections that were made under those when its drain
+// time is over, 45 s after policies have changed, whatever is under way: that is no failure of what comes next.
+func (w *world) calm(t *testing.T) {
+	t.Helper()
+	drains := func(proxy string) error {
+		args := append(inProxy(proxy, "exec"), "-c", "istio-proxy", "--", "pilot-agent", "request", "GET", "stats?filter=listener_manager.total_(filter_chains|listeners)_draining")
+		out, err := w.try(30*time.Second, "kubectl", args...)
+		if err == nil && (out == "" || strings.Contains(strings.ReplaceAll(out, "draining: 0\n", ""), ": ")) {
+			err = fmt.Errorf("%s: %s", proxy, out)
+		}
+		return err
+	}
+	eventually(t, 3*time.Minute, "no proxy drains", func() error {
+		var all errgroup.Group
+		for proxy := range w.proxies(t) {
+			all.Go(func() error { return drains(proxy) })
+		}
+		return all.Wait()
+	})
+}
+
 // seesFailures proves that a load can see a failure.
 func (w *world) seesFailures(t *testing.T, context string, from program, base string) {
 	t.Helper()
-	l := w.startLoad(t, context, from, 50, base+"/status/503", base+"/healthz")
-	w.want(t, context, from, answered, base+"/healthz")
-	s := l.stop(t)
+	s := w.startLoadWith(t, context, from, []string{"-rate", "50", "-duration", "2s"}, base+"/status/503", base+"/healthz").stop(t)
 	if bad := s.URLs[base+"/status/503"]["http 503"]; bad == 0 || bad != s.Failed {
 		t.Fatalf("a path that always fails: %+v", s)
 	}

@@ -215,7 +215,7 @@ func (v *vault) trusted(t *testing.T) {
 	for context, deployment := range map[string]string{management: "reviews-v1", remote: "reviews-v3"} {
 		bundle := parse([]byte(v.jsonpath(context, `{.data.root-cert\.pem}`, "-n", "default", "configmap", "istio-ca-root-cert")))
 		if len(bundle) != 1 || !root.Certificate().Equal(bundle[0]) {
-			t.Errorf("%s: of %d roots of trust, the first is %s", context, len(bundle), bundle[0].Subject)
+			t.Errorf("%s: %d roots of trust, or another one than Vault's", context, len(bundle))
 		}
 		chain, err := v.chain(context, deployment)
 		if err != nil {

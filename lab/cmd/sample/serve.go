@@ -75,7 +75,8 @@ func serve(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	web := &http.Server{Addr: *httpAddr, Handler: s.handler(), ReadHeaderTimeout: 10 * time.Second}
+	// A proxy may keep a connection in reserve: who ends it first must not be the server.
+	web := &http.Server{Addr: *httpAddr, Handler: s.handler(), ReadHeaderTimeout: 24 * time.Hour}
 	failed := make(chan error, 3)
 	go func() { failed <- web.ListenAndServe() }()
 	var echoes sync.WaitGroup
