@@ -119,7 +119,7 @@ func (w *world) deploy(t *testing.T, context string, programs ...program) {
 // single waits until an app of namespace default has one pod: after a rollout its former ones are on their way out for a while.
 func (w *world) single(t *testing.T, context, app string) {
 	t.Helper()
-	eventually(t, time.Minute, "one pod of "+app+" is left", func() error {
+	eventually(t, 2*time.Minute, "one pod of "+app+" is left", func() error {
 		if pods := strings.Fields(w.jsonpath(context, "{.items[*].metadata.name}", "-n", "default", "pods", "-l", "app="+app)); len(pods) != 1 {
 			return fmt.Errorf("there are %v", pods)
 		}
