@@ -336,8 +336,7 @@ func (w *world) drains(t *testing.T, context string) (over func()) {
 func (w *world) sumAtGateways(context, role, statistic string) (sum int, err error) {
 	pods := strings.Fields(w.jsonpath(context, "{.items[*].metadata.name}", "-n", v1alpha1.GatewaysNamespace, "pods", "-l", v1alpha1.LabelGateway+"="+role))
 	for _, pod := range pods {
-		out, err := w.try(30*time.Second, "kubectl", "--context", context, "-n", v1alpha1.GatewaysNamespace, "exec", pod, "-c", "istio-proxy", "--",
-			"pilot-agent", "request", "GET", "stats?filter=^"+statistic+"$")
+		out, err := w.stats(context+"/"+v1alpha1.GatewaysNamespace+"/"+pod, "^"+statistic+"$")
 		if err != nil {
 			return 0, err
 		}

@@ -191,9 +191,9 @@ func planControlPlane(views []replicaView, c change, now time.Time) controlPlane
 		if restarted || v.related && (loads || !v.lets && (!c.restart || v.plugged)) {
 			t := touchedOf(v.Pod)
 			if t.digest != c.digest {
-				p.touch = append(p.touch, v.Pod)
+				p.touch, t.at = append(p.touch, v.Pod), now
 			}
-			if t.digest != c.digest || now.Sub(t.at) < liveControlPlane {
+			if now.Sub(t.at) < liveControlPlane {
 				loading = loading || loads
 				continue
 			}
