@@ -72,6 +72,7 @@ spec:
 
 	// What istiod has of this it has from the cluster, so it needs no agent.
 	t.Run("WithoutAgentAndHub", func(t *testing.T) {
+		takesLong(t)
 		scaleAgent(t, w, remote, 0)
 		w.kubectl(t, management, "-n", "isthmus-system", "scale", "deploy/isthmus-hub", "--replicas=0")
 		load := w.startLoad(t, remote, caller, 40, urls...)
@@ -103,6 +104,7 @@ spec:
 
 	// Pods that are ready and do not answer at one port: they are found out by their failures.
 	t.Run("PodsThatFail", func(t *testing.T) {
+		takesLong(t)
 		broken := stock
 		broken.args = []string{"--http=:9999"}
 		w.deploy(t, remote, broken)

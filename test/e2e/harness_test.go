@@ -55,6 +55,23 @@ func inOrder[W any](t *testing.T, w W, scenarios []scenario[W]) {
 	}
 }
 
+// takesLong skips what takes minutes when tests are to be short, as in `make test`: that has everything else on one machine within an
+// hour.
+func takesLong(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("it takes minutes: `make test-e2e` runs it, `make test` does not")
+	}
+}
+
+// long is a scenario that takes long. None builds on it.
+func long[W any](run func(*testing.T, W)) func(*testing.T, W) {
+	return func(t *testing.T, w W) {
+		takesLong(t)
+		run(t, w)
+	}
+}
+
 // newWorld starts a lab of that name for the test alone, with options of `lab up`, or uses the running one that
 // ISTHMUS_E2E_LAB names.
 func newWorld(t *testing.T, name string, options ...string) *world {

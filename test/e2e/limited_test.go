@@ -50,17 +50,17 @@ func TestLimited(t *testing.T) {
 		{"Roots", limitedRoots},
 		{"Admits", limitedAdmits},
 		{"AccessPolicies", limitedPolicies},
-		{"GlobalPolicy", limitedGlobalPolicy},
-		{"PolicyChanges", limitedPolicyChanges},
+		{"GlobalPolicy", long(limitedGlobalPolicy)},
+		{"PolicyChanges", long(limitedPolicyChanges)},
 		{"ThirdJoins", limitedThirdJoins},
 		{"LeftOut", limitedLeftOut},
-		{"Unreachable", limitedUnreachable},
-		{"Many", limitedMany},
-		{"Renewal", limitedRenewal},
+		{"Unreachable", long(limitedUnreachable)},
+		{"Many", long(limitedMany)},
+		{"Renewal", long(limitedRenewal)},
 		{"Rotation", limitedRotation},
 		{"ThirdLeaves", limitedThirdLeaves},
 		{"Moving", limitedMoving},
-		{"OwnRoots", limitedOwnRoots},
+		{"OwnRoots", long(limitedOwnRoots)},
 	})
 }
 

@@ -22,6 +22,7 @@ import (
 // workloads talk within each mesh and across. Not one request may fail, and the root stays. The older programs themselves are not
 // to be had: what they leave in clusters is made in their form, and who runs in their names does nothing.
 func TestMigration(t *testing.T) {
+	takesLong(t)
 	w := newWorld(t, "e2e-migration")
 	w.contexts = []string{management, remote}
 	older(t, w)

@@ -30,9 +30,9 @@ func TestRotation(t *testing.T) {
 		{"Adoption", adoption},
 		{"Rotation", rotation},
 		{"UnderFire", rotationUnderFire},
-		{"Rollbacks", rollbacks},
-		{"Unprobeable", unprobeable},
-		{"Premature", premature},
+		{"Rollbacks", long(rollbacks)},
+		{"Unprobeable", long(unprobeable)},
+		{"Premature", long(premature)},
 		{"Evicted", evicted},
 		{"ByHand", byHand},
 	})
@@ -543,6 +543,7 @@ func (w *world) admitted(t *testing.T, context, dir string) (admitted bool) {
 // TestRotationThreeMeshes has a third mesh join two that are one already, while all talk, and then replaces the root twice in a
 // row.
 func TestRotationThreeMeshes(t *testing.T) {
+	takesLong(t)
 	w := newWorld(t, "e2e-three", "--clusters", "management-plane,remote-cluster,third-cluster")
 	w.install(t, management, remote, third)
 	for _, context := range w.contexts {
@@ -569,6 +570,7 @@ func TestRotationThreeMeshes(t *testing.T) {
 // TestRotationRolling is the way of meshes with Istio's own defaults, in which nothing takes a root without a restart: istiod and
 // workloads are restarted, rolling, and with a cross-certificate the workloads only once.
 func TestRotationRolling(t *testing.T) {
+	takesLong(t)
 	w := newWorld(t, "e2e-rolling", "--istio-defaults")
 	// Leaves live for two minutes: proxies forget the old root when they are renewed, after twelve hours by default.
 	for _, context := range []string{management, remote} {
@@ -625,6 +627,7 @@ spec:
 // half late, each on its own: replicas of istiod load a change at different moments, so that proxies that one of them has
 // pushed are answered by another that is behind. Such laggards are seen, and healed by nudges.
 func TestRotationSlowKubelets(t *testing.T) {
+	takesLong(t)
 	w := newWorld(t, "e2e-slow", "--istiod-replicas", "2", "--kubelet-defaults")
 	w.installWith(t, "kubeletProjection=90s", management, remote)
 	for _, context := range []string{management, remote} {

@@ -13,6 +13,7 @@ const third = "third-cluster-context"
 // TestTrustDomains joins three meshes, each with a trust domain of its own that the others take for an alias of theirs. There,
 // identities tell clusters apart: policies by cluster are enforced, and so is to which meshes something is federated.
 func TestTrustDomains(t *testing.T) {
+	takesLong(t)
 	domains := map[string]string{management: "cluster.local", remote: "remote.example", third: "third.example"}
 	w := newWorld(t, "e2e-domains", "--clusters", "management-plane,remote-cluster,third-cluster",
 		"--trust-domain", "remote-cluster="+domains[remote], "--trust-domain", "third-cluster="+domains[third])

@@ -21,6 +21,7 @@ import (
 // clusters ask it, with a token first and then by Kubernetes. The meshes join under a root of it, it is away for a while, and the
 // root is replaced there. Not one request may fail.
 func TestVault(t *testing.T) {
+	takesLong(t)
 	w := newWorld(t, "e2e-vault")
 	v := startVault(t, w)
 	v.prepare(t)
