@@ -77,6 +77,7 @@ spec:
         image: lab.local/sample:1
         imagePullPolicy: IfNotPresent
         args: ["%[5]s"]
+        resources: {requests: {cpu: 20m, memory: 16Mi}} # as much as proxies, and more than istiod, when there is too little
         readinessProbe: {tcpSocket: {port: 9000}, periodSeconds: 1, timeoutSeconds: 10, failureThreshold: 30} # slow is not gone
         lifecycle: {preStop: {sleep: {seconds: 5}}}
         volumeMounts: [{name: certs, mountPath: /certs}]
