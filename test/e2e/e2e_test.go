@@ -36,11 +36,11 @@ func TestE2E(t *testing.T) {
 		{"HubKilled", hubKilled},
 		{"AgentKilled", agentKilled},
 		{"CredentialRotated", credentialRotated},
-		{"ClusterAway", clusterAway},
+		{"ClusterAway", long(clusterAway)},
 		{"APIServerRestarted", apiServerRestarted},
 		{"Restored", restored},
 		{"ProvidedRoot", providedRoot},
-		{"CertManager", certManager},
+		{"CertManager", long(certManager)},
 		{"Deregister", deregister},
 	})
 }
