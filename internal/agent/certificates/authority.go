@@ -114,6 +114,9 @@ func (a *AuthorityReporter) look(ctx context.Context, namespace string) (*v1alph
 	}
 	authority.LiveProxies = &v1alpha1.Progress{}
 	for _, p := range evidence.Proxies(pods.Items, namespace) {
+		if !p.Leaves.IsZero() {
+			continue
+		}
 		authority.LiveProxies.Total++
 		if p.Live {
 			authority.LiveProxies.Done++

@@ -43,6 +43,7 @@ func TestCertificates(t *testing.T) {
 	t.Run("bad orders", testBadOrders)
 	t.Run("rotation", testRotation)
 	t.Run("re-issued root", testReissuedRoot)
+	t.Run("proxy on its way out", testLeavingProxy)
 	t.Run("Vault", testVault)
 }
 

@@ -449,14 +449,17 @@ func again(moving bool) time.Duration {
 	return review
 }
 
-// census finds the proxies of the mesh that run.
+// census finds the proxies of the mesh that run. Of one that should be gone already, as its pod's grace period is over, the node is
+// away.
 func (i *Installer) census(ctx context.Context, w *wanted) ([]evidence.ProxyPod, error) {
 	var pods corev1.PodList
 	if err := i.Client.List(ctx, &pods); err != nil {
 		return nil, err
 	}
 	proxies := evidence.Proxies(pods.Items, w.Order.Spec.IssuedCertificateSecret.Namespace)
-	return slices.DeleteFunc(proxies, func(p evidence.ProxyPod) bool { return p.Started.IsZero() }), nil
+	return slices.DeleteFunc(proxies, func(p evidence.ProxyPod) bool {
+		return p.Started.IsZero() || !p.Leaves.IsZero() && i.Now().After(p.Leaves)
+	}), nil
 }
 
 // survey asks those proxies that were not seen to be as ordered yet. Who cannot be asked counts as ordered if he has started

@@ -225,6 +225,8 @@ type proxyView struct {
 // remedy says how a proxy that is behind comes to follow.
 func (v proxyView) remedy() string {
 	switch {
+	case !v.Leaves.IsZero():
+		return "it is on its way out, and gone by " + v.Leaves.UTC().Format(time.RFC3339)
 	case v.Live && v.seen:
 		return "it takes roots and leaves live, and is told to"
 	case v.HasController:
@@ -306,11 +308,12 @@ func (s survey) evidence() *v1alpha1.ProxyEvidence {
 }
 
 // due are the laggards that will not follow without a restart, and those of which it could not be seen; live ones too, if they
-// have had the time. A gateway of which it could not be seen may yet answer while the listeners are fresh.
+// have had the time. A gateway of which it could not be seen may yet answer while the listeners are fresh, and who leaves is waited
+// for.
 func due(behind []proxyView, live, fresh bool) (out []proxyView) {
 	for _, v := range behind {
 		unseen := !v.seen && (v.Kind != evidence.Gateway || !fresh)
-		if !v.Live || unseen || live {
+		if v.Leaves.IsZero() && (!v.Live || unseen || live) {
 			out = append(out, v)
 		}
 	}

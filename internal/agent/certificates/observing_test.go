@@ -17,6 +17,8 @@ func TestDue(t *testing.T) {
 	view := func(kind evidence.ProxyKind, live, seen bool) proxyView {
 		return proxyView{ProxyPod: evidence.ProxyPod{Kind: kind, Live: live}, seen: seen}
 	}
+	leaving := view(evidence.Sidecar, false, false)
+	leaving.Leaves = time.Now()
 	for _, tc := range []struct {
 		what             string
 		view             proxyView
@@ -28,6 +30,7 @@ func TestDue(t *testing.T) {
 		{"one that does not answer", view(evidence.Sidecar, true, false), false, true, true},
 		{"a gateway that cannot answer yet", view(evidence.Gateway, true, false), false, true, false},
 		{"a gateway that does not answer", view(evidence.Gateway, true, false), false, false, true},
+		{"one that leaves", leaving, true, false, false},
 		{"a gateway that has had the time", view(evidence.Gateway, true, false), true, true, true},
 	} {
 		if got := len(due([]proxyView{tc.view}, tc.live, tc.fresh)) > 0; got != tc.due {

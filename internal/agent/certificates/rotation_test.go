@@ -9,6 +9,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
 	"github.com/isthmus-mesh/isthmus/internal/pki"
@@ -188,6 +189,39 @@ func testRotation(t *testing.T) {
 		}
 	}
 	k.verify(t)
+}
+
+// testLeavingProxy has a pod be deleted that has not followed yet. It goes on calling others until it is gone, and so it is waited for,
+// but not longer than it may take.
+func testLeavingProxy(t *testing.T) {
+	w, _ := rotates(t, "leaving")
+	w.order(v1alpha1.StageOldSigns, false, []pki.Root{w.old, w.next}, func(s *v1alpha1.IssuedCertificateSpec) {
+		w.oldSigns(s)
+		s.Restart.Istiod = true
+	})
+	behind := func(_ *v1alpha1.ControlPlaneEvidence, p *v1alpha1.ProxyEvidence) bool { return p.TrustsNew == 0 }
+	w.reached("both roots at istiod", behind)
+
+	leave := func(grace client.GracePeriodSeconds) {
+		t.Helper()
+		pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: w.rootNS, Name: "app-g1-x"}}
+		if err := w.member.Delete(t.Context(), pod, grace); err != nil {
+			t.Fatal(err)
+		}
+	}
+	leave(3600)
+	o := w.reached("the pod is on its way out", func(cp *v1alpha1.ControlPlaneEvidence, p *v1alpha1.ProxyEvidence) bool {
+		return behind(cp, p) && len(p.Laggards) == 1 && strings.Contains(p.Laggards[0], "on its way out")
+	})
+	leave(1)
+	for start := time.Now(); o.Status.Proxies.Total != 0; o = w.getOrder() {
+		if err := w.round(t.Context(), w.p); err != nil {
+			t.Fatal(err)
+		}
+		if time.Since(start) > time.Minute {
+			t.Fatalf("it is waited for for ever: %+v", o.Status.Proxies)
+		}
+	}
 }
 
 // testReissuedRoot takes a mesh to a root that has the subject and the key of the one before. Nobody can tell leaves under the one

@@ -590,7 +590,7 @@ func (w *world) workload(name, kind string, ca pki.CACerts, since time.Time) {
 func (w *world) rollWorkload(name, kind string, ca pki.CACerts) {
 	w.t.Helper()
 	old := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: w.rootNS, Name: name + "-g1-x"}}
-	if err := w.member.Delete(context.Background(), old); err != nil {
+	if err := w.member.Delete(context.Background(), old, client.GracePeriodSeconds(0)); err != nil {
 		w.t.Fatal(err)
 	}
 	w.podOf(name, kind, ca, time.Now().Add(time.Second)) // Kubernetes counts whole seconds
@@ -609,6 +609,7 @@ func (w *world) podOf(name, kind string, ca pki.CACerts, since time.Time) {
 			APIVersion: "apps/v1", Kind: "ReplicaSet", Name: name + "-" + hash, UID: "u", Controller: new(true),
 		}},
 	}, Spec: d.Spec.Template.Spec}
+	pod.Spec.NodeName = "node" // a pod that is nowhere has no grace period
 	w.create(pod)
 	pod.Status = corev1.PodStatus{Phase: corev1.PodRunning, PodIP: address(), ContainerStatuses: []corev1.ContainerStatus{{
 		Name: "istio-proxy", State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: metav1.NewTime(since)}},

@@ -65,8 +65,11 @@ type ProxyPod struct {
 	Labels         map[string]string
 	ServiceAccount string
 	Kind           ProxyKind
-	// Started is when the proxy began to run; zero if it does not yet.
+	// Started is when the proxy began to run; zero if it does not yet, or no more.
 	Started time.Time
+	// Leaves is when the pod is gone at the latest, if it is on its way out: nobody new calls it, but it still calls others. Zero for
+	// those that stay.
+	Leaves time.Time
 	// Live says that the proxy takes changed roots, and with them a new leaf, without a restart (PROXY_CONFIG_XDS_AGENT).
 	Live bool
 	// LeafTTL is the lifetime of the leaves that it asks for (SECRET_TTL).
@@ -76,14 +79,14 @@ type ProxyPod struct {
 	HasController bool
 }
 
-// Proxies finds the proxies of the mesh of a root namespace among pods, in the order of their names. Pods that are over or on
-// their way out are left out.
+// Proxies finds the proxies of the mesh of a root namespace among pods, in the order of their names. Pods that are over are left out,
+// those on their way out are not.
 func Proxies(pods []corev1.Pod, rootNamespace string) []ProxyPod {
 	var out []ProxyPod
 	for i := range pods {
 		p := &pods[i]
 		c := ProxyContainer(&p.Spec)
-		if c == nil || p.DeletionTimestamp != nil || p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed {
+		if c == nil || p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed {
 			continue
 		}
 		if ns := controlPlaneNamespace(c); ns != "" && ns != rootNamespace {
@@ -93,6 +96,9 @@ func Proxies(pods []corev1.Pod, rootNamespace string) []ProxyPod {
 			NamespacedName: types.NamespacedName{Namespace: p.Namespace, Name: p.Name},
 			UID:            p.UID, IP: p.Status.PodIP, Labels: p.Labels, ServiceAccount: p.Spec.ServiceAccountName,
 			Kind: proxyKind(c), Live: isTrue(env(c, "PROXY_CONFIG_XDS_AGENT")), LeafTTL: leafTTL(c),
+		}
+		if p.DeletionTimestamp != nil { // with the grace period included
+			proxy.Leaves = p.DeletionTimestamp.Time
 		}
 		for _, s := range slices.Concat(p.Status.InitContainerStatuses, p.Status.ContainerStatuses) {
 			if s.Name == c.Name && s.State.Running != nil {
