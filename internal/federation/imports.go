@@ -286,7 +286,7 @@ func (s *service) trafficPolicy(vm *membership.VirtualMesh, subset string) *netw
 		out.PortLevelSettings = append(out.PortLevelSettings, &networkingapi.TrafficPolicy_PortTrafficPolicy{
 			Port:           &networkingapi.PortSelector{Number: p.number},
 			Tls:            &networkingapi.ClientTLSSettings{Mode: networkingapi.ClientTLSSettings_ISTIO_MUTUAL, Sni: s.sni(p.number, subset)},
-			ConnectionPool: connectionPool(keepalive),
+			ConnectionPool: portConnectionPool(keepalive),
 		})
 	}
 	return out

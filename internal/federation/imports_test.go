@@ -50,12 +50,15 @@ func TestImport(t *testing.T) {
 		"ports": [{"number": 9080, "name": "http", "protocol": "HTTP"}, {"number": 9090, "name": "port-9090", "protocol": "HTTP2"}],
 		"endpoints": [{"address": "192.0.2.1", "ports": {"http": 15443, "port-9090": 15443}}, {"address": "192.0.2.2", "ports": {"http": 15443, "port-9090": 15443}}],
 		"subjectAltNames": ["spiffe://cluster.local/ns/default/sa/reviews", "spiffe://cluster.local/ns/default/sa/reviews-v2"]}}`)
-	const pool = `"connectionPool": {"tcp": {"tcpKeepalive": {"probes": 3, "time": "60s", "interval": "2s"}}}`
+	pool := func(more string) string {
+		return `"connectionPool": {"tcp": {` + more + `"tcpKeepalive": {"probes": 3, "time": "60s", "interval": "2s"}}}`
+	}
 	policy := func(subset string) string {
 		port := func(n int) string {
-			return fmt.Sprintf(`{"port": {"number": %d}, "tls": {"mode": "ISTIO_MUTUAL", "sni": "outbound_.%d_.%s_.reviews.default.svc.east.example"}, %s}`, n, n, subset, pool)
+			return fmt.Sprintf(`{"port": {"number": %d}, "tls": {"mode": "ISTIO_MUTUAL", "sni": "outbound_.%d_.%s_.reviews.default.svc.east.example"}, %s}`, n, n, subset,
+				pool(`"maxConnectionDuration": "30s", `))
 		}
-		return `{"tls": {"mode": "ISTIO_MUTUAL"}, ` + pool + `, "portLevelSettings": [` + port(9080) + `, ` + port(9090) + `]}`
+		return `{"tls": {"mode": "ISTIO_MUTUAL"}, ` + pool("") + `, "portLevelSettings": [` + port(9080) + `, ` + port(9090) + `]}`
 	}
 	checkJSON(t, got.DestinationRule, `{"apiVersion": "networking.istio.io/v1", "kind": "DestinationRule", "metadata": `+meta+`, "status": {}, "spec": {
 		"host": "reviews.default.svc.east.global", "exportTo": ["*"], "trafficPolicy": `+policy("")+`, "subsets": [{"name": "v2", "trafficPolicy": `+policy("v2")+`}]}}`)

@@ -78,6 +78,23 @@ func connectionPool(k *v1alpha1.TCPKeepalive) *networkingapi.ConnectionPoolSetti
 	return &networkingapi.ConnectionPoolSettings{Tcp: &networkingapi.ConnectionPoolSettings_TCPSettings{TcpKeepalive: out}}
 }
 
+// requestsFor is how long a sidecar begins requests on one connection to another mesh. Envoy ends the connections of a server whose
+// settings have changed, as AccessPolicies change those of sidecars and egress gateways, when its drain time is over, 45 seconds by
+// Istio's default. Whoever begins a request in that instant loses it, so sidecars are to have left by then.
+const requestsFor = 30 * time.Second
+
+// portConnectionPool is connectionPool for a port of a service across meshes.
+func portConnectionPool(k *v1alpha1.TCPKeepalive) *networkingapi.ConnectionPoolSettings {
+	pool := connectionPool(k)
+	if pool == nil {
+		pool = &networkingapi.ConnectionPoolSettings{Tcp: &networkingapi.ConnectionPoolSettings_TCPSettings{}}
+	}
+	// For a port, this holds for HTTP alone: that of TCP is taken from the top level (Istio: pilot/pkg/networking/core/
+	// networkfilter.go, buildOutboundNetworkFiltersWithSingleDestination), and nobody's connection is to end for this.
+	pool.Tcp.MaxConnectionDuration = durationpb.New(requestsFor)
+	return pool
+}
+
 // seconds rounds up, as sockets know whole seconds only.
 func seconds(d *metav1.Duration) *durationpb.Duration {
 	if d == nil || d.Duration <= 0 {

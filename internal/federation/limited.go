@@ -6,9 +6,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"time"
 
-	"google.golang.org/protobuf/types/known/durationpb"
 	networkingapi "istio.io/api/networking/v1alpha3"
 	networkingv1 "istio.io/client-go/pkg/apis/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -33,11 +31,6 @@ const (
 	noPortTranslation = "experimental.istio.io/disable-gateway-port-translation"
 
 	gatewaysRemedy = "install the chart isthmus-gateways in its cluster"
-
-	// atEgress is how long a sidecar begins requests on a connection to the egress gateway. Envoy ends the connections of a server
-	// whose settings have changed, as any change of AccessPolicies does there, when its drain time is over, 45 seconds by Istio's
-	// default, and knows of no requests within what it passes on. So the sidecar, which does, is to have left them by then.
-	atEgress = 30 * time.Second
 )
 
 // Admission is what lets the gateways of other meshes reach a destination of home under limited trust.
@@ -314,12 +307,7 @@ func (s *service) nameAtEgress(vm *membership.VirtualMesh, client Client, throug
 		Mode: networkingapi.ClientTLSSettings_ISTIO_MUTUAL, SubjectAltNames: named.identities,
 	})
 	for _, p := range rule.Spec.TrafficPolicy.PortLevelSettings {
-		if p.ConnectionPool == nil {
-			p.ConnectionPool = &networkingapi.ConnectionPoolSettings{Tcp: &networkingapi.ConnectionPoolSettings_TCPSettings{}}
-		}
-		// For a port, this holds for HTTP alone: that of TCP is taken from the top level (Istio: pilot/pkg/networking/core/
-		// networkfilter.go, buildOutboundNetworkFiltersWithSingleDestination), and nobody's connection is to end for this.
-		p.ConnectionPool.Tcp.MaxConnectionDuration = durationpb.New(atEgress)
+		p.ConnectionPool = portConnectionPool(vm.Spec.Federation.TCPKeepalive)
 	}
 	return Named{entry, rule}
 }

@@ -163,6 +163,7 @@ func TestJoinOwnClusterFirst(t *testing.T) {
 		"ns": "istio-system", "name": "reviews.default.svc.global", "spec": {"host": "reviews.default.svc.global", "exportTo": ["*"],
 			"trafficPolicy": {"tls": {"mode": "ISTIO_MUTUAL"}, "loadBalancer": %[1]s, "outlierDetection": %[2]s,
 				"portLevelSettings": [{"port": {"number": 9080}, "loadBalancer": %[1]s, "outlierDetection": %[2]s,
+					"connectionPool": {"tcp": {"maxConnectionDuration": "30s"}},
 					"tls": {"mode": "ISTIO_MUTUAL", "sni": "outbound_.9080_._.reviews.default.svc.cluster.local"}}]}}}`, lb, outlier))
 }
 

@@ -360,6 +360,9 @@ func federationOptions(t *testing.T, w *world) {
 		if n := strings.Count(out, `"keepaliveTime": 17`); n != 3 {
 			return fmt.Errorf("%d of 3 ports have the keepalive: %w", n, err)
 		}
+		if n := strings.Count(out, `"maxConnectionDuration": "30s"`); n < 2 { // HTTP and gRPC
+			return fmt.Errorf("requests are begun on one connection for ever at all ports but %d: %w", n, err)
+		}
 		return nil
 	})
 
