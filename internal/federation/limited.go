@@ -306,6 +306,7 @@ func (s *service) nameAtEgress(vm *membership.VirtualMesh, client Client, throug
 	rule := named.limitedRule(vm, meta(), s.serverName, &networkingapi.ClientTLSSettings{
 		Mode: networkingapi.ClientTLSSettings_ISTIO_MUTUAL, SubjectAltNames: named.identities,
 	})
+	// The gateway knows of no requests within what it passes on, so it is the sidecar that leaves connections in time.
 	for _, p := range rule.Spec.TrafficPolicy.PortLevelSettings {
 		p.ConnectionPool = portConnectionPool(vm.Spec.Federation.TCPKeepalive)
 	}

@@ -442,7 +442,7 @@ func (r *restarter) proxies(ctx context.Context, since time.Time) (waves [][]res
 	}
 	for _, proxy := range evidence.Proxies(pods.Items, r.mesh.Spec.Istio.RootNamespace) {
 		switch {
-		case !proxy.Leaves.IsZero():
+		case proxy.Leaving():
 		case !r.force && (proxy.Started.IsZero() || proxy.Started.After(since)):
 		case !proxy.HasController:
 			alone = append(alone, proxy.String())

@@ -114,7 +114,7 @@ func (a *AuthorityReporter) look(ctx context.Context, namespace string) (*v1alph
 	}
 	authority.LiveProxies = &v1alpha1.Progress{}
 	for _, p := range evidence.Proxies(pods.Items, namespace) {
-		if !p.Leaves.IsZero() {
+		if p.Leaving() {
 			continue
 		}
 		authority.LiveProxies.Total++

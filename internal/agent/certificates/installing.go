@@ -458,7 +458,7 @@ func (i *Installer) census(ctx context.Context, w *wanted) ([]evidence.ProxyPod,
 	}
 	proxies := evidence.Proxies(pods.Items, w.Order.Spec.IssuedCertificateSecret.Namespace)
 	return slices.DeleteFunc(proxies, func(p evidence.ProxyPod) bool {
-		return p.Started.IsZero() || !p.Leaves.IsZero() && i.Now().After(p.Leaves)
+		return p.Started.IsZero() || p.Leaving() && i.Now().After(p.Leaves)
 	}), nil
 }
 

@@ -225,7 +225,7 @@ type proxyView struct {
 // remedy says how a proxy that is behind comes to follow.
 func (v proxyView) remedy() string {
 	switch {
-	case !v.Leaves.IsZero():
+	case v.Leaving():
 		return "it is on its way out, and gone by " + v.Leaves.UTC().Format(time.RFC3339)
 	case v.Live && v.seen:
 		return "it takes roots and leaves live, and is told to"
@@ -313,7 +313,7 @@ func (s survey) evidence() *v1alpha1.ProxyEvidence {
 func due(behind []proxyView, live, fresh bool) (out []proxyView) {
 	for _, v := range behind {
 		unseen := !v.seen && (v.Kind != evidence.Gateway || !fresh)
-		if v.Leaves.IsZero() && (!v.Live || unseen || live) {
+		if !v.Leaving() && (!v.Live || unseen || live) {
 			out = append(out, v)
 		}
 	}

@@ -79,6 +79,9 @@ type ProxyPod struct {
 	HasController bool
 }
 
+// Leaving tells whether the pod is on its way out.
+func (p ProxyPod) Leaving() bool { return !p.Leaves.IsZero() }
+
 // Proxies finds the proxies of the mesh of a root namespace among pods, in the order of their names. Pods that are over are left out,
 // those on their way out are not.
 func Proxies(pods []corev1.Pod, rootNamespace string) []ProxyPod {
