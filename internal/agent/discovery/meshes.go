@@ -25,10 +25,11 @@ import (
 type meshes struct {
 	*discovery
 	changed []signal
+	had     []string // the names of the hub's Meshes when it was last looked at
 }
 
 func (d *discovery) addMeshes(mgr ctrl.Manager, local, hub cache.Cache, changed ...signal) error {
-	r := &meshes{d, changed}
+	r := &meshes{discovery: d, changed: changed}
 	c, err := newController(mgr, "discovery-mesh", 1, r)
 	if err != nil {
 		return err
@@ -110,9 +111,7 @@ func (r *meshes) Reconcile(ctx context.Context, _ request) (reconcile.Result, er
 			return reconcile.Result{}, err
 		}
 		r.view.Store(v)
-		for _, s := range r.changed {
-			s.send()
-		}
+		r.tell()
 	}
 	var list v1alpha1.MeshList
 	if err := r.hub.List(ctx, &list, client.InNamespace(r.namespace), client.UnsafeDisableDeepCopy); err != nil {
@@ -122,6 +121,11 @@ func (r *meshes) Reconcile(ctx context.Context, _ request) (reconcile.Result, er
 	for i := range list.Items {
 		have[list.Items[i].Name] = &list.Items[i]
 	}
+	// What was in a Mesh goes with it, and only now does the cache, of which the others ask whether it is gone, say so.
+	if slices.ContainsFunc(r.had, func(name string) bool { return have[name] == nil }) {
+		r.tell()
+	}
+	r.had = slices.Collect(maps.Keys(have))
 	gateways, again, err := r.findGateways(ctx, v, list.Items)
 	if err != nil {
 		return reconcile.Result{}, err
@@ -155,6 +159,13 @@ func (r *meshes) Reconcile(ctx context.Context, _ request) (reconcile.Result, er
 		}
 	}
 	return reconcile.Result{RequeueAfter: again}, nil
+}
+
+// tell has the other reconcilers look at everything again.
+func (r *meshes) tell() {
+	for _, s := range r.changed {
+		s.send()
+	}
 }
 
 // remember keeps what is seen of the Meshes, and what was seen of those that the hub has and of which nothing can be said at present.
@@ -260,11 +271,5 @@ func (r *meshes) prune(ctx context.Context, mesh *v1alpha1.Mesh) error {
 	if _, there := in.Mesh(root); (there || slices.Contains(in.Incomplete, root)) && mesh.Name == kube.MeshName(root, r.cluster) {
 		return nil
 	}
-	if err := r.remove(ctx, mesh, "nothing of Istio is left in its root namespace"); err != nil {
-		return err
-	}
-	for _, s := range r.changed {
-		s.send()
-	}
-	return nil
+	return r.remove(ctx, mesh, "nothing of Istio is left in its root namespace")
 }
