@@ -97,12 +97,14 @@ test-unit: ## Unit tests: what needs no API server
 	@$(split-packages); [ -z "$$unit" ] || $(GOTEST) $$unit
 	@cd lab && $(GOTEST) -short ./...
 
+# What failed is said once more at the end.
 .PHONY: test-integration
-test-integration: bin/lab ## Integration tests, on real API servers
+test-integration: bin/lab $(GOTESTSUM) ## Integration tests, on real API servers
 	@bin/lab build --only etcd,kube-apiserver,bao,cert-manager,pilot-discovery,envoy
-	@$(lab-env); $(split-packages); [ -z "$$integration" ] || CI=true $(GOTEST) -p 2 -timeout 30m $$integration
+	@$(lab-env); $(split-packages); [ -z "$$integration" ] || \
+	  CI=true $(GOTESTSUM) --format pkgname-and-test-fails -- $(GOTESTFLAGS) -p 2 -timeout 30m $$integration
 
-# What failed is said once more at the end, and bin/_artifacts has what the programs logged.
+# bin/_artifacts has what the programs logged.
 .PHONY: test-e2e test-e2e-short
 test-e2e-short: E2E := -short
 test-e2e test-e2e-short: lab build $(GOTESTSUM)
