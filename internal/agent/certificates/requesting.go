@@ -2,6 +2,7 @@ package certificates
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto"
 	"errors"
@@ -57,7 +58,11 @@ func (r *Requester) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resul
 		return ctrl.Result{}, err
 	}
 	outcome.stall = s
-	return ctrl.Result{RequeueAfter: r.vault.again(req.Name, err)}, r.writeStatus(ctx, o, outcome)
+	again := r.vault.again(req.Name, err)
+	if s != nil {
+		again = cmp.Or(again, review) // as when the Secret is there again, or the clock is right
+	}
+	return ctrl.Result{RequeueAfter: again}, r.writeStatus(ctx, o, outcome)
 }
 
 // outcome of the requesting half.

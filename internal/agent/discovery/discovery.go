@@ -252,18 +252,24 @@ func watch[T client.Object](c cache.Cache, kind T, changed func(was, is T) bool,
 	which ...predicate.TypedPredicate[T],
 ) source.TypedSource[request] {
 	type queue = workqueue.TypedRateLimitingInterface[request]
-	add := func(ctx context.Context, o T, q queue) {
-		for _, r := range concerns(ctx, o) {
-			q.Add(r)
+	// Each is added once: what a worker has begun with already would be done again, with a cache that lacks what he wrote.
+	add := func(ctx context.Context, q queue, versions ...T) {
+		added := map[request]bool{}
+		for _, o := range versions {
+			for _, r := range concerns(ctx, o) {
+				if !added[r] {
+					added[r] = true
+					q.Add(r)
+				}
+			}
 		}
 	}
 	return source.TypedKind(c, kind, handler.TypedEventHandler[T, request](handler.TypedFuncs[T, request]{
-		CreateFunc: func(ctx context.Context, e event.TypedCreateEvent[T], q queue) { add(ctx, e.Object, q) },
-		DeleteFunc: func(ctx context.Context, e event.TypedDeleteEvent[T], q queue) { add(ctx, e.Object, q) },
+		CreateFunc: func(ctx context.Context, e event.TypedCreateEvent[T], q queue) { add(ctx, q, e.Object) },
+		DeleteFunc: func(ctx context.Context, e event.TypedDeleteEvent[T], q queue) { add(ctx, q, e.Object) },
 		UpdateFunc: func(ctx context.Context, e event.TypedUpdateEvent[T], q queue) {
 			if changed(e.ObjectOld, e.ObjectNew) {
-				add(ctx, e.ObjectOld, q)
-				add(ctx, e.ObjectNew, q)
+				add(ctx, q, e.ObjectOld, e.ObjectNew)
 			}
 		},
 	}), which...)

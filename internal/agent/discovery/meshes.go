@@ -102,16 +102,17 @@ func (r *meshes) isRoot(namespace string) bool {
 // have the Meshes.
 func (r *meshes) Reconcile(ctx context.Context, _ request) (reconcile.Result, error) {
 	v, err := r.look(ctx)
-	if err != nil {
-		return reconcile.Result{}, err
-	}
-	if !v.equal(r.view.Load()) {
+	for err == nil && !v.equal(r.view.Load()) {
 		// Afterwards the reconciler of Destinations says what changes.
 		if err := r.scan(ctx, v); err != nil {
 			return reconcile.Result{}, err
 		}
 		r.view.Store(v)
 		r.tell()
+		v, err = r.look(ctx) // once more: what came meanwhile was judged by the old view to be no concern of ours
+	}
+	if err != nil {
+		return reconcile.Result{}, err
 	}
 	var list v1alpha1.MeshList
 	if err := r.hub.List(ctx, &list, client.InNamespace(r.namespace), client.UnsafeDisableDeepCopy); err != nil {

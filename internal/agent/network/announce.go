@@ -12,13 +12,10 @@ func (n *network) isAnnounced(mesh, virtualMesh string) bool {
 	return n.announced[mesh] == virtualMesh
 }
 
-// setAnnounced reports whether the hub was not known to know before.
-func (n *network) setAnnounced(mesh, virtualMesh string) bool {
+func (n *network) setAnnounced(mesh, virtualMesh string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	news := n.announced[mesh] != virtualMesh
 	n.announced[mesh] = virtualMesh
-	return news
 }
 
 // announce says that the hub knows now, and has looked at what waited for that.
@@ -26,20 +23,14 @@ func (n *network) announce(ctx context.Context, mesh, virtualMesh string) error 
 	if n.isAnnounced(mesh, virtualMesh) {
 		return nil
 	}
-	own, err := n.allOwn(ctx)
+	n.setAnnounced(mesh, virtualMesh) // first: what comes from now on waits no more
+	waiting, err := n.concerned(ctx, difference{everything: true}, false)
 	if err != nil {
+		n.setAnnounced(mesh, "")
 		return err
 	}
-	if n.setAnnounced(mesh, virtualMesh) {
-		n.enqueue(ownController, 0, own...)
-		n.enqueue(importController, 0, n.allImports(difference{everything: true})...)
-		names, err := n.allNames(ctx, difference{everything: true})
-		if err != nil {
-			return err
-		}
-		n.enqueue(nameController, 0, names...)
-		n.lookAtMeshes(0)
-		n.lookAtExternal()
-	}
+	n.lookAt(waiting)
+	n.lookAtMeshes(0)
+	n.lookAtExternal()
 	return nil
 }

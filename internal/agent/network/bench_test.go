@@ -110,7 +110,7 @@ func TestMemoryOfImports(t *testing.T) {
 	destinations := each()
 	clear(f.istio)
 	objects := each()
-	f.n.imports, f.n.addresses, f.n.progress = newImportIndex(), newAddresses(DefaultAddressRange), newProgress(func() {})
+	f.n.imports, f.n.addresses, f.n.progress = newImportIndex(), newAddresses(DefaultAddressRange, func([]string) {}), newProgress(func() {})
 	f.n.reports = newReports(nil)
 	f.n.turns = turns{}
 	indexes := each()

@@ -89,9 +89,8 @@ func (n *network) addControllers() error {
 			if isOurs(o) {
 				return n.madeFor(o, false)
 			}
-			moved := n.addresses.reserve(client.ObjectKeyFromObject(o).String(), o.Spec.Addresses)
-			n.enqueue(nameController, 0, n.names.ofHosts(moved)...)
-			return slices.Concat(n.imports.ofHosts(moved), n.imports.ofHosts(o.Spec.Hosts), n.blocked.by(importController, o))
+			n.reserve(client.ObjectKeyFromObject(o))
+			return append(n.imports.ofHosts(o.Spec.Hosts), n.blocked.by(importController, o)...)
 		}),
 		watch(istio, &networkingv1.DestinationRule{}, versionChanged, func(o *networkingv1.DestinationRule) []ctrl.Request {
 			if isOurs(o) {
@@ -220,6 +219,20 @@ func (n *network) enqueue(controller string, after time.Duration, requests ...ct
 	}
 }
 
+// reserve leaves a ServiceEntry of somebody else the addresses that the cache shows it to have.
+func (n *network) reserve(key types.NamespacedName) {
+	var e networkingv1.ServiceEntry
+	// An error is that it is gone, or the end.
+	_ = n.istio.GetCache().Get(context.Background(), key, &e, &client.GetOptions{UnsafeDisableDeepCopy: new(true)})
+	n.lookAtHosts(n.addresses.reserve(key.String(), e.Spec.Addresses))
+}
+
+// lookAtHosts has what has hostnames of ours looked at.
+func (n *network) lookAtHosts(hosts []string) {
+	n.enqueue(importController, 0, n.imports.ofHosts(hosts)...)
+	n.enqueue(nameController, 0, n.names.ofHosts(hosts)...)
+}
+
 func (n *network) lookAtMeshes(after time.Duration) {
 	n.enqueue(meshController, after, n.ownMeshes()...)
 }
@@ -253,8 +266,20 @@ func (n *network) madeOrBlocked(controller string, o client.Object, own bool) []
 	return n.madeFor(o, own)
 }
 
-// ofNativeHost is the Destination of this cluster that a DestinationRule of somebody else is about.
-func (n *network) ofNativeHost(rule *networkingv1.DestinationRule) []ctrl.Request {
+// ofNativeHost are the Destinations of this cluster that a DestinationRule of somebody else is about.
+func (n *network) ofNativeHost(rule *networkingv1.DestinationRule) (out []ctrl.Request) {
+	if strings.HasPrefix(rule.Spec.Host, "*") {
+		v := n.view.Load()
+		if v == nil {
+			return nil
+		}
+		for d := range n.destinations(n.namespace) {
+			if mesh := v.own[d.Spec.Mesh]; mesh != nil && slices.Contains(nativeHosts(mesh, &d.Spec.KubeService), rule.Spec.Host) {
+				out = append(out, requestOf(d)...)
+			}
+		}
+		return out
+	}
 	parts := strings.Split(rule.Spec.Host, ".")
 	service, namespace := parts[0], rule.Namespace
 	if len(parts) > 1 {
@@ -274,18 +299,24 @@ func requestOf(o client.Object) []ctrl.Request {
 // changed.
 func watch[T client.Object](c cache.Cache, kind T, changed func(was, is T) bool, concerns func(T) []ctrl.Request) source.Source {
 	type queue = workqueue.TypedRateLimitingInterface[ctrl.Request]
-	add := func(o T, q queue) {
-		for _, r := range concerns(o) {
-			q.Add(r)
+	// Each is added once: what a worker has begun with already would be done again, with a cache that lacks what he wrote.
+	add := func(q queue, versions ...T) {
+		added := map[ctrl.Request]bool{}
+		for _, o := range versions {
+			for _, r := range concerns(o) {
+				if !added[r] {
+					added[r] = true
+					q.Add(r)
+				}
+			}
 		}
 	}
 	return source.Kind(c, kind, handler.TypedFuncs[T, ctrl.Request]{
-		CreateFunc: func(_ context.Context, e event.TypedCreateEvent[T], q queue) { add(e.Object, q) },
-		DeleteFunc: func(_ context.Context, e event.TypedDeleteEvent[T], q queue) { add(e.Object, q) },
+		CreateFunc: func(_ context.Context, e event.TypedCreateEvent[T], q queue) { add(q, e.Object) },
+		DeleteFunc: func(_ context.Context, e event.TypedDeleteEvent[T], q queue) { add(q, e.Object) },
 		UpdateFunc: func(_ context.Context, e event.TypedUpdateEvent[T], q queue) {
 			if changed(e.ObjectOld, e.ObjectNew) {
-				add(e.ObjectOld, q)
-				add(e.ObjectNew, q)
+				add(q, e.ObjectOld, e.ObjectNew)
 			}
 		},
 	})

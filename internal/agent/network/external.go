@@ -82,6 +82,7 @@ func (n *network) reconcileExternal(ctx context.Context, req ctrl.Request) (ctrl
 	if err != nil {
 		return ctrl.Result{}, err
 	}
+	var again ctrl.Result
 	var want []client.Object
 	for _, name := range slices.Sorted(maps.Keys(v.own)) {
 		mesh := v.own[name]
@@ -107,6 +108,7 @@ func (n *network) reconcileExternal(ctx context.Context, req ctrl.Request) (ctrl
 				if _, foreign := n.blocked.foreign(err, externController, req); !foreign {
 					return ctrl.Result{}, err
 				}
+				again.RequeueAfter = refusedAgain
 			}
 			want = append(want, rule)
 		}
@@ -123,5 +125,5 @@ func (n *network) reconcileExternal(ctx context.Context, req ctrl.Request) (ctrl
 			return ctrl.Result{}, err
 		}
 	}
-	return ctrl.Result{}, nil
+	return again, nil
 }

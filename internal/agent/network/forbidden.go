@@ -2,6 +2,7 @@ package network
 
 import (
 	"context"
+	"maps"
 	"net"
 	"net/netip"
 	"strconv"
@@ -22,13 +23,16 @@ func (n *network) isForbidden(address string, port int32) bool {
 	return servers != nil && (*servers)[endpoint(address, port)]
 }
 
-// lookForAPIServers learns where API servers are.
+// lookForAPIServers learns where API servers are. Where they are others than before, what was imported is looked at again.
 func (n *network) lookForAPIServers(ctx context.Context) error {
 	servers, err := n.apiServers(ctx)
-	if err == nil {
-		n.forbidden.Store(&servers)
+	if err != nil {
+		return err
 	}
-	return err
+	if was := n.forbidden.Swap(&servers); was != nil && !maps.Equal(*was, servers) {
+		n.enqueue(importController, 0, n.allImports(difference{everything: true})...)
+	}
+	return nil
 }
 
 // apiServers are the addresses at which API servers are reached, that of this cluster and the hub's: "<address>:<port>".

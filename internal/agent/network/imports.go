@@ -140,6 +140,10 @@ func (i *importing) run(ctx context.Context) (outcome, error) {
 			return !i.view.givenUp(o.GetLabels()[v1alpha1.LabelVirtualMesh], i.mesh)
 		})
 	}
+	if i.destination == nil && len(i.have) == 0 {
+		i.report()
+		return settled, nil
+	}
 	if !i.isAnnounced(i.mesh.Name, vm.Name) {
 		return outcome{holds: settled.holds}, nil // looked at when it is
 	}
@@ -436,11 +440,11 @@ func refused(err error) bool {
 		apierrors.IsNotFound(err) // as where there is no such namespace any more
 }
 
-// obstacle is what keeps an object from being written, and when to try once more, 0 for when that is told. An error of another kind is
-// none.
+// obstacle is what keeps an object from being written, and when to try once more, as it may have gone before it was noted. An error of
+// another kind is none.
 func (n *network) obstacle(err error, controller string, req ctrl.Request) (f finding.Finding, again time.Duration, ok bool) {
 	if f, ok = n.blocked.foreign(err, controller, req); ok {
-		return f, 0, true
+		return f, refusedAgain, true
 	}
 	if refused(err) {
 		return finding.Finding{Reason: ReasonRefused, Message: err.Error()}, refusedAgain, true
@@ -465,13 +469,9 @@ func (i *importing) shadows(ctx context.Context, ours *networkingv1.DestinationR
 	return out, nil
 }
 
-// gone follows a destination that the hub's cache does not have: what was imported is removed if its home says so.
+// gone follows a destination that was imported and that the hub's cache does not have: what was imported is removed if its home says so.
 func (i *importing) gone(ctx context.Context, vm *membership.VirtualMesh) (outcome, error) {
-	settled := outcome{settled: true, holds: len(i.have) > 0}
-	if len(i.have) == 0 {
-		i.report()
-		return settled, nil
-	}
+	settled := outcome{settled: true, holds: true}
 	home := i.have[0].GetAnnotations()[annotationMesh]
 	name, namespace := cutLast(home)
 	if namespace != i.key.Namespace {

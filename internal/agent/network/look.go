@@ -53,30 +53,14 @@ func (n *network) reconcileView(ctx context.Context, _ ctrl.Request) (ctrl.Resul
 		v.sequence = old.sequence
 	}
 	v.sequence++
-	var own, imports, names []ctrl.Request
-	if d.everything || d.own {
-		if own, err = n.allOwn(ctx); err != nil {
-			return ctrl.Result{}, err
+	concerned, err := n.concerned(ctx, d, v.limited())
+	if err != nil {
+		return ctrl.Result{}, err
+	}
+	for _, c := range concerned {
+		for _, r := range c.requests {
+			n.progress.expect(work{c.kind, r.Namespace, r.Name}, v.sequence)
 		}
-	}
-	if d.policies && v.limited() { // they are enforced where callers leave the mesh
-		imports = n.allImports(difference{everything: true})
-	} else if d.everything || len(d.homes) > 0 {
-		imports = n.allImports(d)
-	}
-	if d.everything || len(d.homes) > 0 {
-		if names, err = n.allNames(ctx, d); err != nil {
-			return ctrl.Result{}, err
-		}
-	}
-	for _, r := range own {
-		n.progress.expect(work{ownWork, r.Namespace, r.Name}, v.sequence)
-	}
-	for _, r := range imports {
-		n.progress.expect(work{importWork, r.Namespace, r.Name}, v.sequence)
-	}
-	for _, r := range names {
-		n.progress.expect(work{nameWork, r.Namespace, r.Name}, v.sequence)
 	}
 	for name, mesh := range v.own {
 		if vm := v.of(mesh); vm != nil && slices.ContainsFunc(mesh.Status.AppliedVirtualMeshes, func(a v1alpha1.AppliedVirtualMesh) bool { return a.Name == vm.Name }) {
@@ -84,15 +68,51 @@ func (n *network) reconcileView(ctx context.Context, _ ctrl.Request) (ctrl.Resul
 		}
 	}
 	n.view.Store(v)
-	n.enqueue(ownController, 0, own...)
-	n.enqueue(importController, 0, imports...)
-	n.enqueue(nameController, 0, names...)
+	n.lookAt(concerned)
 	if d.everything {
 		n.lookAtExternal()
 		n.enqueue(reachController, unsettled, n.ownMeshes()...)
 	}
 	n.lookAtMeshes(0)
-	return again, nil
+	// What came since the caches were asked may have been looked at by the old view.
+	concerned, err = n.concerned(ctx, d, v.limited())
+	n.lookAt(concerned)
+	return again, err
+}
+
+// concerned are requests of a controller.
+type concerned struct {
+	controller string
+	kind       workKind
+	requests   []ctrl.Request
+}
+
+// concerned is what a difference concerns, as far as the caches have it.
+func (n *network) concerned(ctx context.Context, d difference, limited bool) ([]concerned, error) {
+	var own, imports, names []ctrl.Request
+	var err error
+	if d.everything || d.own {
+		if own, err = n.allOwn(ctx); err != nil {
+			return nil, err
+		}
+	}
+	if d.policies && limited { // they are enforced where callers leave the mesh
+		imports = n.allImports(difference{everything: true})
+	} else if d.everything || len(d.homes) > 0 {
+		imports = n.allImports(d)
+	}
+	if d.everything || len(d.homes) > 0 {
+		if names, err = n.allNames(ctx, d); err != nil {
+			return nil, err
+		}
+	}
+	return []concerned{{ownController, ownWork, own}, {importController, importWork, imports}, {nameController, nameWork, names}}, nil
+}
+
+func (n *network) lookAt(what []concerned) {
+	for _, c := range what {
+		n.enqueue(c.controller, 0, c.requests...)
+	}
 }
 
 // awaitDiscovery reports whether, before the first answer of this agent, discovery still has to tell the hub what it knows: a

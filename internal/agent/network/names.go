@@ -48,8 +48,8 @@ type named struct {
 
 func newNames() *names { return &names{byKey: map[types.NamespacedName]*named{}} }
 
-// set says what is in force. What was stays where that is not known.
-func (x *names) set(vd *v1alpha1.VirtualDestination) {
+// set says what is in force. What was stays where that is not known. left is the hostname that it gives up in a virtual mesh.
+func (x *names) set(vd *v1alpha1.VirtualDestination) (left string) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	key := client.ObjectKeyFromObject(vd)
@@ -59,9 +59,13 @@ func (x *names) set(vd *v1alpha1.VirtualDestination) {
 		x.byKey[key] = is
 	}
 	is.created = vd.CreationTimestamp
-	if vd.Status.Accepted != nil {
-		is.accepted = vd.Status.Accepted
+	if a := vd.Status.Accepted; a != nil {
+		if was := is.accepted; was != nil && (was.Hostname != a.Hostname || was.Spec.VirtualMesh != a.Spec.VirtualMesh) {
+			left = was.Hostname
+		}
+		is.accepted = a
 	}
+	return left
 }
 
 // say says what a mesh makes of a name, with nil that it does not have it. It reports whether that is news.
@@ -250,7 +254,9 @@ func (n *network) reconcileName(ctx context.Context, req ctrl.Request) (ctrl.Res
 			return ctrl.Result{RequeueAfter: unsettled}, err
 		}
 	case vd != nil:
-		n.names.set(vd)
+		if left := n.names.set(vd); left != "" {
+			n.enqueue(nameController, 0, n.names.ofHosts([]string{left})...) // one may have waited for it
+		}
 	}
 	out := outcome{settled: true}
 	news := false

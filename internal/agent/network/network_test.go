@@ -288,10 +288,6 @@ func TestFederation(t *testing.T) {
 		east.delete(rule)
 		east.reports("")
 
-		native := &networkingv1.DestinationRule{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "reviews"}}
-		native.Spec.Host = "reviews"
-		native.Spec.Subsets = []*networkingapi.Subset{{Name: "v3", Labels: map[string]string{"version": "v3"}}}
-		west.create(native)
 		subsets := func(n int) {
 			w.Helper()
 			w.eventually("subsets", func() error {
@@ -303,9 +299,15 @@ func TestFederation(t *testing.T) {
 				return err
 			})
 		}
-		subsets(1)
-		west.delete(native)
-		subsets(0)
+		for _, host := range []string{"reviews", "*.shop.svc.cluster.local"} {
+			native := &networkingv1.DestinationRule{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "reviews"}}
+			native.Spec.Host = host
+			native.Spec.Subsets = []*networkingapi.Subset{{Name: "v3", Labels: map[string]string{"version": "v3"}}}
+			west.create(native)
+			subsets(1)
+			west.delete(native)
+			subsets(0)
+		}
 	})
 
 	w.story("agents that start again, and a hub that was away, write nothing", func(*testing.T) {

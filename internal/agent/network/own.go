@@ -234,11 +234,15 @@ func (n *network) former(ctx context.Context, vm *membership.VirtualMesh, mesh *
 	return there, nil
 }
 
-// retain notes that a mesh keeps what others need until they have done with it.
+// retain notes that a mesh keeps what others need until they have done with it, which the view may have seen already.
 func (n *network) retain(mesh string) {
 	n.mu.Lock()
-	defer n.mu.Unlock()
+	news := !n.retains[mesh]
 	n.retains[mesh] = true
+	n.mu.Unlock()
+	if news {
+		n.enqueue(viewController, 0, all)
+	}
 }
 
 // released reports whether a mesh has kept what others needed, and nobody does any more.
@@ -411,6 +415,11 @@ func (n *network) export(mesh *v1alpha1.Mesh, d *v1alpha1.Destination, federated
 	}
 	n.mu.Lock()
 	changed := n.exportsOf(mesh.Name).Set(d.Name, service, d.Spec.KubeService.Namespace)
+	for other, e := range n.exports {
+		if other != mesh.Name { // in which it was before
+			changed = e.Set(d.Name, "", "") || changed
+		}
+	}
 	n.mu.Unlock()
 	if changed {
 		n.lookAtMeshes(0)

@@ -178,7 +178,6 @@ func networkOf(istio cluster.Cluster, held *compact.Set, c client.Client, live c
 		discovery: &discovery.Local{},
 		refresh:   func() {},
 		server:    func() string { return "" },
-		addresses: newAddresses(o.AddressRange),
 		imports:   newImportIndex(),
 		names:     newNames(),
 		exports:   map[string]*federation.Exports{},
@@ -189,6 +188,7 @@ func networkOf(istio cluster.Cluster, held *compact.Set, c client.Client, live c
 		queueOf:   map[string]workqueue.TypedRateLimitingInterface[ctrl.Request]{},
 		allQueues: make(chan struct{}),
 	}
+	n.addresses = newAddresses(o.AddressRange, n.lookAtHosts)
 	n.views.interval, n.views.atOnce = viewInterval, viewsAtOnce
 	n.errors.interval, n.errors.atOnce = errorsInterval, errorsAtOnce
 	n.rounds.interval, n.rounds.atOnce = roundInterval, roundsAtOnce

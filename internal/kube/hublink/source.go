@@ -78,10 +78,10 @@ func (f FileSource) Kubeconfig(context.Context) ([]byte, error) { return os.Read
 // Changes implements Source.
 func (f FileSource) Changes(ctx context.Context) (<-chan struct{}, error) {
 	changes := make(chan struct{}, 1)
+	last, _ := f.Kubeconfig(ctx)
 	go func() {
 		tick := time.NewTicker(10 * time.Second)
 		defer tick.Stop()
-		last, _ := f.Kubeconfig(ctx)
 		for {
 			select {
 			case <-ctx.Done():
