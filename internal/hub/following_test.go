@@ -32,8 +32,12 @@ import (
 func startLegacy(t *testing.T) *world {
 	w := &world{T: t, whole: t, legacy: true, env: testenv.Start(t, filepath.Join(testenv.Root(), "charts", "isthmus-crds", "legacy"))}
 	w.Client = w.env.Client
-	w.env.Namespace(t, "ca", nil)
-	hubtest.InstallWith(t, w.env, map[string]any{"secretNamespaces": []any{"ca"}, "legacy": map[string]any{"enabled": true}})
+	namespaces := []any{}
+	for _, ns := range secretNamespaces {
+		w.env.Namespace(t, ns, nil)
+		namespaces = append(namespaces, ns)
+	}
+	hubtest.InstallWith(t, w.env, map[string]any{"secretNamespaces": namespaces, "legacy": map[string]any{"enabled": true}})
 	w.startHub()
 	return w
 }

@@ -90,7 +90,7 @@ func setup(mgr ctrl.Manager, o Options) error {
 	}
 	return errors.Join(follows,
 		(&accepting.VirtualMeshes{Client: c, Reader: reader, Events: events, Roots: store, Namespace: o.Namespace}).SetupWithManager(mgr),
-		(&accepting.AccessPolicies{Client: c, Events: events, Namespace: o.Namespace}).SetupWithManager(mgr),
+		(&accepting.AccessPolicies{Client: c, Reader: reader, Events: events, Namespace: o.Namespace}).SetupWithManager(mgr),
 		(&accepting.VirtualDestinations{Client: c, Reader: reader, Events: events, Namespace: o.Namespace}).SetupWithManager(mgr),
 		accepting.SetupOthers(mgr, reader, o.Namespace),
 		(&registration.Reconciler{Client: c, Reader: reader, Events: events, Namespace: o.Namespace}).SetupWithManager(mgr),

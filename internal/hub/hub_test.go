@@ -33,6 +33,9 @@ import (
 
 const system = v1alpha1.SystemNamespace
 
+// secretNamespaces are those from which the hub may take Secrets. The name of one begins as those of clusters do.
+var secretNamespaces = []string{"ca", "isthmus-ca"}
+
 // world is a hub at work on an API server of its own. The test plays users and agents.
 type world struct {
 	*testing.T
@@ -62,7 +65,7 @@ func (w *world) run(name string, f func(t *testing.T)) {
 func start(t *testing.T) *world {
 	w := &world{T: t, whole: t, env: testenv.Start(t)}
 	w.Client = w.env.Client
-	hubtest.Install(t, w.env, "ca")
+	hubtest.Install(t, w.env, secretNamespaces...)
 	w.startHub()
 	return w
 }
@@ -70,7 +73,7 @@ func start(t *testing.T) *world {
 func (w *world) startHub() {
 	w.Helper()
 	w.stop = hubtest.Start(w.whole, w.env, hub.Options{
-		SecretNamespaces: []string{"ca"},
+		SecretNamespaces: secretNamespaces,
 		Legacy:           w.legacy,
 		Now:              func() time.Time { return time.Now().Add(time.Duration(w.ahead.Load())) },
 	})

@@ -239,6 +239,25 @@ func TestProvidedRoot(t *testing.T) {
 			}
 		})
 	}
+	w.run("a namespace that is called as those of clusters is as good as any", func(t *testing.T) {
+		w.register("later")
+		vm := virtualMesh("later", "later")
+		vm.Spec.MTLSConfig = secretRoot("later", "isthmus-ca")
+		w.create(vm)
+		w.sees("later", "complaint", func(vm *v1alpha1.VirtualMesh) error {
+			return is(vm.Status.Conditions, v1alpha1.ConditionStalled, metav1.ConditionTrue, v1alpha1.ReasonInvalid)
+		})
+		w.quiet() // so that nothing but the Secret tells of it
+		secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "later", Namespace: "isthmus-ca"}, Data: root.RootSecret(t)}
+		w.create(secret)
+		w.sees("later", "acceptance", func(vm *v1alpha1.VirtualMesh) error { return want(vm.Status.Accepted != nil, true) })
+		w.carryOut("later", 1)
+		w.sees("later", "trust", deployed)
+		w.quiet()
+		next := pkitest.NewRoot(t, "next", now)
+		update(w, secret, secret.Namespace, secret.Name, func(s *corev1.Secret) { s.Data = next.RootSecret(t) })
+		testenv.Eventually(t, "the next root", func() error { return want(len(w.live("later").Spec.Roots), 2) })
+	})
 	w.run("what its owner breaks later changes nothing", func(t *testing.T) {
 		update(w, &corev1.Secret{}, system, "guide", func(s *corev1.Secret) { s.Data = map[string][]byte{"key.pem": []byte("gone")} })
 		w.sees("guide", "complaint", func(vm *v1alpha1.VirtualMesh) error {
@@ -359,6 +378,31 @@ func TestOneVirtualMeshPerMesh(t *testing.T) {
 			return want(vm.Status.Accepted != nil && len(vm.Status.Accepted.Spec.Meshes) == 2, true)
 		})
 		testenv.Eventually(t, "order of the other", func() error { return want(w.order("east", 1).Spec.VirtualMesh.Name, "second") })
+	})
+	w.run("and hears of the root that the mesh came with, when that is lost and when it is restored", func(t *testing.T) {
+		w.order("north", 1)
+		w.quiet() // so that nothing but the Secret tells of it
+		var kept []corev1.Secret
+		for _, s := range w.rootSecrets() {
+			if s.Labels[v1alpha1.LabelVirtualMesh] == kube.VirtualMeshLabel("first", system) {
+				kept = append(kept, s)
+				w.remove(&s)
+			}
+		}
+		halted := func(status metav1.ConditionStatus, reason string) func(*v1alpha1.VirtualMesh) error {
+			return func(vm *v1alpha1.VirtualMesh) error {
+				return is(vm.Status.Conditions, v1alpha1.ConditionRootReady, status, reason)
+			}
+		}
+		w.sees("second", "complaint", halted(metav1.ConditionFalse, v1alpha1.ReasonRootKeyLost))
+		w.quiet()
+		for _, s := range kept {
+			s.ResourceVersion = ""
+			w.create(&s)
+		}
+		w.sees("second", "root", halted(metav1.ConditionTrue, v1alpha1.ReasonReady))
+	})
+	w.run("and goes on to its own", func(t *testing.T) {
 		w.carryOut("west", 1)
 		root := w.carryOut("east", 1).Status.Signer // under the root of the first, and from there on to the other
 		w.play("second", "trust", deployed, "east", "west")

@@ -29,7 +29,10 @@ const byPolicy = "accessPolicies"
 
 // AccessPolicies judges AccessPolicies and sums up what became of them.
 type AccessPolicies struct {
-	Client    client.Client
+	Client client.Client
+	// Reader reads from the API server itself: a status that is as it should be is not written, so by an old one from the cache
+	// another would be left as it is, and nothing tells of that later.
+	Reader    client.Reader
 	Events    events.EventRecorder
 	Namespace string
 }
@@ -56,7 +59,7 @@ func (r *AccessPolicies) SetupWithManager(mgr ctrl.Manager) error {
 // Reconcile judges one AccessPolicy.
 func (r *AccessPolicies) Reconcile(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
 	live := &v1alpha1.AccessPolicy{}
-	if err := r.Client.Get(ctx, req.NamespacedName, live); err != nil || !live.DeletionTimestamp.IsZero() {
+	if err := r.Reader.Get(ctx, req.NamespacedName, live); err != nil || !live.DeletionTimestamp.IsZero() {
 		return reconcile.Result{}, client.IgnoreNotFound(err)
 	}
 	f, err := fleetOf(ctx, r.Client, r.Namespace)

@@ -72,8 +72,8 @@ func (f fleet) which(is func(*v1alpha1.KubernetesCluster) bool) map[string]bool 
 // gather is for how long changes of Destinations are gathered before they are summed up again: there may be many.
 const gather = 5 * time.Second
 
-// later handles Destinations that come, go or change what they report: the requests that one concerns, as it was and as it
-// is, are added after a while, and however many are added until then are one.
+// later handles Destinations that come, go, or change what they report or of which mesh they are: the requests that one concerns,
+// as it was and as it is, are added after a while, and however many are added until then are one.
 func later(concerns func(context.Context, *v1alpha1.Destination) []reconcile.Request) handler.EventHandler {
 	type queue = workqueue.TypedRateLimitingInterface[reconcile.Request]
 	add := func(ctx context.Context, o client.Object, q queue) {
@@ -89,7 +89,7 @@ func later(concerns func(context.Context, *v1alpha1.Destination) []reconcile.Req
 		UpdateFunc: func(ctx context.Context, e event.UpdateEvent, q queue) {
 			was, ok1 := e.ObjectOld.(*v1alpha1.Destination)
 			is, ok2 := e.ObjectNew.(*v1alpha1.Destination)
-			if ok1 && ok2 && !reflect.DeepEqual(was.Status, is.Status) {
+			if ok1 && ok2 && (was.Spec.Mesh != is.Spec.Mesh || !reflect.DeepEqual(was.Status, is.Status)) {
 				add(ctx, was, q)
 				add(ctx, is, q)
 			}

@@ -33,7 +33,7 @@ func TestLater(t *testing.T) {
 		}
 
 		relabelled := destination("a")
-		relabelled.Labels, relabelled.Spec.Mesh = map[string]string{"a": "b"}, "other"
+		relabelled.Labels = map[string]string{"a": "b"}
 		update(destination("a"), relabelled)
 		update(destination(), destination())
 		h.Create(t.Context(), event.CreateEvent{Object: destination()}, q)
@@ -41,6 +41,12 @@ func TestLater(t *testing.T) {
 		if concerned > 0 {
 			t.Fatal("what says nothing is looked at")
 		}
+		moved := destination("a")
+		moved.Spec.Mesh = "other"
+		if update(destination("a"), moved); concerned != 2 {
+			t.Errorf("of one that is of another mesh now, %d are looked at", concerned)
+		}
+		concerned = 0
 
 		looked := 0
 		for range 100 { // ten seconds of churn

@@ -21,6 +21,8 @@ import (
 // simple judges objects of a kind of which nothing has to be applied anywhere.
 type simple[T client.Object] struct {
 	client client.Client
+	// reader reads from the API server itself, as that of AccessPolicies does.
+	reader client.Reader
 	events events.EventRecorder
 	// empty returns an object of the kind; status returns the common part of its status.
 	empty  func() T
@@ -40,7 +42,7 @@ func SetupOthers(mgr ctrl.Manager, reader client.Reader, namespace string) error
 		For(&v1alpha1.Settings{}, builder.WithPredicates(predicate.GenerationChangedPredicate{})).
 		Watches(&v1alpha1.VirtualMesh{}, settings, builder.WithPredicates(acceptedChanged)).
 		Complete(&simple[*v1alpha1.Settings]{
-			client: c, events: e,
+			client: c, reader: reader, events: e,
 			empty:  func() *v1alpha1.Settings { return &v1alpha1.Settings{} },
 			status: func(s *v1alpha1.Settings) *v1alpha1.ConditionedStatus { return &s.Status.ConditionedStatus },
 			judge: func(ctx context.Context, live, want *v1alpha1.Settings) (finding.Findings, error) {
@@ -52,7 +54,7 @@ func SetupOthers(mgr ctrl.Manager, reader client.Reader, namespace string) error
 // Reconcile judges one object.
 func (s *simple[T]) Reconcile(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
 	live := s.empty()
-	if err := s.client.Get(ctx, req.NamespacedName, live); err != nil || live.GetDeletionTimestamp() != nil {
+	if err := s.reader.Get(ctx, req.NamespacedName, live); err != nil || live.GetDeletionTimestamp() != nil {
 		return reconcile.Result{}, client.IgnoreNotFound(err)
 	}
 	want := s.empty()

@@ -26,7 +26,8 @@ import (
 // VirtualDestinations judges VirtualDestinations and sums up what became of them.
 type VirtualDestinations struct {
 	Client client.Client
-	// Reader reads from the API server itself: of two that ask for one hostname the second must see that the first has it.
+	// Reader reads from the API server itself: of two that ask for one hostname the second must see that the first has it; and as
+	// that of AccessPolicies does.
 	Reader    client.Reader
 	Events    events.EventRecorder
 	Namespace string
@@ -56,7 +57,7 @@ func (r *VirtualDestinations) SetupWithManager(mgr ctrl.Manager) error {
 // Reconcile judges one VirtualDestination.
 func (r *VirtualDestinations) Reconcile(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
 	live := &v1alpha1.VirtualDestination{}
-	if err := r.Client.Get(ctx, req.NamespacedName, live); err != nil || !live.DeletionTimestamp.IsZero() {
+	if err := r.Reader.Get(ctx, req.NamespacedName, live); err != nil || !live.DeletionTimestamp.IsZero() {
 		return reconcile.Result{}, client.IgnoreNotFound(err)
 	}
 	f, err := fleetOf(ctx, r.Client, r.Namespace)

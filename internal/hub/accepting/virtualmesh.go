@@ -260,9 +260,6 @@ func ofOrder(_ context.Context, o client.Object) []reconcile.Request {
 
 // ofSecret maps a Secret to the VirtualMeshes that refer to it, and a root to the one that it is of.
 func (r *VirtualMeshes) ofSecret(ctx context.Context, secret client.Object) []reconcile.Request {
-	if _, agents := kube.ClusterOf(secret.GetNamespace()); agents {
-		return nil
-	}
 	return r.which(ctx, func(vm *v1alpha1.VirtualMesh) bool {
 		if secret.GetLabels()[v1alpha1.LabelVirtualMesh] == kube.VirtualMeshLabel(vm.Name, vm.Namespace) {
 			return true

@@ -16,6 +16,7 @@ import (
 	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
 	"github.com/isthmus-mesh/isthmus/internal/finding"
 	"github.com/isthmus-mesh/isthmus/internal/kube"
+	"github.com/isthmus-mesh/isthmus/internal/membership"
 	"github.com/isthmus-mesh/isthmus/internal/pki"
 	"github.com/isthmus-mesh/isthmus/internal/rotation"
 )
@@ -79,7 +80,26 @@ func (r *Reconciler) writeOrder(ctx context.Context, s *state, id rotation.MeshI
 	if err != nil {
 		return nil, err
 	}
+	if s.orders[id] == nil {
+		if err := r.checkMember(ctx, s, id); err != nil {
+			return nil, err
+		}
+	}
 	return ic, r.write(ctx, s.orders[id], ic)
+}
+
+// checkMember makes sure that a mesh is still a member, before it gets an order: that it has none may be because it was let go of
+// since the VirtualMesh was read, and an order that was deleted then must not come back.
+func (r *Reconciler) checkMember(ctx context.Context, s *state, id rotation.MeshID) error {
+	vm := &v1alpha1.VirtualMesh{}
+	if err := client.IgnoreNotFound(r.Reader.Get(ctx, s.name, vm)); err != nil {
+		return err
+	}
+	mesh, _ := membership.OrderedFor(id.Name)
+	if a := vm.Status.Accepted; a == nil || !slices.Contains(a.Spec.Meshes, v1alpha1.ObjectRef{Name: mesh, Namespace: id.Namespace}) {
+		return outdated(id.Name, errors.New("its mesh is no member any more"))
+	}
+	return nil
 }
 
 // write creates an object, or replaces the one that was read.
@@ -94,9 +114,14 @@ func (r *Reconciler) write(ctx context.Context, live, ic *v1alpha1.IssuedCertifi
 	}
 	err := r.Client.Update(ctx, ic, client.FieldOwner(owner))
 	if apierrors.IsNotFound(err) { // released in the meantime: it must not come back
-		return apierrors.NewConflict(v1alpha1.GroupVersion.WithResource("issuedcertificates").GroupResource(), ic.Name, err)
+		return outdated(ic.Name, err)
 	}
 	return err
+}
+
+// outdated says that an order was not written because what was read is not so any more.
+func outdated(order string, why error) error {
+	return apierrors.NewConflict(v1alpha1.GroupVersion.WithResource("issuedcertificates").GroupResource(), order, why)
 }
 
 // isOutdated tells whether a write failed because what was read is not so any more.

@@ -252,10 +252,17 @@ func (s *state) problem(found *pki.Root) *problem {
 				"%s uses root %s, whose Secret is missing from the hub; nothing is changed: restore the Secret from a backup; without one, release its meshes and have them join another VirtualMesh (docs/operations/backup-and-restore.md)",
 				n.by, n.root.Short())}
 		case root.Problem != nil && s.now.Before(root.Certificate.Certificate().NotAfter):
+			s.passes = s.passes || passes(root.Problem)
 			return &problem{v1alpha1.ReasonRootUnusable, root.Problem.Error()}
 		}
 	}
 	return nil
+}
+
+// passes tells whether time alone mends what is wrong with a root.
+func passes(err error) bool {
+	invalid, ok := errors.AsType[*pki.InvalidError](err)
+	return ok && invalid.Reason == pki.ReasonNotYetValid
 }
 
 // unready says why no first root is made yet.
@@ -389,6 +396,7 @@ func (r *Reconciler) erase(ctx context.Context, s *state) error {
 			return err != nil || root.ID() != s.root.ID() && names(o, root.ID())
 		})
 		if needed {
+			s.needed = true
 			continue
 		}
 		if err := r.Roots.Erase(ctx, root); err != nil {

@@ -166,7 +166,10 @@ func meshKey(order string) string {
 	return id.String()
 }
 
-// again is when time alone calls for another look: as planned, or when the root is to be replaced.
+// eraseAgain is after how long it is looked whether orders of others still need a root that is retired: nobody tells.
+const eraseAgain = time.Minute
+
+// again is when time alone calls for another look: as planned, when the root is to be replaced, or for a root that is to be erased.
 func (s *state) again(plan *rotation.Plan) reconcile.Result {
 	var at time.Time
 	if s.passes {
@@ -176,6 +179,9 @@ func (s *state) again(plan *rotation.Plan) reconcile.Result {
 		return after(at, s.now)
 	}
 	at = earlier(earlier(at, plan.Next), s.doubted)
+	if s.needed {
+		at = earlier(at, s.now.Add(eraseAgain))
+	}
 	for _, root := range append(slices.Collect(maps.Values(s.own)), s.root) {
 		if old := s.replaceAt(root); s.now.Before(old) {
 			at = earlier(at, old)
@@ -275,13 +281,12 @@ func (r *Reconciler) ofRequest(ctx context.Context, o client.Object) []reconcile
 	return ofOrder(ctx, ic)
 }
 
-// ofSecret maps a root to the VirtualMesh that it is of, and a Secret of a user to those that have their root from it.
+// ofSecret maps a root to all VirtualMeshes, and a Secret of a user to those that have their root from it. A root matters to more than
+// the one that it is of: meshes that have gone to others may still be under it.
 func (r *Reconciler) ofSecret(ctx context.Context, secret client.Object) []reconcile.Request {
-	if _, agents := kube.ClusterOf(secret.GetNamespace()); agents {
-		return nil
-	}
+	_, isRoot := secret.GetLabels()[v1alpha1.LabelRootFingerprint]
 	return r.virtualMeshes(ctx, func(vm *v1alpha1.VirtualMesh) bool {
-		if secret.GetLabels()[v1alpha1.LabelVirtualMesh] == kube.VirtualMeshLabel(vm.Name, vm.Namespace) {
+		if isRoot && secret.GetNamespace() == r.Namespace {
 			return true
 		}
 		trust := accept.TrustIn(vm.Status.Accepted)

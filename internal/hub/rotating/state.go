@@ -43,7 +43,8 @@ type state struct {
 	doubted  time.Time                      // when to look again at what agents say of later issuances; zero if none does
 	held     finding.Findings               // members to which nothing can be ordered yet, and why
 	notice   *problem                       // why another root than root is not taken, although it may be wanted
-	passes   bool                           // what is wrong with the provided one passes by itself
+	passes   bool                           // what is wrong with one that was provided, or is in use, passes by itself
+	needed   bool                           // one that is retired cannot be erased yet
 	words    []v1alpha1.CertificateVerification
 }
 

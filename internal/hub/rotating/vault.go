@@ -48,6 +48,7 @@ func (s *state) vaultRoot() (*pki.Root, *problem) {
 				err = pki.CheckRoot(root, s.now)
 			}
 			if err != nil {
+				s.passes = s.passes || passes(err)
 				wrong = append(wrong, fmt.Sprintf("mesh %s: %v", id, err))
 				continue
 			}
