@@ -47,6 +47,9 @@ func (e *InvalidError) Error() string {
 	return e.Key + ": " + e.Message
 }
 
+// Passes tells whether time alone mends it.
+func (e *InvalidError) Passes() bool { return e.Reason == ReasonNotYetValid }
+
 func invalid(key string, reason Reason, format string, args ...any) *InvalidError {
 	return &InvalidError{Key: key, Reason: reason, Message: fmt.Sprintf(format, args...)}
 }

@@ -251,28 +251,9 @@ func newController(mgr ctrl.Manager, name string, concurrent int, r reconcile.Ty
 func watch[T client.Object](c cache.Cache, kind T, changed func(was, is T) bool, concerns func(context.Context, T) []request,
 	which ...predicate.TypedPredicate[T],
 ) source.TypedSource[request] {
-	type queue = workqueue.TypedRateLimitingInterface[request]
+	matters := predicate.TypedFuncs[T]{UpdateFunc: func(e event.TypedUpdateEvent[T]) bool { return changed(e.ObjectOld, e.ObjectNew) }}
 	// Each is added once: what a worker has begun with already would be done again, with a cache that lacks what he wrote.
-	add := func(ctx context.Context, q queue, versions ...T) {
-		added := map[request]bool{}
-		for _, o := range versions {
-			for _, r := range concerns(ctx, o) {
-				if !added[r] {
-					added[r] = true
-					q.Add(r)
-				}
-			}
-		}
-	}
-	return source.TypedKind(c, kind, handler.TypedEventHandler[T, request](handler.TypedFuncs[T, request]{
-		CreateFunc: func(ctx context.Context, e event.TypedCreateEvent[T], q queue) { add(ctx, q, e.Object) },
-		DeleteFunc: func(ctx context.Context, e event.TypedDeleteEvent[T], q queue) { add(ctx, q, e.Object) },
-		UpdateFunc: func(ctx context.Context, e event.TypedUpdateEvent[T], q queue) {
-			if changed(e.ObjectOld, e.ObjectNew) {
-				add(ctx, q, e.ObjectOld, e.ObjectNew)
-			}
-		},
-	}), which...)
+	return source.TypedKind(c, kind, handler.TypedEnqueueRequestsFromMapFunc(handler.TypedMapFunc[T, request](concerns)), append(which, matters)...)
 }
 
 // watchOwn watches what lies in the cluster's namespace of the hub.

@@ -19,6 +19,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
@@ -298,28 +299,9 @@ func requestOf(o client.Object) []ctrl.Request {
 // watch makes a source that asks which requests an object concerns: when it comes, goes, and, as it was and is, when it
 // changed.
 func watch[T client.Object](c cache.Cache, kind T, changed func(was, is T) bool, concerns func(T) []ctrl.Request) source.Source {
-	type queue = workqueue.TypedRateLimitingInterface[ctrl.Request]
+	matters := predicate.TypedFuncs[T]{UpdateFunc: func(e event.TypedUpdateEvent[T]) bool { return changed(e.ObjectOld, e.ObjectNew) }}
 	// Each is added once: what a worker has begun with already would be done again, with a cache that lacks what he wrote.
-	add := func(q queue, versions ...T) {
-		added := map[ctrl.Request]bool{}
-		for _, o := range versions {
-			for _, r := range concerns(o) {
-				if !added[r] {
-					added[r] = true
-					q.Add(r)
-				}
-			}
-		}
-	}
-	return source.Kind(c, kind, handler.TypedFuncs[T, ctrl.Request]{
-		CreateFunc: func(_ context.Context, e event.TypedCreateEvent[T], q queue) { add(q, e.Object) },
-		DeleteFunc: func(_ context.Context, e event.TypedDeleteEvent[T], q queue) { add(q, e.Object) },
-		UpdateFunc: func(_ context.Context, e event.TypedUpdateEvent[T], q queue) {
-			if changed(e.ObjectOld, e.ObjectNew) {
-				add(q, e.ObjectOld, e.ObjectNew)
-			}
-		},
-	})
+	return source.Kind(c, kind, handler.TypedEnqueueRequestsFromMapFunc(func(_ context.Context, o T) []ctrl.Request { return concerns(o) }), matters)
 }
 
 // What counts as a change.

@@ -62,7 +62,7 @@ func (s Store) Provided(ctx context.Context, ref v1alpha1.SecretRef) (pki.Materi
 		}
 		return pki.Material{}, &ProblemError{
 			message: fmt.Sprintf("Secret %s, key %s: %s (%s)", name, invalid.Key, faults[invalid.Reason], invalid.Reason),
-			Passes:  invalid.Reason == pki.ReasonNotYetValid,
+			Passes:  invalid.Passes(),
 		}
 	}
 	return m, err

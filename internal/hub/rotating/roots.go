@@ -262,7 +262,7 @@ func (s *state) problem(found *pki.Root) *problem {
 // passes tells whether time alone mends what is wrong with a root.
 func passes(err error) bool {
 	invalid, ok := errors.AsType[*pki.InvalidError](err)
-	return ok && invalid.Reason == pki.ReasonNotYetValid
+	return ok && invalid.Passes()
 }
 
 // unready says why no first root is made yet.
