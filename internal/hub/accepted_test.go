@@ -59,8 +59,7 @@ func TestIntermediatesAreForTheAcceptedTrustDomain(t *testing.T) {
 		})
 	}
 	w.register("east")
-	w.register("west")
-	reports("west.example", "istiod")
+	w.register("west", func(m *v1alpha1.Mesh) { m.Spec.Istio.TrustDomain = "west.example" })
 	vm := virtualMesh("one", "east", "west")
 	w.create(vm)
 	ordered("east", "spiffe://cluster.local/ns/istio-system/sa/istiod")

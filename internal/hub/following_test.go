@@ -31,6 +31,7 @@ import (
 // startLegacy starts a hub that follows older generations, whose kinds are installed, with the rights that its chart gives it.
 func startLegacy(t *testing.T) *world {
 	w := &world{T: t, whole: t, legacy: true, env: testenv.Start(t, filepath.Join(testenv.Root(), "charts", "isthmus-crds", "legacy"))}
+	journal.Of(t)
 	w.Client = w.env.Client
 	namespaces := []any{}
 	for _, ns := range secretNamespaces {

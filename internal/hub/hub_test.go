@@ -5,22 +5,17 @@ import (
 	"context"
 	"crypto"
 	"errors"
-	"flag"
 	"fmt"
-	"os"
 	"sync/atomic"
 	"testing"
 	"time"
 
-	"github.com/go-logr/logr"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/log"
-	"sigs.k8s.io/controller-runtime/pkg/log/zap"
 
 	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
 	"github.com/isthmus-mesh/isthmus/internal/hub"
@@ -62,8 +57,12 @@ func (w *world) run(name string, f func(t *testing.T)) {
 	})
 }
 
+// journal is that of the hub.
+var journal = testenv.NewJournal()
+
 func start(t *testing.T) *world {
 	w := &world{T: t, whole: t, env: testenv.Start(t)}
+	journal.Of(t)
 	w.Client = w.env.Client
 	hubtest.Install(t, w.env, secretNamespaces...)
 	w.startHub()
@@ -114,12 +113,12 @@ func updateStatus[T client.Object](w *world, obj T, namespace, name string, chan
 	})
 }
 
-// register registers a cluster and has its agent report a mesh with a self-signed CA.
-func (w *world) register(cluster string) {
+// register registers a cluster and has its agent report a mesh with a self-signed CA, changed as the test wants it.
+func (w *world) register(cluster string, changes ...func(*v1alpha1.Mesh)) {
 	w.Helper()
 	w.create(&v1alpha1.KubernetesCluster{ObjectMeta: metav1.ObjectMeta{Name: cluster, Namespace: system}})
 	w.registered(cluster)
-	w.mesh(cluster)
+	w.mesh(cluster, changes...)
 	w.heartbeat(cluster, time.Now())
 }
 
@@ -132,15 +131,19 @@ func (w *world) registered(cluster string) {
 	})
 }
 
-func (w *world) mesh(cluster string) {
+func (w *world) mesh(cluster string, changes ...func(*v1alpha1.Mesh)) {
 	w.Helper()
-	w.create(&v1alpha1.Mesh{
+	m := &v1alpha1.Mesh{
 		ObjectMeta: metav1.ObjectMeta{Name: meshName(cluster), Namespace: "isthmus-" + cluster},
 		Spec: v1alpha1.MeshSpec{Cluster: cluster, Istio: v1alpha1.IstioMesh{
 			RootNamespace: "istio-system", TrustDomain: "cluster.local", IstiodServiceAccount: "istiod",
 			CertificateAuthority: v1alpha1.CertificateAuthorityIstiod,
 		}},
-	})
+	}
+	for _, change := range changes {
+		change(m)
+	}
+	w.create(m)
 	w.uses(cluster, v1alpha1.MeshCertificateAuthority{Source: v1alpha1.CASourceSelfSigned})
 }
 
@@ -322,20 +325,6 @@ func is(conditions []metav1.Condition, conditionType string, status metav1.Condi
 		return fmt.Errorf("condition %s is %v, want %s %s", conditionType, c, status, reason)
 	}
 	return nil
-}
-
-// testLogger is silent unless the test is verbose.
-func testLogger() logr.Logger {
-	flag.Parse()
-	if !testing.Verbose() {
-		return logr.Discard()
-	}
-	return zap.New(zap.UseDevMode(true))
-}
-
-func TestMain(m *testing.M) {
-	log.SetLogger(testLogger())
-	os.Exit(m.Run())
 }
 
 func TestTwoMeshesComeToTrustOneRoot(t *testing.T) {

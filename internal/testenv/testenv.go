@@ -72,6 +72,10 @@ func Start(t testing.TB, crdDirs ...string) *Cluster {
 }
 
 func start(crdDirs ...string) (*Cluster, func() error, error) {
+	lag, err := lagOfAll()
+	if err != nil {
+		return nil, nil, err
+	}
 	dir := os.Getenv("KUBEBUILDER_ASSETS")
 	for _, b := range []string{"etcd", "kube-apiserver"} {
 		if _, err := os.Stat(filepath.Join(dir, b)); dir == "" || err != nil {
@@ -98,7 +102,7 @@ func start(crdDirs ...string) (*Cluster, func() error, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	return &Cluster{Config: cfg, Client: c, Env: env}, env.Stop, nil
+	return &Cluster{Config: Lag(cfg, lag), Client: c, Env: env}, env.Stop, nil
 }
 
 // Namespace creates a namespace.

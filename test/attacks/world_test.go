@@ -1,12 +1,10 @@
 package attacks
 
 import (
-	"bytes"
 	"context"
 	"crypto"
 	"errors"
 	"fmt"
-	"sync"
 	"testing"
 
 	"helm.sh/helm/v3/pkg/action"
@@ -20,9 +18,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/client-go/rest"
-	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/log/zap"
 	"sigs.k8s.io/yaml"
 
 	"github.com/isthmus-mesh/isthmus/api/v1alpha1"
@@ -43,26 +39,10 @@ type world struct {
 	// east and west have the agents' credentials, writer may write what users write in the hub's namespace, and read no Secret.
 	east, west, writer client.Client
 	tokens             []string
-	log                *safeBuffer
 }
 
-// safeBuffer keeps the hub's log.
-type safeBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (s *safeBuffer) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.Write(p)
-}
-
-func (s *safeBuffer) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.String()
-}
+// journal is that of the hub.
+var journal = testenv.NewJournal()
 
 // start makes the world, with a mesh and a VirtualMesh of shared trust for each cluster.
 func start(t *testing.T) *world {
@@ -82,7 +62,8 @@ func start(t *testing.T) *world {
 // startHub makes a hub with registered clusters, among them east and west.
 func startHub(t *testing.T, clusters ...string) *world {
 	t.Helper()
-	w := &world{env: testenv.Start(t), log: &safeBuffer{}}
+	w := &world{env: testenv.Start(t)}
+	journal.Of(t)
 	w.cfg, w.admin = w.env.Config, w.env.Client
 	ctx := context.Background()
 	for _, ns := range []string{system, "elsewhere"} {
@@ -90,7 +71,6 @@ func startHub(t *testing.T, clusters ...string) *world {
 	}
 	w.installChart(t)
 
-	ctrl.SetLogger(zap.New(zap.WriteTo(w.log), zap.UseDevMode(true)))
 	mgr, err := hub.NewManager(w.as("system:serviceaccount:"+system+":isthmus-hub", "system:serviceaccounts", "system:serviceaccounts:"+system), hub.Options{})
 	if err != nil {
 		t.Fatal(err)
@@ -105,7 +85,7 @@ func startHub(t *testing.T, clusters ...string) *world {
 				return err
 			}
 			if !meta.IsStatusConditionTrue(kc.Status.Conditions, v1alpha1.ConditionReady) {
-				return fmt.Errorf("conditions: %+v; log: %s", kc.Status.Conditions, tail(w.log.String()))
+				return fmt.Errorf("conditions: %+v", kc.Status.Conditions)
 			}
 			return nil
 		})
@@ -260,10 +240,7 @@ func (w *world) order(t *testing.T, cluster string) *v1alpha1.IssuedCertificate 
 	t.Helper()
 	ic := &v1alpha1.IssuedCertificate{}
 	testenv.Eventually(t, "order to "+cluster, func() error {
-		if err := w.admin.Get(context.Background(), client.ObjectKey{Namespace: kube.ClusterNamespace(cluster), Name: kube.MeshName("istio-system", cluster)}, ic); err != nil {
-			return fmt.Errorf("%w; log: %s", err, tail(w.log.String()))
-		}
-		return nil
+		return w.admin.Get(context.Background(), client.ObjectKey{Namespace: kube.ClusterNamespace(cluster), Name: kube.MeshName("istio-system", cluster)}, ic)
 	})
 	return ic
 }
@@ -294,7 +271,7 @@ func (w *world) answer(t *testing.T, cr *v1alpha1.CertificateRequest) v1alpha1.C
 			return err
 		}
 		if got.Status.ObservedGeneration == 0 {
-			return fmt.Errorf("no answer; log: %s", tail(w.log.String()))
+			return errors.New("no answer")
 		}
 		return nil
 	})
@@ -306,13 +283,6 @@ func must(t testing.TB, err error) {
 	if err != nil {
 		t.Fatal(err)
 	}
-}
-
-func tail(s string) string {
-	if len(s) > 1500 {
-		return "…" + s[len(s)-1500:]
-	}
-	return s
 }
 
 // refused fails the test unless err is a refusal for lack of rights.

@@ -110,7 +110,7 @@ func TestVirtualMeshWriter(t *testing.T) {
 			dump(list, kind)
 		}
 		dump(&eventsv1.EventList{}, "events")
-		all = append(all, w.log.String()...)
+		all = append(all, journal.String()...)
 
 		var roots corev1.SecretList
 		must(t, w.admin.List(ctx, &roots, client.InNamespace(system)))

@@ -4,10 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"maps"
-	"net/http"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -55,7 +53,7 @@ type world struct {
 	hub, member *testenv.Cluster
 	// writes to the hub, counted in the agent's client.
 	writes atomic.Int64
-	// lag of the hub's watches.
+	// lag of the hub's watches, at most.
 	lag time.Duration
 	// stale is what the metrics of managers that have ended still show as work.
 	stale float64
@@ -132,9 +130,7 @@ func (w *world) app(namespace, name string) (*corev1.Service, *appsv1.Deployment
 func (w *world) agent() (stop func()) {
 	w.Helper()
 	mgr := w.manager()
-	slow := rest.CopyConfig(w.hub.Config)
-	slow.Wrap(func(next http.RoundTripper) http.RoundTripper { return lagging{next, w.lag} })
-	hub, err := cluster.New(slow, func(o *cluster.Options) {
+	hub, err := cluster.New(testenv.Lag(w.hub.Config, w.lag), func(o *cluster.Options) {
 		o.Scheme = testenv.Scheme()
 		o.Cache = cache.Options{
 			DefaultNamespaces: map[string]cache.Config{hubNamespace: {}},
@@ -160,31 +156,6 @@ func (w *world) agent() (stop func()) {
 		w.Fatal(err)
 	}
 	return w.run(mgr)
-}
-
-// lagging is a way to an API server whose watches tell of a change later than it answers who made it.
-type lagging struct {
-	http.RoundTripper
-	lag time.Duration
-}
-
-func (l lagging) RoundTrip(r *http.Request) (*http.Response, error) {
-	res, err := l.RoundTripper.RoundTrip(r)
-	if err == nil && l.lag > 0 && r.URL.Query().Has("watch") {
-		res.Body = laggingBody{res.Body, l.lag}
-	}
-	return res, err
-}
-
-type laggingBody struct {
-	io.ReadCloser
-	lag time.Duration
-}
-
-func (b laggingBody) Read(p []byte) (int, error) {
-	n, err := b.ReadCloser.Read(p)
-	time.Sleep(b.lag)
-	return n, err
 }
 
 func (w *world) counting(c client.WithWatch) client.Client {
@@ -733,7 +704,7 @@ func TestDiscovery(t *testing.T) {
 	w.story("when nothing of Istio is left the mesh goes, with what was in it", func(t *testing.T) {
 		// The Mesh is still in the agent's cache when the others are told first.
 		stop()
-		w.lag = 300 * time.Millisecond
+		w.lag = 600 * time.Millisecond
 		stop = w.agent()
 		w.app("shop", "last")
 		w.destination("last.shop", identities(shop+"last"))
