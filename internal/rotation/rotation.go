@@ -389,7 +389,12 @@ func (e *Evidence) fresh(now time.Time) bool {
 // of a backup does not know what it has ordered, and this one has signed for the mesh just now. That an agent has carried out a
 // later order is taken at once: otherwise a hub that came out of a backup would order what is older.
 func (e *Evidence) Doubtful(issuance int64, now time.Time) bool {
-	return issuance > max(e.Order.latest(), e.LastIssuance) && e.fresh(now)
+	return e.Ahead(issuance) && e.fresh(now)
+}
+
+// Ahead tells whether an issuance is a later one than the hub has ordered or signed, of all that it knows.
+func (e *Evidence) Ahead(issuance int64) bool {
+	return issuance > max(e.Order.latest(), e.LastIssuance)
 }
 
 // issue makes the wanted order one that can be carried out: with the intermediates that it needs, new ones if need be.

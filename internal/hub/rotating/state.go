@@ -390,30 +390,19 @@ func (r *Reconciler) observeClusters(ctx context.Context, s *state) error {
 
 // observeSignatures adds to the agent's evidence what was signed: by the record of the requests, which agents cannot change,
 // and by the agent's word where there is no such record, as after a restore from a backup. ic is nil if there is no order.
+//
+// What the cache does not have yet must neither be ordered once more, nor be taken for what an agent alone knows.
 func (r *Reconciler) observeSignatures(ctx context.Context, s *state, id rotation.MeshID, ic *v1alpha1.IssuedCertificate, e *rotation.Evidence) error {
-	requests := &v1alpha1.CertificateRequestList{}
-	if err := r.Client.List(ctx, requests, client.InNamespace(id.Namespace)); err != nil {
+	signed, err := signatures(ctx, r.Client, id, e)
+	if err == nil && (ic == nil || slices.ContainsFunc(reported(ic), func(c *v1alpha1.IntermediateStatus) bool { return e.Ahead(c.Issuance) })) {
+		signed, err = signatures(ctx, r.Reader, id, e)
+	}
+	if err != nil || ic == nil {
 		return err
 	}
-	signed := map[int64]*rotation.Period{}
-	for i := range requests.Items {
-		cr := &requests.Items[i]
-		if cr.Spec.IssuedCertificate != id.Name || cr.Status.State != v1alpha1.CertificateRequestFinished {
-			continue
-		}
-		e.LastIssuance = max(e.LastIssuance, cr.Spec.Issuance)
-		p := periodOf(cr)
-		signed[cr.Spec.Issuance] = p
-		if p != nil && p.SignedAt.After(e.LastSigned) {
-			e.LastSigned = p.SignedAt
-		}
-	}
-	if ic == nil {
-		return nil
-	}
 	recorded := *e
-	for _, c := range []*v1alpha1.IntermediateStatus{ic.Status.Certificate, ic.Status.Prepared} {
-		if c == nil || c.Issuance >= e.Order.Issuance+maxAhead {
+	for _, c := range reported(ic) {
+		if c.Issuance >= e.Order.Issuance+maxAhead {
 			continue
 		}
 		if recorded.Doubtful(c.Issuance, s.now) {
@@ -432,6 +421,34 @@ func (r *Reconciler) observeSignatures(ctx context.Context, s *state, id rotatio
 		e.PreparedSigned = signed[p.Issuance]
 	}
 	return nil
+}
+
+// signatures are the validities of what was signed for an order, by their issuances. The last of them is added to the evidence.
+func signatures(ctx context.Context, reader client.Reader, order rotation.MeshID, e *rotation.Evidence) (map[int64]*rotation.Period, error) {
+	requests := &v1alpha1.CertificateRequestList{}
+	if err := reader.List(ctx, requests, client.InNamespace(order.Namespace)); err != nil {
+		return nil, err
+	}
+	signed := map[int64]*rotation.Period{}
+	for i := range requests.Items {
+		cr := &requests.Items[i]
+		if cr.Spec.IssuedCertificate != order.Name || cr.Status.State != v1alpha1.CertificateRequestFinished {
+			continue
+		}
+		e.LastIssuance = max(e.LastIssuance, cr.Spec.Issuance)
+		p := periodOf(cr)
+		signed[cr.Spec.Issuance] = p
+		if p != nil && p.SignedAt.After(e.LastSigned) {
+			e.LastSigned = p.SignedAt
+		}
+	}
+	return signed, nil
+}
+
+// reported are the intermediates that an agent says to have.
+func reported(ic *v1alpha1.IssuedCertificate) []*v1alpha1.IntermediateStatus {
+	return slices.DeleteFunc([]*v1alpha1.IntermediateStatus{ic.Status.Certificate, ic.Status.Prepared},
+		func(c *v1alpha1.IntermediateStatus) bool { return c == nil })
 }
 
 // doubt has a look at a mesh again when what its agent says is to be taken.
