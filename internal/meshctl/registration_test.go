@@ -3,6 +3,7 @@ package meshctl_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -197,10 +198,12 @@ func TestTakenName(t *testing.T) {
 		t.Fatal(err)
 	}
 	testenv.Eventually(t, "east is connected", func() error {
-		if out := w.ok(t, "cluster", "list"); !strings.Contains(out, "True") {
-			return errors.New(out)
+		kc := &v1alpha1.KubernetesCluster{}
+		err := w.hub.Client.Get(ctx, client.ObjectKey{Namespace: "isthmus-system", Name: "east"}, kc)
+		if err == nil && !meta.IsStatusConditionTrue(kc.Status.Conditions, v1alpha1.ConditionConnected) {
+			err = fmt.Errorf("conditions are %+v", kc.Status.Conditions)
 		}
-		return nil
+		return err
 	})
 	w.fails(t, 1, "is taken", "cluster", "register", "east", "--member-context", "member", "--hub-server", w.hub.Config.Host)
 	if err := exists(w.member.Client, &corev1.Namespace{}, "", "isthmus-agent"); !apierrors.IsNotFound(err) {

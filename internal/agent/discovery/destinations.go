@@ -153,8 +153,9 @@ func (d *discovery) inspect(ctx context.Context, v *view, key types.NamespacedNa
 	}
 	s := &corev1.Service{}
 	if err := d.local.Get(ctx, key, s); err != nil {
-		o.state, err = d.absent(ctx, err, key, s)
-		return o, err
+		if o.state, err = d.absent(ctx, err, key, s); err != nil || o.state == istio.Outside {
+			return o, err
+		}
 	}
 	ns, err := d.namespaceOf(ctx, s.Namespace)
 	if err != nil {

@@ -288,25 +288,29 @@ func TestFederation(t *testing.T) {
 		east.delete(rule)
 		east.reports("")
 
-		subsets := func(n int) {
+		subsets := func(n int, hosts ...string) {
 			w.Helper()
 			w.eventually("subsets", func() error {
-				r := &networkingv1.DestinationRule{}
-				err := east.Client.Get(w.ctx, client.ObjectKey{Namespace: "istio-system", Name: reviewsWest}, r)
-				if err == nil && len(r.Spec.Subsets) != n {
-					return fmt.Errorf("they are %v", r.Spec.Subsets)
+				for _, host := range hosts {
+					r := &networkingv1.DestinationRule{}
+					if err := east.Client.Get(w.ctx, client.ObjectKey{Namespace: "istio-system", Name: host}, r); err != nil {
+						return err
+					}
+					if len(r.Spec.Subsets) != n {
+						return fmt.Errorf("those of %s are %v", host, r.Spec.Subsets)
+					}
 				}
-				return err
+				return nil
 			})
 		}
-		for _, host := range []string{"reviews", "*.shop.svc.cluster.local"} {
+		for host, concerned := range map[string][]string{"reviews": {reviewsWest}, "*.shop.svc.cluster.local": {reviewsWest, ratingsWest}} {
 			native := &networkingv1.DestinationRule{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "reviews"}}
 			native.Spec.Host = host
 			native.Spec.Subsets = []*networkingapi.Subset{{Name: "v3", Labels: map[string]string{"version": "v3"}}}
 			west.create(native)
-			subsets(1)
+			subsets(1, concerned...)
 			west.delete(native)
-			subsets(0)
+			subsets(0, concerned...)
 		}
 	})
 
@@ -624,11 +628,22 @@ func TestPolicy(t *testing.T) {
 	w.story("a Service with nothing behind it opens nothing else", func(*testing.T) {
 		dead := istiotest.Service("shop", "dead", map[string]string{"app": "dead"})
 		east.create(dead)
-		lie := &v1alpha1.Destination{ObjectMeta: metav1.ObjectMeta{Namespace: east.meshKey().Namespace, Name: "dead.shop"}}
-		lie.Spec.Cluster, lie.Spec.Mesh = "east", east.meshKey().Name
-		lie.Spec.KubeService = v1alpha1.KubeService{Name: "dead", Namespace: "istio-system", Type: "ClusterIP", Selector: map[string]string{"app": "reviews"}}
-		lie.Spec.KubeService.Ports = []v1alpha1.KubeServicePort{{Name: "http", Port: 9080, Protocol: "TCP"}}
-		w.must(w.hub.Client.Create(w.ctx, lie))
+		lie := func(namespace string) *v1alpha1.Destination {
+			d := &v1alpha1.Destination{ObjectMeta: metav1.ObjectMeta{Namespace: east.meshKey().Namespace, Name: "dead.shop"}}
+			d.Spec.Cluster, d.Spec.Mesh = "east", east.meshKey().Name
+			d.Spec.KubeService = v1alpha1.KubeService{Name: "dead", Namespace: namespace, Type: "ClusterIP", Selector: map[string]string{"app": "reviews"}}
+			d.Spec.KubeService.Ports = []v1alpha1.KubeServicePort{{Name: "http", Port: 9080, Protocol: "TCP"}}
+			w.must(w.hub.Client.Create(w.ctx, d))
+			return d
+		}
+		d := lie("istio-system")
+		w.eventually("its end", func() error {
+			if err := w.hub.Client.Get(w.ctx, client.ObjectKeyFromObject(d), d); !apierrors.IsNotFound(err) {
+				return fmt.Errorf("there is %+v: %w", d, err)
+			}
+			return nil
+		})
+		lie("shop")
 		w.eventually("its policy", func() error {
 			p, err := policy("shop", "isthmus-dead")
 			if err == nil && p.Spec.Selector.MatchLabels["app"] != "dead" {
