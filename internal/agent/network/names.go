@@ -425,10 +425,12 @@ func (i *naming) apply(ctx context.Context, vm *membership.VirtualMesh, a *v1alp
 			want = append(want, e)
 		}
 	}
-	turn := types.NamespacedName{Namespace: i.key.Name, Name: i.mesh.Name}
 	for _, o := range want {
 		annotate(o, membership.MeshKey(i.mesh))
 		o.GetAnnotations()[v1alpha1.AnnotationDestination] = namePrefix + i.key.String()
+	}
+	turn := types.NamespacedName{Namespace: i.key.Name, Name: i.mesh.Name}
+	for _, o := range want {
 		is, err := i.objects.is(ctx, o, labelOf(vm))
 		if err != nil {
 			return outcome{}, err

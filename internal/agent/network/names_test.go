@@ -126,6 +126,10 @@ func TestVirtualDestination(t *testing.T) {
 		if got := east.endpoints("shop"); !slices.Equal(got, []string{"west 203.0.113.2"}) {
 			t.Errorf("endpoints %v", got)
 		}
+		// What finds it again, to take it back, is in it from the beginning.
+		if by := own.ManagedFields; own.Annotations[v1alpha1.AnnotationDestination] == "" || len(by) != 1 || by[0].Operation != metav1.ManagedFieldsOperationUpdate {
+			t.Errorf("it was written again: %+v", own)
+		}
 	})
 
 	w.story("one change costs work for one virtual destination, and pods cost none", func(t *testing.T) {
@@ -299,9 +303,12 @@ func TestVirtualDestination(t *testing.T) {
 		w.state(vd, v1alpha1.StateAccepted)
 		// It gets the name, like every member, and is a client and nothing else.
 		north.places("istio-system/" + reviewsName)
-		if got := north.endpoints("istio-system"); len(got) != 2 {
-			w.Errorf("endpoints in north: %v", got)
-		}
+		w.eventually("both endpoints in north", func() error {
+			if got := north.endpoints("istio-system"); len(got) != 2 {
+				return fmt.Errorf("they are %v", got)
+			}
+			return nil
+		})
 		for _, m := range []*member{east, west} {
 			if got := strings.Join(m.endpoints("shop"), " "); strings.Contains(got, "203.0.113.66") || got == "" {
 				w.Errorf("endpoints in %s: %v", m.name, got)
