@@ -144,7 +144,8 @@ type observed struct {
 	behind  istio.Backends
 }
 
-// inspect looks at a Service and what is behind it. That it is gone is believed of the API server only, not of the cache.
+// inspect looks at a Service and what is behind it. That it is gone is believed of the API server only, not of the cache: one that the
+// cache does not have yet is taken from there.
 func (d *discovery) inspect(ctx context.Context, v *view, key types.NamespacedName) (observed, error) {
 	o := observed{key: key, state: istio.Unknown}
 	if v.excludes(key.Namespace) {
