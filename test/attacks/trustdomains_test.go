@@ -37,7 +37,7 @@ func TestReportedTrustDomains(t *testing.T) {
 
 	t.Run("west would join as north", func(t *testing.T) {
 		honest := f.edit(t, func(m *v1alpha1.Mesh) { m.Spec.Istio.TrustDomain = "north.example" })
-		d.goOn(t) // the hub has heard it
+		d.goOn(t) // by then the hub has heard it, unless its watches lag by much
 		d.list(t, "west", "east", "north")
 		d.said(t, "north.example", meshOf("north").Name, "of its own")
 		d.accepted(t, "")
