@@ -11,7 +11,7 @@ import (
 	"k8s.io/client-go/rest"
 )
 
-// lagVariable has all watches lag, by up to the duration that it is. See [Lag].
+// lagVariable has all watches lag by the duration that it is. See [Lag].
 const lagVariable = "ISTHMUS_WATCH_LAG"
 
 // lagOfAll is by how much all watches lag; zero if they need not.
@@ -28,7 +28,7 @@ func lagOfAll() (time.Duration, error) {
 }
 
 // Lag returns a way to the API server of cfg whose watches tell of a change later than it answers who made it: by half of most or more,
-// each time anew. That caches are behind what others are told, and not one as the other, finds wake-ups that are lost.
+// anew for each piece that is read, of which a large object has several. That caches are behind what others are told, and not one as the other, finds wake-ups that are lost.
 func Lag(cfg *rest.Config, most time.Duration) *rest.Config {
 	slow := rest.CopyConfig(cfg)
 	if most > 0 {

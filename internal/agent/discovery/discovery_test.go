@@ -53,7 +53,7 @@ type world struct {
 	hub, member *testenv.Cluster
 	// writes to the hub, counted in the agent's client.
 	writes atomic.Int64
-	// lag of the hub's watches, at most.
+	// lag of the hub's watches, as testenv.Lag takes it.
 	lag time.Duration
 	// stale is what the metrics of managers that have ended still show as work.
 	stale float64
